@@ -1,0 +1,49 @@
+"""The errors a user may see, and the exit code of each. Knows nothing of terminals.
+
+    VitError                 1   something could not be done
+    ├── UsageError           2   the command line asks for something that makes no sense
+    ├── CheckpointError      1   a checkpoint is missing, damaged or not what its config says
+    │   └── HubError         1   the Hub could not give a file
+    ├── ImageError           1   one image cannot be read (a batch goes on without it)
+    ├── DataError            1   a data set is not usable
+    └── Stopped             75   stopped by a signal after saving; 130 for Ctrl-C
+
+A message is one line: what is wrong, in which file, what to do next. Anything that is not a VitError is a bug
+and keeps its traceback.
+"""
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_STOPPED, EXIT_CTRL_C = 0, 1, 2, 3, 75, 130
+
+
+class VitError(Exception):
+    """Something the user can act upon. `str(error)` is the line that is shown."""
+
+    exit_code = EXIT_FAILED
+
+
+class UsageError(VitError):
+    exit_code = EXIT_USAGE
+
+
+class CheckpointError(VitError):
+    pass
+
+
+class HubError(CheckpointError):
+    pass
+
+
+class ImageError(VitError):
+    pass
+
+
+class DataError(VitError):
+    pass
+
+
+class Stopped(VitError):
+    """A run stopped by a signal: its state is saved, and the message says how to go on."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_STOPPED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

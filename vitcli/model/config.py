@@ -1,0 +1,108 @@
+"""What a Vision Transformer is, as a frozen dataclass. Imports no torch: every command may read it.
+
+Field names and meanings are timm's (`timm.models.vision_transformer.VisionTransformer`), so that a checkpoint's
+`model_args` and ours are one vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Size = tuple[int, int]  # (height, width)
+
+GlobalPool = Literal["token", "avg", "map"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+@dataclass(frozen=True)
+class StemConfig:
+    """A CNN in place of the patch projection (paper, section 3.1 "Hybrid Architecture").
+
+    `layers` are the blocks per stage of a ResNetV2 (GroupNorm, weight-standardised convolutions) as in the authors'
+    code; empty means the stem convolution alone (R+Ti/16).
+    """
+
+    layers: tuple[int, ...] = (3, 4, 9)
+    kind: Literal["resnetv2"] = "resnetv2"
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Shape and arithmetic of one Vision Transformer. Defaults: ViT-B/16 at 224 (paper, table 1)."""
+
+    img_size: Size = (224, 224)  # pixels
+    patch_size: Size = (16, 16)  # pixels; with a stem: cells of its feature map
+    in_chans: int = 3
+    num_classes: int = 1000  # 0: no head, the representation y itself comes out
+    embed_dim: int = 768  # D
+    depth: int = 12  # L
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    proj_bias: bool = True  # of the attention projection and both MLP layers
+    qk_norm: bool = False
+    init_values: float | None = None  # layer scale
+    class_token: bool = True
+    reg_tokens: int = 0
+    no_embed_class: bool = False  # position embedding for patches only
+    pos_embed: Literal["learn", "none"] = "learn"
+    pre_norm: bool = False  # LayerNorm before the encoder (CLIP); the patch projection then has no bias
+    final_norm: bool = True
+    fc_norm: bool | None = None  # norm after pooling instead of before; None: with average pooling
+    global_pool: GlobalPool = "token"
+    pool_include_prefix: bool = False
+    norm_eps: float = 1e-6
+    act: Activation = "gelu"
+    mlp: Literal["mlp", "swiglu"] = "mlp"
+    head_hidden: int | None = None  # pre-training head (paper, section 3.1): one hidden layer of this width
+    head_act: Literal["tanh", "gelu"] = "tanh"
+    stem: StemConfig | None = None
+
+    @property
+    def stride(self) -> Size:
+        """Pixels between neighbouring tokens, (vertical, horizontal)."""
+        if self.stem is None:
+            return self.patch_size
+        reduction = 4 * 2 ** max(len(self.stem.layers) - 1, 0)
+        return self.patch_size[0] * reduction, self.patch_size[1] * reduction
+
+    @property
+    def grid(self) -> Size:
+        """Patches, (rows h, columns w)."""
+        return self.img_size[0] // self.stride[0], self.img_size[1] // self.stride[1]
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches: class token, then registers."""
+        return int(self.class_token) + self.reg_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prefix_tokens + self.num_patches
+
+    @property
+    def num_pos_tokens(self) -> int:
+        """Rows of the position embedding."""
+        if self.pos_embed == "none":
+            return 0
+        return self.num_patches if self.no_embed_class else self.num_tokens
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def mlp_dim(self) -> int:
+        return int(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def norm_after_pool(self) -> bool:
+        return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+
+    @property
+    def num_features(self) -> int:
+        """Width of `pre_logits`, the head's input."""
+        return self.head_hidden or self.embed_dim

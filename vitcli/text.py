@@ -1,0 +1,34 @@
+"""Strings from outside (labels, file names, config values) made safe to show, and near misses found.
+
+Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (design decision 12).
+"""
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+MAX_SHOWN = 200
+_BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def safe(value: object, limit: int = MAX_SHOWN) -> str:
+    """`value` as one printable line: control, bidi and unpaired surrogate characters become escapes, long text is cut."""
+    shown = []
+    for character in str(value)[: limit + 1]:
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDI:
+            shown.append(character.encode("unicode_escape").decode("ascii"))
+        else:
+            shown.append(character)
+    return "".join(shown) if len(shown) <= limit else "".join(shown[:limit]) + "…"
+
+
+def csv_cell(value: object) -> str:
+    """`safe` text that a spreadsheet will not take for a formula."""
+    text = safe(value)
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
