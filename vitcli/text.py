@@ -12,7 +12,7 @@ _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\
 
 
 def safe(value: object, limit: int = MAX_SHOWN) -> str:
-    """`value` as one printable line: control, bidi and unpaired surrogate characters become escapes, long text is cut."""
+    """`value` as one printable line: control, bidi and surrogate characters become escapes, long text is cut."""
     shown = []
     for character in str(value)[: limit + 1]:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDI:

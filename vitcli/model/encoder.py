@@ -1,0 +1,160 @@
+"""The Transformer encoder's parts: attention, MLP, block (paper, section 3.1, equations 2 and 3).
+
+    z' = MSA(LN(z)) + z          z = MLP(LN(z')) + z'
+
+Module and parameter names are timm's, so that state dicts fit. Knows tokens, not images.
+
+Legend: B batch, N tokens, M queries (M ≤ N), D width, n heads, d width of a head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.model.config import Activation, ViTConfig
+
+
+class QuickGELU(nn.Module):
+    """x · σ(1.702 x), the approximation of OpenAI's CLIP weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation(name: Activation) -> nn.Module:
+    if name == "quick_gelu":
+        return QuickGELU()
+    return nn.GELU(approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+class LayerScale(nn.Module):
+    """A learnable factor per channel (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, dim: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: leaves a whole residual branch out, per sample (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (paper, appendix A)."""
+
+    def __init__(self, config: ViTConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        D, d = config.embed_dim, config.head_dim
+        self.num_heads = config.num_heads
+        self.head_dim = d
+        self.qkv = nn.Linear(D, 3 * D, bias=config.qkv_bias)
+        self.q_norm = nn.LayerNorm(d, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(d, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.proj = nn.Linear(D, D, bias=config.proj_bias)
+        self.proj_drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """Tokens (B, N, D) → (B, M, D): what each of the first `queries` tokens gathers (all tokens when None)."""
+        q, k, v = self._heads(x, queries)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, n, M, d)
+        return self._project(x)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Attention weights (B, n, N, N) for the block input `x` after its norm; each row sums to 1.
+
+        The fused kernel of `forward` never has these in memory; here they are computed again from the same q and k,
+        so looking inside needs no hook and no switch.
+        """
+        q, k, _ = self._heads(x)
+        return ((q * self.head_dim**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # type: ignore[no-any-return]
+
+    def gather(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The output (B, N, D) that attention `weights` (B, n, N, N) give for input `x`: `forward`, taken apart."""
+        return self._project(weights @ self._heads(x)[2])
+
+    def _heads(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B, n, M, d), k and v (B, n, N, d)."""
+        B, N, D = x.shape
+        if queries is None:
+            qkv = self.qkv(x).view(B, N, 3, self.num_heads, self.head_dim)  # (B, N, 3, n, d)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, :queries], weight[:D], None if bias is None else bias[:D])
+            kv = F.linear(x, weight[D:], None if bias is None else bias[D:])
+            q = q.view(B, queries, self.num_heads, self.head_dim).transpose(1, 2)
+            k, v = kv.view(B, N, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def _project(self, x: Tensor) -> Tensor:
+        x = self.proj(x.transpose(1, 2).flatten(2))  # (B, n, M, d) → (B, M, D)
+        return self.proj_drop(x)  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, on each token alone."""
+
+    def __init__(
+        self, dim: int, hidden: int, act: Activation = "gelu", bias: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden, bias)
+        self.act = activation(act)
+        self.fc2 = nn.Linear(hidden, dim, bias)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.act(self.fc1(x)))  # (B, N, 4 D)
+        return self.drop(self.fc2(x))  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP: SiLU(a) · b of the two halves of one projection (arXiv 2002.05202; DINOv2's giant)."""
+
+    def __init__(self, dim: int, hidden: int, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden, bias)
+        self.fc2 = nn.Linear(hidden // 2, dim, bias)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, x = self.fc1(x).chunk(2, dim=-1)
+        return self.drop(self.fc2(self.drop(F.silu(gate) * x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One pre-norm encoder block."""
+
+    def __init__(self, config: ViTConfig, dropout: float = 0.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        D = config.embed_dim
+        self.norm1 = nn.LayerNorm(D, config.norm_eps)
+        self.attn = Attention(config, dropout)
+        self.ls1 = LayerScale(D, config.init_values) if config.init_values else nn.Identity()
+        self.norm2 = nn.LayerNorm(D, config.norm_eps)
+        self.mlp: nn.Module
+        if config.mlp == "swiglu":
+            self.mlp = SwiGLU(D, config.mlp_dim, config.proj_bias, dropout)
+        else:
+            self.mlp = Mlp(D, config.mlp_dim, config.act, config.proj_bias, dropout)
+        self.ls2 = LayerScale(D, config.init_values) if config.init_values else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
+        """Tokens (B, N, D) → (B, M, D): the first `queries` tokens after this block (all tokens when None)."""
+        x = x[:, :queries] + self.drop_path(self.ls1(self.attn(self.norm1(x), queries)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # type: ignore[no-any-return]

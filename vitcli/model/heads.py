@@ -1,0 +1,50 @@
+"""From the encoder's output to the representation y and to logits: pooling and the pre-training head.
+
+Knows tokens, not images. The fine-tuning head (paper, section 3.2) is one `nn.Linear` and lives in `vit.py`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.model.config import ViTConfig
+from vitcli.model.encoder import Mlp
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens ("MAP" of Scaling ViT, arXiv 2106.04560; timm AttentionPoolLatent)."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        D = config.embed_dim
+        self.num_heads = config.num_heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, D))
+        self.q = nn.Linear(D, D)
+        self.kv = nn.Linear(D, 2 * D)
+        self.proj = nn.Linear(D, D)
+        self.norm = nn.LayerNorm(D, config.norm_eps)
+        self.mlp = Mlp(D, config.mlp_dim, config.act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, D) → (B, D)."""
+        B, N, D = x.shape
+        n, d = self.num_heads, D // self.num_heads
+        q = self.q(self.latent.expand(B, -1, -1)).view(B, 1, n, d).transpose(1, 2)  # (B, n, 1, d)
+        k, v = self.kv(x).view(B, N, 2, n, d).permute(2, 0, 3, 1, 4).unbind(0)  # (B, n, N, d)
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, 1, D)
+        x = self.proj(x)
+        return (x + self.mlp(self.norm(x)))[:, 0]  # type: ignore[no-any-return]
+
+
+class PreLogits(nn.Module):
+    """The hidden layer of the pre-training head (paper, section 3.1): tanh in the authors' code, GELU on request."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        assert config.head_hidden is not None
+        self.fc = nn.Linear(config.embed_dim, config.head_hidden)
+        self.act = nn.Tanh() if config.head_act == "tanh" else nn.GELU()
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B, D) → (B, head_hidden)."""
+        return self.act(self.fc(y))  # type: ignore[no-any-return]

@@ -1,0 +1,166 @@
+"""The Vision Transformer (Dosovitskiy et al. 2021, section 3.1), next to its equations.
+
+    z_0 = [x_class; x_p^1 E; …; x_p^N E] + E_pos                       (1)
+    z'_l = MSA(LN(z_{l-1})) + z_{l-1}                                   (2)
+    z_l = MLP(LN(z'_l)) + z'_l                                          (3)
+    y = LN(z_L^0)                                                       (4)
+
+Parameter names, shapes and numerics are timm's, for every plain-ViT architecture that timm registers. Knows tensors
+only: no files, no network, no terminal.
+
+Legend: B batch, C channels, H W pixels, h w patch grid, N tokens (prefix and patches), D width, K classes.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from vitcli.model.config import ViTConfig
+from vitcli.model.encoder import Block
+from vitcli.model.heads import AttentionPool, PreLogits
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and projects each linearly to D: a convolution whose stride is its kernel."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        # CLIP's stem has no bias: its norm follows at once.
+        self.proj = nn.Conv2d(
+            config.in_chans, config.embed_dim, config.patch_size, config.patch_size, bias=not config.pre_norm
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, h·w, D), row by row."""
+        return self.proj(x).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class VisionTransformer(nn.Module):
+    """Images (B, C, H, W) → logits (B, K), or the representation (B, num_features) when `config.num_classes` is 0.
+
+    `dropout` follows every dense layer but qkv, and the position embedding (paper, appendix B.1); `drop_path` is the
+    stochastic-depth rate of the last block, growing linearly from 0 at the first.
+    """
+
+    def __init__(self, config: ViTConfig, *, dropout: float = 0.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        D = config.embed_dim
+        self.patch_embed = PatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if config.class_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, config.reg_tokens, D)) if config.reg_tokens else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_pos_tokens, D)) if config.num_pos_tokens else None
+        self.pos_drop = nn.Dropout(dropout)
+
+        def norm(wanted: bool) -> nn.Module:
+            return nn.LayerNorm(D, config.norm_eps) if wanted else nn.Identity()
+
+        self.norm_pre = norm(config.pre_norm)
+        rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(Block(config, dropout, rate) for rate in rates)
+        self.norm = norm(config.final_norm and not config.norm_after_pool)
+        self.attn_pool = AttentionPool(config) if config.global_pool == "map" else None
+        self.fc_norm = norm(config.final_norm and config.norm_after_pool)
+        self.pre_logits = PreLogits(config) if config.head_hidden else nn.Identity()
+        self.head = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.representation(x))  # type: ignore[no-any-return]
+
+    def representation(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → what the head sees, `pre_logits` (B, num_features)."""
+        x = self.embed(x)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        # Only the class token leaves the last block, so only its query, projection and MLP are computed there.
+        x = last(x, queries=1 if self.config.global_pool == "token" else None)
+        return self.pool(self.norm(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Equation 1: images (B, C, H, W) → tokens z_0 (B, N, D)."""
+        if x.shape[-2:] != self.config.img_size:
+            raise ValueError(
+                f"image is {tuple(x.shape[-2:])}, the model's position embedding is for {self.config.img_size}"
+            )
+        return self._add_position(self.patch_embed(x))
+
+    def _add_position(self, x: Tensor) -> Tensor:
+        """Patches (B, h·w, D) → tokens (B, N, D): prefix tokens in front, position embedding added."""
+        prefix = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        if self.pos_embed is None:
+            x = torch.cat([*prefix, x], dim=1)
+        elif self.config.no_embed_class:
+            x = torch.cat([*prefix, x + self.pos_embed], dim=1)
+        else:
+            x = torch.cat([*prefix, x], dim=1) + self.pos_embed
+        return self.norm_pre(self.pos_drop(x))  # type: ignore[no-any-return]
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Encoded tokens (B, N, D) → `pre_logits` (B, num_features)."""
+        if self.config.global_pool == "token":
+            x = x[:, 0]  # (B, D)
+        else:
+            if not self.config.pool_include_prefix:
+                x = x[:, self.config.num_prefix_tokens :]
+            x = self.attn_pool(x) if self.attn_pool is not None else x.mean(dim=1)
+        return self.pre_logits(self.fc_norm(x))  # type: ignore[no-any-return]
+
+    def intermediates(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named values on the way from images `x` (B, C, H, W) to logits, every token computed in every block.
+
+        Names, in the order of the data: `stem` (B, h·w, D), `embedded` (B, N, D), `blocks.0` … (B, N, D),
+        `encoded` (B, N, D), `pre_logits` (B, num_features), `logits` (B, K). Stops at the last one that is asked for.
+        Raises KeyError for an unknown name.
+        """
+        order = [
+            "stem",
+            "embedded",
+            *(f"blocks.{i}" for i in range(self.config.depth)),
+            "encoded",
+            "pre_logits",
+            "logits",
+        ]
+        wanted = set(names)
+        if unknown := wanted - set(order):
+            raise KeyError(f"no intermediate named {', '.join(sorted(unknown))}; there are {', '.join(order)}")
+        stages = [self.patch_embed, self._add_position, *self.blocks, self.norm, self.pool, self.head]
+        taken: dict[str, Tensor] = {}
+        for name, stage in zip(order, stages, strict=True):
+            if len(taken) == len(wanted):
+                break
+            x = stage(x)
+            if name in wanted:
+                taken[name] = x
+        return taken
+
+
+@torch.no_grad()
+def initialise(model: VisionTransformer) -> None:
+    """The authors' initialisation (google-research/vision_transformer, models_vit.py). Nothing happens on `meta`.
+
+    Linear layers Xavier-uniform with zero bias (MLP biases N(0, 1e-6)), patch projection LeCun-normal, position
+    embedding N(0, 0.02), class token and head zero.
+    """
+    if model.patch_embed.proj.weight.is_meta:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=1e-6) if ".mlp." in name else nn.init.zeros_(module.bias)
+    projection = model.patch_embed.proj
+    nn.init.trunc_normal_(projection.weight, std=projection.weight[0].numel() ** -0.5)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
+    if model.pos_embed is not None:
+        nn.init.normal_(model.pos_embed, std=0.02)
+    if model.reg_token is not None:
+        nn.init.normal_(model.reg_token, std=1e-6)  # else all registers would stay equal
+    if model.attn_pool is not None:
+        nn.init.trunc_normal_(model.attn_pool.latent, std=model.config.embed_dim**-0.5)
+    if isinstance(model.head, nn.Linear):
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
