@@ -1,0 +1,40 @@
+"""Which samples validate, when a data set does not say so itself. Knows digests and labels only.
+
+A sample goes to validation by its content, not by its place: adding or renaming files moves no other sample, and
+exact copies of an image land on one side.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def content_split(
+    digests: Sequence[bytes], labels: npt.NDArray[np.int64], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Mask (N,) of the samples that validate: about `fraction` of each class.
+
+    `digests` are hashes of the images' content, (N,). A content validates when its rank, a number in [0, 1)
+    drawn from (seed, digest), lies below `fraction`. Then each class with at least two different contents is given
+    at least one on either side, by rank; only in classes that small can new files move an old one.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"fraction {fraction} is not in [0, 1)")
+    if fraction == 0.0:
+        return np.zeros(len(digests), dtype=bool)
+    key = seed.to_bytes(8, "little", signed=True)
+    rank = {
+        digest: int.from_bytes(hashlib.blake2b(digest, digest_size=8, key=key).digest()) / 2**64 for digest in digests
+    }
+    chosen = {digest for digest, value in rank.items() if value < fraction}
+    for label in np.unique(labels):
+        contents = sorted({digests[i] for i in np.flatnonzero(labels == label).tolist()}, key=rank.__getitem__)
+        if len(contents) < 2:
+            continue
+        if not any(content in chosen for content in contents):
+            chosen.add(contents[0])
+        elif all(content in chosen for content in contents):
+            chosen.remove(contents[-1])
+    return np.array([digest in chosen for digest in digests], dtype=bool)
