@@ -1,0 +1,238 @@
+"""config.json: from the dictionary to a `Checkpoint`, and from our side back to the dictionary.
+
+The layout is timm's, and transformers reads it too (docs: checkpoint format). Reading is a whitelist: a field that
+could change the arithmetic is checked or refused; fields that choose code or files (`hf_hub_filename`, `custom_load`,
+`url`, `first_conv`, …) are never read. Imports no torch; knows nothing of where files come from.
+
+Our own data is under the root key "vit", which other readers ignore: `format`, `grid` (of the position embedding),
+`selftest`, `provenance`, and `model`. The last holds what timm's `model_args` cannot say in JSON (`norm_eps`, `mlp`,
+the pre-training head, another stem) and is empty when the architecture's defaults already say it. Where it is not
+empty, timm and transformers compute slightly different logits (norm_eps) or refuse the weights (the others).
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from vitcli import __version__
+from vitcli.checkpoint.header import open_regular
+from vitcli.checkpoint.model_args import architecture_name, model_args_of, other_fields_of, read_model_args
+from vitcli.checkpoint.strict_json import parse_object
+from vitcli.errors import CheckpointError
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.config import ViTConfig
+from vitcli.text import safe
+
+FORMAT = 1
+MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
+MAX_CLASSES = 1_000_000
+
+Source = Literal["bundled", "hub", "folder", "file"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model on this machine: what its config says, checked; its weights not yet read.
+
+    `vit` is None for a timm model that is not a plain ViT; `timm_args` are then what `timm.create_model` needs besides
+    the name. `labels` are in the order of the logits. `notes` are lines worth telling the user.
+    """
+
+    name: str
+    source: Source
+    config_path: Path
+    weights_path: Path
+    architecture: str
+    vit: ViTConfig | None
+    num_classes: int
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    label_descriptions: Mapping[str, str] = field(default_factory=dict)
+    timm_args: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return self.config_path.parent
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`. Raises CheckpointError for anything else, or more than 16 MiB."""
+    with open_regular(path) as file:
+        data = file.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{safe(path)}: larger than {MAX_CONFIG_BYTES >> 20} MiB; this is not a model's config")
+    return parse_object(data, safe(path))
+
+
+def parse_config(
+    config: Mapping[str, Any],
+    *,
+    name: str,
+    source: Source,
+    config_path: Path,
+    weights_path: Path,
+    revision: str | None = None,
+) -> Checkpoint:
+    """Check `config` field by field. Raises CheckpointError naming the file and the field."""
+    where = safe(config_path)
+    try:
+        return _parse(config, name, source, config_path, weights_path, revision)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _parse(
+    config: Mapping[str, Any], name: str, source: Source, config_path: Path, weights_path: Path, revision: str | None
+) -> Checkpoint:
+    if "architecture" not in config and "model_type" in config:
+        raise CheckpointError("written by transformers for its own ViT, not in timm's layout; see `vit convert`")
+    cfg = config.get("pretrained_cfg", config)  # before 2023 the whole file was the pretrained_cfg
+    if not isinstance(cfg, dict):
+        raise CheckpointError("pretrained_cfg must be an object")
+    extra = _read_extra(config.get("vit", {}))
+    architecture, notes = architecture_name(config.get("architecture"))
+    num_classes = _num_classes(config, cfg)
+    preprocess = Preprocess.from_config(cfg)
+    args = config.get("model_args") or {}
+    if not isinstance(args, dict):
+        raise CheckpointError("model_args must be an object")
+    vit, timm_args, arg_notes = read_model_args(
+        architecture, args, extra.get("model", {}), num_classes, preprocess, proven="selftest" in extra
+    )
+    labels = _labels(_first(config, cfg, "label_names", "labels"), num_classes)
+    return Checkpoint(
+        name=name,
+        source=source,
+        config_path=config_path,
+        weights_path=weights_path,
+        architecture=architecture,
+        vit=vit,
+        num_classes=num_classes,
+        labels=labels,
+        preprocess=preprocess,
+        label_descriptions=_descriptions(_first(config, cfg, "label_descriptions"), labels),
+        timm_args=timm_args,
+        extra=extra,
+        revision=revision,
+        notes=(*notes, *arg_notes),
+    )
+
+
+def build_config(
+    *,
+    architecture: str,
+    vit: ViTConfig | None,
+    labels: Sequence[str],
+    preprocess: Preprocess,
+    label_descriptions: Mapping[str, str] | None = None,
+    timm_args: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    tag: str = "vit",
+    license: str | None = None,
+) -> dict[str, Any]:
+    """The config.json that timm (`local-dir:`) and transformers load unchanged.
+
+    Rules found by measurement: `num_classes` never in `model_args` (transformers passes it twice), the image size
+    always (transformers ignores `input_size`), `label_names` a list at the root, no unknown key in `pretrained_cfg`.
+    `timm_args` are for a model that is not a plain ViT (`vit` None). Raises CheckpointError for labels that are not
+    unique, and for a config that would not be read back as the same model.
+    """
+    num_classes = vit.num_classes if vit else len(labels)
+    config: dict[str, Any] = {"architecture": architecture, "num_classes": num_classes}
+    own: dict[str, Any] = {"format": FORMAT, "tool_version": __version__, **(extra or {})}
+    if vit:
+        config |= {"num_features": vit.num_features, "global_pool": vit.global_pool}
+        own["grid"] = list(vit.grid)
+        if other := other_fields_of(architecture, vit):
+            own["model"] = other
+    if labels:
+        config["label_names"] = list(labels)
+    if label_descriptions:
+        config["label_descriptions"] = dict(label_descriptions)
+    config["model_args"] = model_args_of(architecture, vit) if vit else dict(timm_args or {})
+    stem = vit.stem if vit else None
+    config["pretrained_cfg"] = {
+        "tag": tag,
+        "custom_load": False,
+        **preprocess.to_config(),
+        "fixed_input_size": True,
+        "num_classes": num_classes,
+        "pool_size": None,
+        "first_conv": None if not vit else "patch_embed.proj" if not stem else "patch_embed.backbone.stem.conv",
+        "classifier": "head" if vit else None,
+        "license": license,
+    }
+    config["vit"] = own
+    readback = _parse(config, "", "folder", Path(), Path(), None)
+    if readback.vit != vit:
+        differing = [f.name for f in fields(ViTConfig) if getattr(readback.vit, f.name) != getattr(vit, f.name)]
+        raise CheckpointError(f"{architecture} cannot be written with this {', '.join(differing)}")
+    return config
+
+
+def _num_classes(config: Mapping[str, Any], cfg: Mapping[str, Any]) -> int:
+    count = _first(config, cfg, "num_classes")
+    if type(count) is not int or not 0 <= count <= MAX_CLASSES:
+        raise CheckpointError(f"num_classes must be a whole number up to {MAX_CLASSES}, not {safe(count, 40)!r}")
+    return count
+
+
+def _first(config: Mapping[str, Any], cfg: Mapping[str, Any], *keys: str) -> Any:
+    """Root keys win over those of pretrained_cfg, as in timm; `labels` is the old name of `label_names`."""
+    for level in (config, cfg):
+        for key in keys:
+            if level.get(key) is not None:
+                return level[key]
+    return None
+
+
+def _labels(names: Any, num_classes: int) -> tuple[str, ...]:
+    """Class names in logit order; empty when the config has none."""
+    if names is None:
+        return ()
+    if isinstance(names, dict):  # {"0": "cat", …}
+        try:
+            names = [names[str(index)] for index in range(len(names))]
+        except KeyError:
+            raise CheckpointError("label_names must be a list, or an object with the keys 0, 1, 2, …") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise CheckpointError("label_names must be a list of strings, none of them empty")
+    if len(names) != num_classes:
+        raise CheckpointError(f"{len(names)} label_names for {num_classes} classes")
+    seen: set[str] = set()
+    for name in names:
+        normal = unicodedata.normalize("NFC", name)
+        if normal in seen:
+            raise CheckpointError(f"two classes are called '{safe(name, 80)}'")
+        seen.add(normal)
+    return tuple(names)
+
+
+def _descriptions(value: Any, labels: tuple[str, ...]) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, list) and len(value) == len(labels):
+        value = dict(zip(labels, value, strict=True))
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise CheckpointError("label_descriptions must map class names to text")
+    return {label: value[label] for label in labels if label in value}
+
+
+def _read_extra(extra: Any) -> dict[str, Any]:
+    if not isinstance(extra, dict):
+        raise CheckpointError("'vit' must be an object")
+    if extra and extra.get("format") != FORMAT:
+        raise CheckpointError(f"format {safe(extra.get('format'), 20)} of 'vit' is not known; update this program")
+    for key, kinds in {"selftest": dict, "model": dict, "provenance": dict, "base_model": str}.items():
+        if key in extra and not isinstance(extra[key], kinds):
+            raise CheckpointError(f"vit.{key} must be {'an object' if kinds is dict else 'a string'}")
+    grid = extra.get("grid", [1, 1])
+    if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n < 1 << 16 for n in grid)):
+        raise CheckpointError("vit.grid must be two positive whole numbers")
+    return dict(extra)

@@ -1,0 +1,112 @@
+"""A checkpoint becomes a torch model. With `save`, the only module of this room that imports torch.
+
+The model is built on the meta device and the file's arrays become its parameters: no random initialisation, no second
+copy. Knows nothing of devices: what comes out is on the CPU, in evaluation mode.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
+from vitcli.checkpoint.tensors import Array
+from vitcli.checkpoint.weights import compare, read_weights, stored_grid
+from vitcli.errors import CheckpointError
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.config import Size, ViTConfig
+from vitcli.model.posemb import resample_pos_embed
+from vitcli.model.vit import VisionTransformer
+from vitcli.text import did_you_mean, safe
+
+
+def _say_nothing(note: str) -> None:
+    pass
+
+
+def load_model(
+    checkpoint: Checkpoint, *, img_size: Size | None = None, say: Callable[[str], None] = _say_nothing
+) -> VisionTransformer:
+    """The ViT of `checkpoint`, in evaluation mode, with `config.img_size` = `img_size` when that is given.
+
+    `img_size` (height, width) in pixels resamples the position embedding when the grid changes; `say` is told so in
+    one line. Raises CheckpointError when the checkpoint is not a plain ViT, when weights and config do not fit, when a
+    weight is not finite, and when the stored self-test gives other logits.
+    """
+    vit = checkpoint.vit
+    if vit is None:
+        raise CheckpointError(
+            f"{safe(checkpoint.name)}: a plain Vision Transformer is needed, not {checkpoint.architecture}"
+        )
+    tensors = {name: torch.from_numpy(a) for name, a in read_weights(checkpoint, img_size=img_size).items()}
+    pos = tensors.get("pos_embed")
+    grid = vit.grid if pos is None else stored_grid(checkpoint, pos.shape[1])
+    if grid == vit.grid:
+        model = build(vit, tensors)
+        _run_selftest(checkpoint, model)
+        if img_size in (None, vit.img_size):
+            return model
+    assert img_size is not None  # read_weights takes another grid only then
+    target = replace(vit, img_size=img_size)
+    if min(target.grid) < 1:
+        raise CheckpointError(f"{img_size[0]}×{img_size[1]} pixels are less than one patch of {vit.stride} pixels")
+    if pos is not None and grid != target.grid:
+        prefix = target.num_pos_tokens - target.num_patches
+        tensors["pos_embed"] = resample_pos_embed(pos, grid, target.grid, num_prefix=prefix)
+        say(f"position embedding resampled from {grid[0]}×{grid[1]} to {target.grid[0]}×{target.grid[1]} patches")
+    return build(target, tensors)
+
+
+def build(vit: ViTConfig, tensors: Mapping[str, Tensor]) -> VisionTransformer:
+    """A ViT in evaluation mode whose parameters are `tensors` themselves. Their shapes must be those of `vit`."""
+    with torch.device("meta"):
+        model = VisionTransformer(vit)
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval()
+
+
+def load_any(checkpoint: Checkpoint) -> nn.Module:
+    """The model of `checkpoint` in evaluation mode: our ViT where we cover it, else timm's (a ResNet, say)."""
+    return load_model(checkpoint) if checkpoint.vit else _timm_model(checkpoint)
+
+
+def _timm_model(checkpoint: Checkpoint) -> nn.Module:
+    import timm
+
+    name = checkpoint.architecture
+    if not timm.is_model(name):
+        raise CheckpointError(
+            f"{safe(checkpoint.name)}: timm knows no '{name}'.{did_you_mean(name, timm.list_models())}"
+        )
+    tensors = read_weights(checkpoint)
+    arguments = {"num_classes": checkpoint.num_classes, **checkpoint.timm_args}
+    try:
+        with torch.device("meta"):
+            sketch = timm.create_model(name, pretrained=False, **arguments)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{safe(checkpoint.config_path)}: timm cannot build {name}: {safe(error)}") from None
+    compare(
+        {n: a.shape for n, a in tensors.items()},
+        {n: tuple(t.shape) for n, t in sketch.state_dict().items()},
+        safe(checkpoint.weights_path),
+    )
+    # Built again for real: timm models have buffers that are in no file and that the meta device leaves empty.
+    model = timm.create_model(name, pretrained=False, **arguments)
+    model.load_state_dict({n: torch.from_numpy(a) for n, a in tensors.items()}, strict=True)
+    _run_selftest(checkpoint, model.eval())
+    return model  # type: ignore[no-any-return]
+
+
+def _run_selftest(checkpoint: Checkpoint, model: nn.Module) -> None:
+    seed = selftest_seed(checkpoint)
+    if seed is not None:
+        check_selftest(checkpoint, selftest_logits(model, checkpoint.preprocess, seed))
+
+
+def selftest_logits(model: nn.Module, preprocess: Preprocess, seed: int = 0) -> Array:
+    """Logits (1, K) of the CPU `model`, in evaluation mode, for the synthetic image of `seed`."""
+    image = torch.from_numpy(selftest_input(preprocess, seed))
+    with torch.inference_mode():
+        return model(image).float().numpy()  # type: ignore[no-any-return]

@@ -1,0 +1,247 @@
+"""timm's `model_args` ↔ ViTConfig: the whitelist of what a config may say about the arithmetic, and its bounds.
+
+Knows one config at a time: no files, no labels. The bounds only keep absurd numbers from reaching an allocation; that
+the numbers are true is shown by comparing every shape with the weights (`weights`), and by the self-test.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from vitcli.errors import CheckpointError
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import ARCHITECTURES
+from vitcli.model.config import Size, StemConfig, ViTConfig
+from vitcli.text import did_you_mean, safe
+
+MAX_PATCHES = 1 << 20
+
+Check = Callable[[Any], Any]
+
+
+def architecture_name(value: Any) -> tuple[str, list[str]]:
+    """A timm architecture name, and a note when something had to be taken off it."""
+    if not isinstance(value, str):
+        raise CheckpointError("no architecture; is this a timm or `vit` checkpoint?")
+    name = value.removeprefix("timm/").partition(".")[0]
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", name):
+        raise CheckpointError(f"'{safe(value, 80)}' is not an architecture name")
+    return name, [] if name == value else [f"architecture '{safe(value, 80)}' read as '{name}'"]
+
+
+def read_model_args(
+    architecture: str,
+    args: Mapping[str, Any],
+    other: Mapping[str, Any],
+    num_classes: int,
+    preprocess: Preprocess,
+    *,
+    proven: bool,
+) -> tuple[ViTConfig | None, dict[str, Any], list[str]]:
+    """The ViTConfig that `architecture` with `args` and our `other` fields means; for other models None and the args.
+
+    `proven`: the checkpoint carries a self-test, so that lies which change no shape need no note.
+    """
+    if args.get("num_classes", num_classes) != num_classes:
+        raise CheckpointError(
+            f"model_args.num_classes {safe(args['num_classes'], 40)} is not num_classes {num_classes}"
+        )
+    args = {key: value for key, value in args.items() if key not in _WITHOUT_EFFECT}
+    base = ARCHITECTURES.get(architecture)
+    if base is None:
+        return None, _checked(args, _ANY_MODEL, "model_args"), []
+    changes = _checked(args, _ARGS, "model_args")
+    if "act_layer" in changes:
+        changes["act"] = changes.pop("act_layer")
+    changes |= _checked(other, _OTHER, "vit.model")
+    # Without an explicit image size timm takes that of the preprocessing, when it is fixed.
+    vit: ViTConfig = replace(base, **{"img_size": preprocess.size, **changes, "num_classes": num_classes})
+    _check_whole(vit, preprocess)
+    return vit, {}, [] if proven else _doubts(architecture, base, vit)
+
+
+def model_args_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
+    """What timm must be told to build `vit` from `architecture`. The image size, channels and pooling always."""
+    base = _base(architecture)
+    args: dict[str, Any] = {"img_size": list(vit.img_size), "in_chans": vit.in_chans, "global_pool": vit.global_pool}
+    for name in _ARGS:
+        field = "act" if name == "act_layer" else name
+        value = getattr(vit, field)
+        if name not in args and value != getattr(base, field):
+            square = isinstance(value, tuple) and value[0] == value[1]
+            args[name] = value[0] if square else list(value) if isinstance(value, tuple) else value
+    return args
+
+
+def other_fields_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
+    """The fields of `vit` that differ from `architecture` and that timm cannot be told in JSON."""
+    base = _base(architecture)
+    other: dict[str, Any] = {}
+    for name in _OTHER:
+        value = getattr(vit, name)
+        if value != getattr(base, name):
+            other[name] = list(value.layers) if isinstance(value, StemConfig) else value
+    return other
+
+
+def _base(architecture: str) -> ViTConfig:
+    if architecture not in ARCHITECTURES:
+        near = did_you_mean(architecture, ARCHITECTURES)
+        raise CheckpointError(f"'{safe(architecture, 80)}' is not a plain-ViT architecture of timm.{near}")
+    return ARCHITECTURES[architecture]
+
+
+def _checked(args: Mapping[str, Any], whitelist: Mapping[str, Check], where: str) -> dict[str, Any]:
+    checked = {}
+    for key, value in args.items():
+        if key not in whitelist:
+            raise CheckpointError(f"{where}.{safe(key, 40)} is not known.{did_you_mean(key, whitelist)}")
+        try:
+            checked[key] = whitelist[key](value)
+        except ValueError as error:
+            raise CheckpointError(f"{where}.{key} must be {error}, not {safe(repr(value), 60)}") from None
+    return checked
+
+
+def _check_whole(vit: ViTConfig, preprocess: Preprocess) -> None:
+    if vit.img_size != preprocess.size:
+        shown = "×".join(map(str, preprocess.size))
+        raise CheckpointError(f"input_size is {shown}, but model_args.img_size {vit.img_size[0]}×{vit.img_size[1]}")
+    if vit.in_chans != preprocess.in_chans:
+        raise CheckpointError(f"input_size has {preprocess.in_chans} channels, model_args.in_chans is {vit.in_chans}")
+    if vit.embed_dim % vit.num_heads:
+        raise CheckpointError(f"embed_dim {vit.embed_dim} cannot be split over {vit.num_heads} heads")
+    if not 0 < vit.num_patches <= MAX_PATCHES:
+        raise CheckpointError(
+            f"img_size {vit.img_size} with patches of {vit.stride} pixels gives {vit.num_patches} patches"
+        )
+    if vit.global_pool == "token" and not vit.class_token:
+        raise CheckpointError("global_pool 'token' needs class_token")
+
+
+def _doubts(architecture: str, base: ViTConfig, vit: ViTConfig) -> list[str]:
+    """Settings that change the logits and no shape: nobody can check them without a self-test."""
+    silent = ("num_heads", "act", "norm_eps") if vit.embed_dim == base.embed_dim else ("act", "norm_eps")
+    return [
+        f"{name} is {getattr(vit, name)}, {architecture} has {getattr(base, name)}; without a self-test in the "
+        "checkpoint a mistake here would not be noticed"
+        for name in silent
+        if getattr(vit, name) != getattr(base, name)
+    ]
+
+
+# --- checks of one value: return it in ViTConfig's type, or ValueError("what it must be") ---
+
+
+def _whole(low: int, high: int) -> Check:
+    def check(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _real(low: float, high: float) -> Check:
+    def check(value: Any) -> float:
+        if type(value) not in (int, float) or not (math.isfinite(value) and low < value <= high):
+            raise ValueError(f"a number above {low:g} and up to {high:g}")
+        return float(value)
+
+    return check
+
+
+def _size(low: int, high: int) -> Check:
+    side = _whole(low, high)
+
+    def check(value: Any) -> Size:
+        pair = value if isinstance(value, list) else [value, value]
+        if len(pair) != 2:
+            raise ValueError("a number of pixels or [height, width]")
+        return side(pair[0]), side(pair[1])
+
+    return check
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError("true or false")
+    return value
+
+
+def _one_of(*allowed: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in allowed or not isinstance(value, str):
+            raise ValueError("one of " + ", ".join(allowed))
+        return value
+
+    return check
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _stem(value: Any) -> StemConfig:
+    if not isinstance(value, list) or len(value) > 4 or not all(type(n) is int and 0 < n <= 64 for n in value):
+        raise ValueError("a list of up to four numbers of blocks")
+    return StemConfig(tuple(value))
+
+
+_ARGS: dict[str, Check] = {
+    "img_size": _size(1, 1 << 14),
+    "patch_size": _size(1, 1 << 12),
+    "in_chans": _whole(1, 64),
+    "embed_dim": _whole(1, 1 << 14),
+    "depth": _whole(1, 256),
+    "num_heads": _whole(1, 256),
+    "mlp_ratio": _real(0, 64),
+    "qkv_bias": _flag,
+    "proj_bias": _flag,
+    "qk_norm": _flag,
+    "init_values": _or_none(_real(0, 1e3)),
+    "class_token": _flag,
+    "reg_tokens": _whole(0, 1024),
+    "no_embed_class": _flag,
+    "pos_embed": _one_of("learn", "none"),
+    "pre_norm": _flag,
+    "final_norm": _flag,
+    "fc_norm": _or_none(_flag),
+    "global_pool": _one_of("token", "avg", "map"),
+    "pool_include_prefix": _flag,
+    "act_layer": _one_of("gelu", "gelu_tanh", "quick_gelu"),
+}
+
+_OTHER: dict[str, Check] = {
+    "norm_eps": _real(0, 1),
+    "mlp": _one_of("mlp", "swiglu"),
+    "head_hidden": _or_none(_whole(1, 1 << 14)),
+    "head_act": _one_of("tanh", "gelu"),
+    "stem": _or_none(_stem),
+}
+
+_ANY_MODEL: dict[str, Check] = {
+    "img_size": _size(1, 1 << 14),
+    "in_chans": _whole(1, 64),
+    "global_pool": _one_of("token", "avg", "map", "max", "avgmax"),
+}
+
+# Training-time settings, and what timm must know to take images of any size: no effect on the logits of a good image.
+_WITHOUT_EFFECT = {
+    "num_classes",
+    "drop_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "weight_init",
+    "fix_init",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+    "strict_img_size",
+}
+
+assert {f.name for f in fields(ViTConfig)} == {*_ARGS, *_OTHER, "num_classes", "act"} - {"act_layer"}

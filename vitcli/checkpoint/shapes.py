@@ -1,0 +1,100 @@
+"""The names and shapes a ViT's weights must have, from its config alone: pure Python, nothing allocated.
+
+The same table that `VisionTransformer(config).state_dict()` gives (a test says so for every architecture), without
+torch: both engines check a file against it before they build anything. Names are timm's.
+"""
+
+from collections.abc import Iterator
+
+from vitcli.model.config import StemConfig, ViTConfig
+
+Shape = tuple[int, ...]
+
+
+def weight_shapes(vit: ViTConfig) -> dict[str, Shape]:
+    """Name → shape of every weight of `vit`."""
+    return dict(_weights(vit))
+
+
+def _weights(vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
+    D = vit.embed_dim
+    if vit.class_token:
+        yield "cls_token", (1, 1, D)
+    if vit.reg_tokens:
+        yield "reg_token", (1, vit.reg_tokens, D)
+    if vit.num_pos_tokens:
+        yield "pos_embed", (1, vit.num_pos_tokens, D)
+    channels = vit.in_chans
+    if vit.stem:
+        yield from _resnetv2("patch_embed.backbone", vit.stem, vit.in_chans)
+        channels = 256 * 2 ** (len(vit.stem.layers) - 1) if vit.stem.layers else 64
+    yield "patch_embed.proj.weight", (D, channels, *vit.patch_size)
+    if not vit.pre_norm:
+        yield "patch_embed.proj.bias", (D,)
+    else:
+        yield from _norm("norm_pre", D)
+    for i in range(vit.depth):
+        yield from _block(f"blocks.{i}", vit)
+    if vit.final_norm:
+        yield from _norm("fc_norm" if vit.norm_after_pool else "norm", D)
+    if vit.global_pool == "map":
+        yield "attn_pool.latent", (1, 1, D)
+        yield from _linear("attn_pool.q", D, D)
+        yield from _linear("attn_pool.kv", D, 2 * D)
+        yield from _linear("attn_pool.proj", D, D)
+        yield from _norm("attn_pool.norm", D)
+        yield from _linear("attn_pool.mlp.fc1", D, vit.mlp_dim)
+        yield from _linear("attn_pool.mlp.fc2", vit.mlp_dim, D)
+    if vit.head_hidden:
+        yield from _linear("pre_logits.fc", D, vit.head_hidden)
+    if vit.num_classes:
+        yield from _linear("head", vit.num_features, vit.num_classes)
+
+
+def _block(name: str, vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
+    D, hidden = vit.embed_dim, vit.mlp_dim
+    yield from _norm(f"{name}.norm1", D)
+    yield from _linear(f"{name}.attn.qkv", D, 3 * D, vit.qkv_bias)
+    if vit.qk_norm:
+        yield from _norm(f"{name}.attn.q_norm", vit.head_dim)
+        yield from _norm(f"{name}.attn.k_norm", vit.head_dim)
+    yield from _linear(f"{name}.attn.proj", D, D, vit.proj_bias)
+    yield from _norm(f"{name}.norm2", D)
+    yield from _linear(f"{name}.mlp.fc1", D, hidden, vit.proj_bias)
+    yield from _linear(f"{name}.mlp.fc2", hidden // 2 if vit.mlp == "swiglu" else hidden, D, vit.proj_bias)
+    if vit.init_values:
+        yield f"{name}.ls1.gamma", (D,)
+        yield f"{name}.ls2.gamma", (D,)
+
+
+def _resnetv2(name: str, stem: StemConfig, in_chans: int) -> Iterator[tuple[str, Shape]]:
+    root = f"{name}.stem" if stem.layers else name
+    yield f"{root}.conv.weight", (64, in_chans, 7, 7)
+    yield from _norm(f"{root}.norm", 64)
+    channels = 64
+    for s, blocks in enumerate(stem.layers):
+        out = 256 * 2**s
+        for b in range(blocks):
+            block = f"{name}.stages.{s}.blocks.{b}"
+            if b == 0:
+                yield f"{block}.downsample.conv.weight", (out, channels, 1, 1)
+                yield from _norm(f"{block}.downsample.norm", out)
+            for conv, into, outof, kernel in (
+                (1, channels, out // 4, 1),
+                (2, out // 4, out // 4, 3),
+                (3, out // 4, out, 1),
+            ):
+                yield f"{block}.conv{conv}.weight", (outof, into, kernel, kernel)
+                yield from _norm(f"{block}.norm{conv}", outof)
+            channels = out
+
+
+def _linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (outputs, inputs)
+    if bias:
+        yield f"{name}.bias", (outputs,)
+
+
+def _norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)

@@ -1,0 +1,68 @@
+"""JSON from files that may be hostile or damaged: one dictionary, or one line that says why not.
+
+Knows JSON's traps only (issue 2, "nothing from a file is trusted"); what the keys mean is for `config` and `header`.
+"""
+
+import json
+from typing import Any, NoReturn
+
+from vitcli.errors import CheckpointError
+from vitcli.text import safe
+
+
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `data`. A UTF-8 byte-order mark is allowed.
+
+    Raises CheckpointError, beginning with `where`, for other encodings, NaN and infinities (which Python takes),
+    duplicate keys (the last would win silently), numbers of thousands of digits, deep nesting, and anything that is
+    not an object.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates
+        )
+    except _Refused as refused:
+        raise CheckpointError(f"{where}: {refused}") from None
+    except UnicodeDecodeError as error:
+        hint = " (it looks like UTF-16)" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise CheckpointError(f"{where}: not UTF-8 text at byte {error.start}{hint}") from None
+    except RecursionError:
+        raise CheckpointError(f"{where}: nested too deeply for a configuration") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{where}: not valid JSON, line {error.lineno} column {error.colno}: {safe(error.msg)}"
+        ) from None
+    except ValueError:  # an integer of more than 4300 digits
+        raise CheckpointError(f"{where}: a number has too many digits") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: a JSON object was expected, not {_KINDS.get(type(value), 'something else')}")
+    return value
+
+
+class _Refused(Exception):
+    pass
+
+
+_KINDS = {
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "null",
+}
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not a number JSON allows")
+
+
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Refused(f"the key '{safe(key, 80)}' appears twice")
+            seen.add(key)
+    return result

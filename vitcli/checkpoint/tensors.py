@@ -1,0 +1,95 @@
+"""Tensors as NumPy arrays, out of and into .safetensors files. Knows nothing of models.
+
+Reading copies out of the file with read(2), never mmap: a file that another process truncates then gives an error
+instead of a SIGBUS nobody can catch. Computation is always in float32, whatever the file stores.
+"""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from vitcli.checkpoint.durable import write_file
+from vitcli.checkpoint.header import Header, TensorInfo, open_regular, parse_header
+from vitcli.errors import CheckpointError
+from vitcli.text import safe
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+StoredType = Literal["float32", "float16"]
+
+_STORED: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+}
+
+
+def read_tensors(path: Path, *, allow_nonfinite: bool = False) -> dict[str, Array]:
+    """Every tensor of the safetensors file `path`, upcast to float32.
+
+    Raises CheckpointError for whatever `read_header` refuses, for a file that shrinks while it is read, and for NaN or
+    infinity in a weight (not with `allow_nonfinite`, for those who look into damage).
+    """
+    with open_regular(path) as file:
+        header = parse_header(file, path)
+        tensors = read_data(file, header, path)
+    if not allow_nonfinite:
+        check_finite(tensors, path)
+    return tensors
+
+
+def read_data(file: BinaryIO, header: Header, path: Path) -> dict[str, Array]:
+    """The data section at the position of `file`, as float32 arrays by name."""
+    data = bytearray(header.data_bytes)
+    view, position = memoryview(data), 0
+    while position < len(data):
+        count = file.readinto(view[position:])  # type: ignore[attr-defined]
+        if not count:
+            raise CheckpointError(f"{safe(path)}: the file was cut short while it was read")
+        position += count
+    return {name: _float32(data, info) for name, info in header.tensors.items()}
+
+
+def check_finite(tensors: Mapping[str, Array], path: Path) -> None:
+    """Raises CheckpointError naming the first tensors that hold NaN or infinity."""
+    # NaN and infinities survive min and max, which need no temporary array.
+    bad = [n for n, a in tensors.items() if a.size and not (np.isfinite(a.min()) and np.isfinite(a.max()))]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise CheckpointError(f"{safe(path)}: NaN or infinity in {', '.join(bad[:5])}{more}; the weights are damaged")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> None:
+    """Write arrays atomically and durably. Raises OSError, and then the old file is as it was."""
+    from safetensors.numpy import save  # reading does without the library, so the fast path does not pay for it
+
+    write_file(path, [save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, dict(metadata))])
+
+
+def as_stored(tensors: Mapping[str, Array], dtype: StoredType) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays as a file of `dtype` holds them; counters stay whole numbers.
+
+    Raises CheckpointError when a value does not fit into float16.
+    """
+    result: dict[str, np.ndarray[Any, Any]] = {}
+    for name, array in tensors.items():
+        kept = np.issubdtype(array.dtype, np.integer)
+        if not kept and dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+            raise CheckpointError(f"{name} has values beyond float16; store this model as float32")
+        result[name] = array if kept else array.astype(dtype)
+    return result
+
+
+def _float32(data: bytearray, info: TensorInfo) -> Array:
+    count = prod(info.shape)
+    if not count:
+        return np.zeros(info.shape, np.float32)
+    array: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(data, _STORED[info.dtype], count, info.start)
+    if info.dtype == "BF16":  # the upper half of a float32
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity, which `check_finite` names
+        return array.astype(np.float32, copy=not array.flags.aligned).reshape(info.shape)

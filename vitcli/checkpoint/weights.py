@@ -1,0 +1,107 @@
+"""A checkpoint's weights, proven to be those its config describes, as float32 arrays. Imports no torch.
+
+Everything is settled from the header before the first byte of a weight is read: a config that asks for a trillion
+parameters fails here, without an allocation. Knows plain ViTs; other models are compared by whoever builds them.
+"""
+
+import math
+from collections.abc import Mapping
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.header import open_regular, parse_header
+from vitcli.checkpoint.shapes import Shape, weight_shapes
+from vitcli.checkpoint.tensors import Array, check_finite, read_data
+from vitcli.errors import CheckpointError
+from vitcli.model.config import Size
+from vitcli.text import safe
+
+MAX_LISTED = 10
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
+
+def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dict[str, Array]:
+    """Name → array, exactly the names and shapes of `checkpoint.vit` (all names for a model that is not a plain ViT).
+
+    With `img_size` the position embedding may be of another grid (`stored_grid` tells which); the caller resamples.
+    Raises CheckpointError listing missing, unexpected and mismatched weights, and whatever `read_tensors` refuses.
+    """
+    path = checkpoint.weights_path
+    with open_regular(path) as file:
+        header = parse_header(file, path)
+        shapes = {unwrapped(name): info.shape for name, info in header.tensors.items()}
+        if len(shapes) < len(header.tensors):
+            raise CheckpointError(f"{safe(path)}: the same weight is there with and without a module. prefix")
+        if checkpoint.vit:
+            check_shapes(shapes, checkpoint, resample=img_size is not None)
+        tensors = {unwrapped(name): array for name, array in read_data(file, header, path).items()}
+    check_finite(tensors, path)
+    return tensors
+
+
+def unwrapped(name: str) -> str:
+    """`name` without the prefixes that DistributedDataParallel and torch.compile put in front."""
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def check_shapes(shapes: Mapping[str, Shape], checkpoint: Checkpoint, *, resample: bool) -> None:
+    """Compare the file's names and shapes with what the config means."""
+    vit, where = checkpoint.vit, safe(checkpoint.weights_path)
+    assert vit is not None
+    expected = weight_shapes(vit)
+    head = shapes.get("head.weight")
+    if head and len(head) == 2 and vit.num_classes and head != expected["head.weight"] and head[1] == vit.num_features:
+        raise CheckpointError(f"{where}: the config says {vit.num_classes} classes, head.weight has {head[0]}")
+    pos = shapes.get("pos_embed")
+    if pos and vit.num_pos_tokens and len(pos) == 3 and pos[::2] == (1, vit.embed_dim):
+        grid = stored_grid(checkpoint, pos[1])
+        if resample:
+            expected["pos_embed"] = pos
+        elif grid != vit.grid:
+            size = "x".join(str(cells * stride) for cells, stride in zip(grid, vit.stride, strict=True))
+            raise CheckpointError(
+                f"{where}: the position embedding is for a grid of {grid[0]}×{grid[1]}, the config's "
+                f"{vit.img_size[0]}×{vit.img_size[1]} pixels make {vit.grid[0]}×{vit.grid[1]}; correct the config "
+                f"to {size} pixels, or ask for resampling with --img-size"
+            )
+    compare(shapes, expected, where)
+
+
+def stored_grid(checkpoint: Checkpoint, rows: int) -> Size:
+    """The grid of a position embedding with `rows` rows: as the checkpoint says, else its config's, else square.
+
+    Raises CheckpointError when none of these has as many patches.
+    """
+    vit = checkpoint.vit
+    assert vit is not None
+    patches = rows - (vit.num_pos_tokens - vit.num_patches)
+    said = checkpoint.extra.get("grid")
+    side = math.isqrt(max(patches, 0))
+    for grid in ([tuple(said)] if said else []) + [vit.grid, (side, side)]:
+        if grid[0] * grid[1] == patches:
+            return grid[0], grid[1]
+    raise CheckpointError(
+        f"{safe(checkpoint.weights_path)}: a position embedding of {patches} patches is not square and the config's "
+        f"grid is {vit.grid[0]}×{vit.grid[1]}"
+    )
+
+
+def compare(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], where: str) -> None:
+    """Raises CheckpointError listing what is missing, unexpected, and of another shape, ten names each."""
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected]
+    other = [
+        f"{name} {shapes[name]} instead of {expected[name]}"
+        for name in expected
+        if name in shapes and shapes[name] != expected[name]
+    ]
+    problems = [("missing", missing), ("not of this model", unexpected), ("of another shape", other)]
+    text = "; ".join(f"{what}: {_listed(names)}" for what, names in problems if names)
+    if text:
+        raise CheckpointError(f"{where}: the weights are not those of the config. {text}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(safe(name, 80) for name in names[:MAX_LISTED]) + more

@@ -1,0 +1,84 @@
+"""Write a checkpoint folder that this program, timm and transformers load. Imports no torch (see `save` for models).
+
+Whatever dies in between, the folder stays loadable: each file is replaced atomically, and while the two files are of
+two moments config.json carries the self-tests of both.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitcli.checkpoint.config import build_config, read_config
+from vitcli.checkpoint.durable import write_file
+from vitcli.checkpoint.selftest import selftest_entry
+from vitcli.checkpoint.tensors import Array, StoredType, as_stored, write_tensors
+from vitcli.errors import CheckpointError
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.config import ViTConfig
+from vitcli.text import safe
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Array],
+    *,
+    architecture: str,
+    vit: ViTConfig | None,
+    labels: Sequence[str],
+    preprocess: Preprocess,
+    provenance: Mapping[str, Any],
+    dtype: StoredType = "float32",
+    selftest_logits: Array | None = None,
+    label_descriptions: Mapping[str, str] | None = None,
+    timm_args: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    tag: str = "vit",
+    license: str | None = None,
+) -> None:
+    """Write config.json and model.safetensors into `folder`, which is made when it is not there.
+
+    `tensors` are float32 by timm's names. `provenance` says where the weights come from (data, recipe, version: JSON).
+    `selftest_logits` (1, K) must be those of the weights as `dtype` stores them, for `selftest_input(preprocess)`.
+    `extra` are further keys of config.json's "vit" (`base_model`, `temperature`). `timm_args` as in `build_config`.
+    Raises CheckpointError, and then the folder holds what it held before.
+    """
+    own = {**(extra or {}), "provenance": dict(provenance)}
+    if selftest_logits is not None:
+        own["selftest"] = selftest_entry(selftest_logits)
+    config = build_config(
+        architecture=architecture,
+        vit=vit,
+        labels=labels,
+        preprocess=preprocess,
+        label_descriptions=label_descriptions,
+        timm_args=timm_args,
+        extra=own,
+        tag=tag,
+        license=license,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = as_stored(tensors, dtype)
+        if before := _selftest_before(folder):
+            _write_json(folder / CONFIG_NAME, config | {"vit": config["vit"] | {"selftest_before": before}})
+        # transformers used to fail without "format"
+        write_tensors(folder / WEIGHTS_NAME, arrays, {"format": "pt"})
+        _write_json(folder / CONFIG_NAME, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was saved") from error
+
+
+def _selftest_before(folder: Path) -> Any:
+    """The self-test of the checkpoint that is about to be replaced; None when there is none worth keeping."""
+    try:
+        return read_config(folder / CONFIG_NAME)["vit"]["selftest"]
+    except (CheckpointError, KeyError, TypeError):
+        return None
+
+
+def _write_json(path: Path, config: Mapping[str, Any]) -> None:
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+    write_file(path, [text.encode("utf-8"), b"\n"])
