@@ -15,14 +15,29 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 @dataclass(frozen=True)
 class StemConfig:
-    """A CNN in place of the patch projection (paper, section 3.1 "Hybrid Architecture").
+    """A CNN between image and patches (paper, section 3.1 "Hybrid Architecture"): the authors' ResNetV2.
 
-    `layers` are the blocks per stage of a ResNetV2 (GroupNorm, weight-standardised convolutions) as in the authors'
-    code; empty means the stem convolution alone (R+Ti/16).
+    Its root is a 7×7 convolution and a max pool, each of stride 2; then come stages of bottleneck blocks, each stage
+    after the first halving the map and doubling the width. No stages: the root alone (R+Ti/16).
     """
 
-    layers: tuple[int, ...] = (3, 4, 9)
-    kind: Literal["resnetv2"] = "resnetv2"
+    layers: tuple[int, ...] = (3, 4, 9)  # blocks per stage
+    width: int = 64  # channels of the root, a multiple of 32 (the groups of each GroupNorm)
+
+    @property
+    def reduction(self) -> int:
+        """Pixels between neighbouring cells of the feature map."""
+        return 4 << max(len(self.layers) - 1, 0)
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels that leave each stage."""
+        return tuple(4 * self.width << i for i in range(len(self.layers)))
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the feature map that is cut into patches."""
+        return self.stage_widths[-1] if self.layers else self.width
 
 
 @dataclass(frozen=True)
@@ -60,15 +75,19 @@ class ViTConfig:
     @property
     def stride(self) -> Size:
         """Pixels between neighbouring tokens, (vertical, horizontal)."""
-        if self.stem is None:
-            return self.patch_size
-        reduction = 4 * 2 ** max(len(self.stem.layers) - 1, 0)
+        reduction = self.stem.reduction if self.stem else 1
         return self.patch_size[0] * reduction, self.patch_size[1] * reduction
 
     @property
+    def feature_size(self) -> Size:
+        """What is cut into patches, (height, width): pixels, or with a stem the cells of its feature map."""
+        reduction = self.stem.reduction if self.stem else 1  # each stride pads to a whole cell, so the map rounds up
+        return -(-self.img_size[0] // reduction), -(-self.img_size[1] // reduction)
+
+    @property
     def grid(self) -> Size:
-        """Patches, (rows h, columns w)."""
-        return self.img_size[0] // self.stride[0], self.img_size[1] // self.stride[1]
+        """Patches, (rows h, columns w). What is left at the bottom and right edge belongs to no patch."""
+        return self.feature_size[0] // self.patch_size[0], self.feature_size[1] // self.patch_size[1]
 
     @property
     def num_patches(self) -> int:

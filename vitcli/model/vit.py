@@ -19,21 +19,27 @@ from torch import Tensor, nn
 from vitcli.model.config import ViTConfig
 from vitcli.model.encoder import Block
 from vitcli.model.heads import AttentionPool, PreLogits
+from vitcli.model.stem import Bottleneck, cnn
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches and projects each linearly to D: a convolution whose stride is its kernel."""
+    """Cuts an image into patches and projects each linearly to D: a convolution whose stride is its kernel.
+
+    In a hybrid the patches are cut from the feature map of a CNN, the `backbone`.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        # CLIP's stem has no bias: its norm follows at once.
+        self.backbone = cnn(config.stem, config.in_chans) if config.stem else nn.Identity()
+        channels = config.stem.out_channels if config.stem else config.in_chans
+        # CLIP's projection has no bias: a norm follows it at once.
         self.proj = nn.Conv2d(
-            config.in_chans, config.embed_dim, config.patch_size, config.patch_size, bias=not config.pre_norm
+            channels, config.embed_dim, config.patch_size, config.patch_size, bias=not config.pre_norm
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, h·w, D), row by row."""
-        return self.proj(x).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.proj(self.backbone(x)).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class VisionTransformer(nn.Module):
@@ -139,28 +145,30 @@ class VisionTransformer(nn.Module):
 
 @torch.no_grad()
 def initialise(model: VisionTransformer) -> None:
-    """The authors' initialisation (google-research/vision_transformer, models_vit.py). Nothing happens on `meta`.
+    """The authors' initialisation (google-research/vision_transformer, models_vit.py and models_resnet.py).
 
-    Linear layers Xavier-uniform with zero bias (MLP biases N(0, 1e-6)), patch projection LeCun-normal, position
-    embedding N(0, 0.02), class token and head zero.
+    Encoder: Xavier-uniform weights, q, k and v each on its own; zero biases, those of the MLPs N(0, 1e-6).
+    Convolutions and the pre-training head's hidden layer: LeCun-normal. Position embedding N(0, 0.02). Zero: the class
+    token, the head, and the last scale of each ResNet block, so that the block begins as its shortcut.
+    Nothing happens on `meta`, where weights from a file follow.
     """
     if model.patch_embed.proj.weight.is_meta:
         return
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, std=1e-6) if ".mlp." in name else nn.init.zeros_(module.bias)
-    projection = model.patch_embed.proj
-    nn.init.trunc_normal_(projection.weight, std=projection.weight[0].numel() ** -0.5)
-    if projection.bias is not None:
-        nn.init.zeros_(projection.bias)
+        if isinstance(module, nn.Conv2d) or name == "pre_logits.fc":
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, nn.Linear):
+            for weight in torch.split(module.weight, model.config.embed_dim) if "kv" in name else [module.weight]:
+                nn.init.xavier_uniform_(weight)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.norm3.weight)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias, std=1e-6) if ".mlp." in name else nn.init.zeros_(module.bias)
     if model.pos_embed is not None:
         nn.init.normal_(model.pos_embed, std=0.02)
     if model.reg_token is not None:
         nn.init.normal_(model.reg_token, std=1e-6)  # else all registers would stay equal
     if model.attn_pool is not None:
-        nn.init.trunc_normal_(model.attn_pool.latent, std=model.config.embed_dim**-0.5)
+        nn.init.normal_(model.attn_pool.latent, std=model.config.embed_dim**-0.5)
     if isinstance(model.head, nn.Linear):
         nn.init.zeros_(model.head.weight)
-        nn.init.zeros_(model.head.bias)

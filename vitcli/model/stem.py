@@ -1,0 +1,110 @@
+"""The CNN of a hybrid: image → feature map, from which the patches are cut (paper, section 3.1).
+
+The authors' ResNet (google-research/vision_transformer, models_resnet.py): weight-standardised convolutions,
+GroupNorm instead of batch norm, and the activation after the addition. Names and numerics are timm's port of it: its
+standardisation divides by √(σ² + 1e-8), the authors' by σ + 1e-5. Knows nothing of tokens.
+
+Legend: B batch, C channels, H W pixels, then cells of the map.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.model.config import StemConfig
+
+GROUPS = 32
+
+
+def cnn(config: StemConfig, in_chans: int) -> nn.Module:
+    """Images (B, C, H, W) → feature map (B, config.out_channels, ⌈H / reduction⌉, ⌈W / reduction⌉)."""
+    return ResNet(config, in_chans) if config.layers else Root(in_chans, config.width)
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zeros around `x` so that ⌈size / stride⌉ cells come out; an odd one out goes below and to the right."""
+
+    def padding(size: int) -> tuple[int, int]:
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return total // 2, total - total // 2
+
+    return F.pad(x, (*padding(x.shape[-1]), *padding(x.shape[-2])))
+
+
+class StdConv(nn.Conv2d):
+    """A convolution whose every filter has mean 0 and variance 1 (weight standardisation, arXiv 1903.10520)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        # At stride 1 the padding is symmetric, and the convolution's own is faster.
+        super().__init__(
+            in_channels, out_channels, kernel, stride, padding=kernel // 2 if stride == 1 else 0, bias=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-8)
+        if self.stride[0] > 1:
+            x = pad_same(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+
+class Root(nn.Module):
+    """A 7×7 convolution of stride 2, then a 3×3 max pool of stride 2."""
+
+    def __init__(self, in_chans: int, width: int) -> None:
+        super().__init__()
+        self.conv = StdConv(in_chans, width, 7, stride=2)
+        self.norm = nn.GroupNorm(GROUPS, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, width, ⌈H/4⌉, ⌈W/4⌉)."""
+        x = F.relu(self.norm(self.conv(x)))
+        return F.max_pool2d(pad_same(x, 3, 2), 3, 2)  # after a ReLU no zero of the padding can win
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 (with the stride), 1×1, each followed by GroupNorm; added to the shortcut, then a ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        inner = out_channels // 4
+        self.downsample: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            shortcut = {
+                "conv": StdConv(in_channels, out_channels, 1, stride),
+                "norm": nn.GroupNorm(GROUPS, out_channels),
+            }
+            self.downsample = nn.Sequential(OrderedDict(shortcut))
+        self.conv1 = StdConv(in_channels, inner, 1)
+        self.norm1 = nn.GroupNorm(GROUPS, inner)
+        self.conv2 = StdConv(inner, inner, 3, stride)
+        self.norm2 = nn.GroupNorm(GROUPS, inner)
+        self.conv3 = StdConv(inner, out_channels, 1)
+        self.norm3 = nn.GroupNorm(GROUPS, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) → (B, out, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """The root, then stages of bottlenecks; every stage after the first begins with stride 2."""
+
+    def __init__(self, config: StemConfig, in_chans: int) -> None:
+        super().__init__()
+        self.stem = Root(in_chans, config.width)
+        self.stages = nn.Sequential()
+        channels = config.width
+        for i, (blocks, width) in enumerate(zip(config.layers, config.stage_widths, strict=True)):
+            first = Bottleneck(channels, width, stride=1 if i == 0 else 2)
+            rest = (Bottleneck(width, width) for _ in range(blocks - 1))
+            self.stages.append(nn.Sequential(OrderedDict(blocks=nn.Sequential(first, *rest))))
+            channels = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(self.stem(x))  # type: ignore[no-any-return]
