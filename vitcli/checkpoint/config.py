@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitcli import __version__
-from vitcli.checkpoint.header import open_regular
 from vitcli.checkpoint.model_args import architecture_name, model_args_of, other_fields_of, read_model_args
-from vitcli.checkpoint.strict_json import parse_object
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
 from vitcli.text import safe
 
 FORMAT = 1
-MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
 MAX_CLASSES = 1_000_000
 
 Source = Literal["bundled", "hub", "folder", "file"]
@@ -50,6 +47,7 @@ class Checkpoint:
     labels: tuple[str, ...]
     preprocess: Preprocess
     label_descriptions: Mapping[str, str] = field(default_factory=dict)
+    label_ids: tuple[str, ...] = ()  # WordNet ids in logit order, where the labels are ImageNet's
     timm_args: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
@@ -59,15 +57,6 @@ class Checkpoint:
     @property
     def folder(self) -> Path:
         return self.config_path.parent
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path`. Raises CheckpointError for anything else, or more than 16 MiB."""
-    with open_regular(path) as file:
-        data = file.read(MAX_CONFIG_BYTES + 1)
-    if len(data) > MAX_CONFIG_BYTES:
-        raise CheckpointError(f"{safe(path)}: larger than {MAX_CONFIG_BYTES >> 20} MiB; this is not a model's config")
-    return parse_object(data, safe(path))
 
 
 def parse_config(

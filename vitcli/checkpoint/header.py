@@ -7,14 +7,13 @@ metadata under `__metadata__`, then the tensors' bytes without gap or overlap to
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vitcli.checkpoint.strict_json import parse_object
+from vitcli.checkpoint.untrusted import open_regular, parse_object
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
@@ -29,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}\Z")
 class TensorInfo:
     dtype: str  # a key of ITEM_BYTES
     shape: tuple[int, ...]
-    start: int  # byte in the data section, which begins at `Header.data_start`
+    start: int  # byte in the data section
     stop: int
 
 
@@ -37,36 +36,17 @@ class TensorInfo:
 class Header:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
-    data_start: int
     data_bytes: int
+
+    @property
+    def parameters(self) -> int:
+        return sum(prod(info.shape) for info in self.tensors.values())
 
 
 def read_header(path: Path) -> Header:
     """The checked header of the safetensors file `path`. Raises CheckpointError with what the file really is."""
     with open_regular(path) as file:
         return parse_header(file, path)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file (or a link to one) for reading; CheckpointError for everything else.
-
-    Opened without blocking and only then examined, so that neither a FIFO nor a swap between check and use can hang us.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise CheckpointError(f"{safe(path)}: a link to a file that is gone; download it again") from None
-        raise CheckpointError(f"{safe(path)}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"{safe(path)}: not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def parse_header(file: BinaryIO, path: Path) -> Header:
@@ -92,7 +72,7 @@ def parse_header(file: BinaryIO, path: Path) -> Header:
         raise CheckpointError(f"{where}: too many tensors ({len(entries)}; {MAX_TENSORS} is the limit)")
     tensors = {name: _tensor_info(name, entry, where) for name, entry in entries.items()}
     _check_layout(tensors, size - 8 - length, where)
-    return Header(tensors, metadata, data_start=8 + length, data_bytes=size - 8 - length)
+    return Header(tensors, metadata, data_bytes=size - 8 - length)
 
 
 def sniff(start: bytes) -> str | None:

@@ -96,7 +96,7 @@ def _timm_model(checkpoint: Checkpoint) -> nn.Module:
     model = timm.create_model(name, pretrained=False, **arguments)
     model.load_state_dict({n: torch.from_numpy(a) for n, a in tensors.items()}, strict=True)
     _run_selftest(checkpoint, model.eval())
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _run_selftest(checkpoint: Checkpoint, model: nn.Module) -> None:

@@ -7,7 +7,7 @@ the numbers are true is shown by comparing every shape with the weights (`weight
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from vitcli.errors import CheckpointError
@@ -82,7 +82,7 @@ def other_fields_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
     for name in _OTHER:
         value = getattr(vit, name)
         if value != getattr(base, name):
-            other[name] = list(value.layers) if isinstance(value, StemConfig) else value
+            other[name] = asdict(value) if isinstance(value, StemConfig) else value
     return other
 
 
@@ -185,9 +185,18 @@ def _or_none(check: Check) -> Check:
 
 
 def _stem(value: Any) -> StemConfig:
-    if not isinstance(value, list) or len(value) > 4 or not all(type(n) is int and 0 < n <= 64 for n in value):
-        raise ValueError("a list of up to four numbers of blocks")
-    return StemConfig(tuple(value))
+    if not isinstance(value, dict) or value.keys() != {"layers", "width"}:
+        raise ValueError("an object with layers and width")
+    layers, width = value["layers"], value["width"]
+    if (
+        not isinstance(layers, (list, tuple))
+        or len(layers) > 4
+        or not all(type(n) is int and 0 < n <= 64 for n in layers)
+    ):
+        raise ValueError("given up to four numbers of blocks as layers")
+    if type(width) is not int or not 0 < width <= 1024 or width % 32:
+        raise ValueError("given a width that is a multiple of 32")
+    return StemConfig(tuple(layers), width)
 
 
 _ARGS: dict[str, Check] = {

@@ -1,45 +1,202 @@
-"""A name becomes a `Checkpoint` on this machine (design decision 9). Imports no torch.
+"""A name becomes a `Checkpoint` on this machine (design decision 9). Imports no torch, and the Hub only to download.
 
-Knows where checkpoints may be; what is in them is for `config` and `weights`, the network is for `hub`.
+Knows where checkpoints may be; what is in them is for `config` and `weights`.
 """
 
-from importlib.resources import files
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vitcli.checkpoint.config import Checkpoint, Source, parse_config, read_config
-from vitcli.checkpoint.write import CONFIG_NAME, WEIGHTS_NAME
-from vitcli.errors import CheckpointError
+from vitcli.checkpoint.config import Checkpoint, Source, parse_config
+from vitcli.checkpoint.header import PICKLE_HINT
+from vitcli.checkpoint.labels import are_wordnet_ids, describe, imagenet_names
+from vitcli.checkpoint.layout import (
+    ALIASES,
+    CONFIG_NAME,
+    DEFAULT_BUNDLED,
+    WEIGHTS_NAME,
+    CachedRepo,
+    bundled_folder,
+    bundled_names,
+    cached_repos,
+    find_cached,
+    repo_of,
+)
+from vitcli.checkpoint.untrusted import read_config
+from vitcli.errors import CheckpointError, HubError
 from vitcli.text import did_you_mean, safe
 
+if TYPE_CHECKING:
+    from vitcli.checkpoint.hub import OnProgress
 
-def bundled_folder() -> Path:
-    """Where the checkpoints lie that come with this program, one folder each."""
-    return Path(str(files("vitcli.checkpoint"))) / "bundled"
-
-
-def bundled_names() -> list[str]:
-    folder = bundled_folder()
-    return (
-        sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG_NAME).is_file()) if folder.is_dir() else []
-    )
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 
 
-def resolve(name: str | None = None) -> Checkpoint:
-    """The checkpoint that `name` means: a folder, a bundled name."""
-    if name is None:
-        name = "fashion-vit"
-    path = Path(name)
+def resolve(name: str | None = None, *, progress: "OnProgress | None" = None) -> Checkpoint:
+    """The checkpoint that `name` means; `.why` says how it was found.
+
+    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder; a .safetensors file with config.json beside it; a
+    bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first. None: the
+    environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
+
+    Raises CheckpointError, or HubError when only the Hub could have helped.
+    """
+    if name is not None:
+        return _named(name, progress)
+    if chosen := os.environ.get("VIT_MODEL"):
+        checkpoint = _named(chosen, progress)
+        return replace(checkpoint, why=f"VIT_MODEL: {checkpoint.why}")
+    if cached := find_cached(ALIASES["imagenet"]):
+        return replace(_open_cached(cached), why="the default: the ImageNet ViT in the local Hub cache")
+    return replace(_bundled(DEFAULT_BUNDLED), why=f"the default: {DEFAULT_BUNDLED}, bundled with this program")
+
+
+def _named(name: str, progress: "OnProgress | None") -> Checkpoint:
+    prefix, _, rest = name.partition(":")
+    if prefix == "local-dir":
+        return _folder(Path(rest))
+    if prefix in ("hf-hub", "hf_hub"):
+        return _hub(rest, progress)
+    path = Path(name).expanduser()
     if path.is_dir():
-        return open_folder(path)
+        return _folder(path)
+    if name.lower().endswith(_PICKLES):
+        raise CheckpointError(f"{safe(name)}: {PICKLE_HINT}")
+    if name.endswith(".safetensors"):
+        return _file(path)
     if name in bundled_names():
-        return open_folder(bundled_folder() / name, source="bundled", name=name)
-    raise CheckpointError(f"no checkpoint '{safe(name)}'.{did_you_mean(name, bundled_names())}")
+        return _bundled(name)
+    if name in ALIASES:
+        return _hub(ALIASES[name], progress)
+    if "/" not in name and "." in name and _is_architecture(name):
+        return _hub(f"timm/{name}", progress)
+    if _REPO.match(name.partition("@")[0]) and not path.exists():
+        return _hub(name, progress)
+    raise _unknown(name)
 
 
-def open_folder(folder: Path, *, source: Source = "folder", name: str | None = None) -> Checkpoint:
-    """The checkpoint in `folder`."""
-    config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-    config = read_config(config_path)
-    return parse_config(
-        config, name=name or str(folder), source=source, config_path=config_path, weights_path=weights_path
+def _folder(path: Path) -> Checkpoint:
+    """The checkpoint in `path`, or that in its `best/`: what a run folder holds."""
+    if not (path / CONFIG_NAME).exists() and (path / "best" / CONFIG_NAME).exists():
+        path = path / "best"
+    if cached := repo_of(path):
+        return replace(_open_cached(cached), why=f"the Hub cache's folder of {cached.repo}")
+    config_path = path / CONFIG_NAME
+    if not config_path.exists() and not config_path.is_symlink():
+        raise CheckpointError(f"{safe(path)}: no {CONFIG_NAME} here, so this is not a checkpoint folder")
+    return _open(config_path, _weights_in(path), str(path), "folder", f"the folder {safe(path)}")
+
+
+def _weights_in(path: Path) -> Path:
+    """model.safetensors, or the only .safetensors file there is, as in timm."""
+    weights = path / WEIGHTS_NAME
+    if weights.exists() or weights.is_symlink():
+        return weights
+    others = sorted(path.glob("*.safetensors"))
+    if len(others) == 1:
+        return others[0]
+    if pickles := sorted(entry.name for entry in path.iterdir() if entry.name.endswith(_PICKLES)):
+        raise CheckpointError(f"{safe(path)}: no {WEIGHTS_NAME}, only {safe(pickles[0])}; {PICKLE_HINT}")
+    raise CheckpointError(f"{safe(path)}: no {WEIGHTS_NAME} beside {CONFIG_NAME}")
+
+
+def _file(path: Path) -> Checkpoint:
+    if not path.exists() and not path.is_symlink():
+        raise CheckpointError(f"{safe(path)}: no such file")
+    config_path = path.parent / CONFIG_NAME
+    if not config_path.is_file():
+        raise CheckpointError(f"{safe(path)}: no {CONFIG_NAME} beside it, which would say what model it is")
+    return _open(config_path, path, str(path), "file", f"the file {safe(path)}")
+
+
+def _bundled(name: str) -> Checkpoint:
+    folder = bundled_folder() / name
+    if not (folder / CONFIG_NAME).is_file():
+        raise CheckpointError(f"the bundled model {name} is missing: this installation is incomplete, install it again")
+    return _open(folder / CONFIG_NAME, folder / WEIGHTS_NAME, name, "bundled", f"{name}, bundled with this program")
+
+
+def _hub(name: str, progress: "OnProgress | None") -> Checkpoint:
+    repo, _, revision = name.partition("@")
+    revision = revision or "main"
+    if not _REPO.match(repo):
+        raise CheckpointError(f"'{safe(name)}' is not a name on the Hub; those are org/name or org/name@revision")
+    if not _REVISION.match(revision):
+        raise CheckpointError(f"'{safe(revision)}' is not a revision: a branch, tag or commit")
+    if cached := find_cached(repo, revision):
+        return replace(_open_cached(cached), why=f"{repo} at {cached.commit[:7]}, in the local Hub cache")
+    from vitcli.checkpoint.hub import download  # 0.2 s, only when something must be fetched
+
+    try:
+        cached = download(repo, revision, check_config=_open_cached, progress=progress)
+    except HubError as error:
+        here = "" if ":" in name or repo.startswith("timm/") else _near(name)
+        raise HubError(f"{error}{here}") from None
+    return replace(_open_cached(cached), why=f"{repo} at {cached.commit[:7]}, downloaded from the Hub")
+
+
+def _open_cached(cached: CachedRepo) -> Checkpoint:
+    why = f"{cached.repo} in the Hub cache"
+    return _open(cached.config_path, cached.weights_path, cached.repo, "hub", why, cached.commit)
+
+
+def _open(
+    config_path: Path, weights_path: Path, name: str, source: Source, why: str, revision: str | None = None
+) -> Checkpoint:
+    checkpoint = parse_config(
+        read_config(config_path),
+        name=name,
+        source=source,
+        config_path=config_path,
+        weights_path=weights_path,
+        revision=revision,
     )
+    return replace(_with_names(checkpoint), why=why)
+
+
+def _with_names(checkpoint: Checkpoint) -> Checkpoint:
+    """Class names for people, one for each class, whatever the config has."""
+    labels, count = checkpoint.labels, checkpoint.num_classes
+    if are_wordnet_ids(labels) and checkpoint.label_descriptions:
+        found = describe(labels, checkpoint.label_descriptions)
+        return replace(checkpoint, labels=found.names, label_ids=found.ids, label_descriptions={})
+    if labels or not count:
+        return checkpoint
+    names = imagenet_names(checkpoint.name, count) if checkpoint.source == "hub" else None
+    if names:
+        return replace(checkpoint, labels=names.names, label_ids=names.ids)
+    note = f"the checkpoint has no class names; its {count} classes are shown by number"
+    return replace(checkpoint, labels=tuple(f"class {i}" for i in range(count)), notes=(*checkpoint.notes, note))
+
+
+def _is_architecture(name: str) -> bool:
+    from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
+
+    architecture = name.partition(".")[0]
+    return architecture in ARCHITECTURES or architecture in NOT_COVERED
+
+
+def _unknown(name: str) -> CheckpointError:
+    if name.startswith(("http://", "https://")):
+        return CheckpointError(f"'{safe(name)}' is an address; give the model's name on the Hub, org/name")
+    if "/" not in name and _is_architecture(name):
+        tagged = [repo.repo for repo in cached_repos() if repo.repo.startswith(f"timm/{name}.")]
+        example = tagged[0].removeprefix("timm/") if tagged else f"{name}.augreg_in21k_ft_in1k"
+        return CheckpointError(
+            f"'{name}' is an architecture; weights have a tag too, as in {example} (https://huggingface.co/timm)"
+        )
+    if os.sep in name or name.startswith((".", "~")):
+        return CheckpointError(f"no checkpoint '{safe(name)}': no such folder")
+    return CheckpointError(
+        f"no checkpoint '{safe(name)}': not a folder, a bundled model ({', '.join(bundled_names())}), or a name on the "
+        f"Hub (org/name).{_near(name)}"
+    )
+
+
+def _near(name: str) -> str:
+    known = [*bundled_names(), *ALIASES, *(cached.repo for cached in cached_repos())]
+    return did_you_mean(name, known)

@@ -30,7 +30,7 @@ def selftest_input(preprocess: Preprocess, seed: int = 0) -> Array:
     shape = (1, preprocess.in_chans, *preprocess.size)
     index = np.arange(np.prod(shape), dtype=np.uint64)
     bits = ((index * 2654435761 + seed * 40503) & 0xFFFFFFFF) >> 16
-    return (bits.astype(np.float32) / 16384 - 2).reshape(shape)
+    return (bits.astype(np.float32) / np.float32(16384) - np.float32(2)).reshape(shape)
 
 
 def selftest_entry(logits: Array, seed: int = 0) -> dict[str, Any]:

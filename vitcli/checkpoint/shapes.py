@@ -27,7 +27,7 @@ def _weights(vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
     channels = vit.in_chans
     if vit.stem:
         yield from _resnetv2("patch_embed.backbone", vit.stem, vit.in_chans)
-        channels = 256 * 2 ** (len(vit.stem.layers) - 1) if vit.stem.layers else 64
+        channels = vit.stem.out_channels
     yield "patch_embed.proj.weight", (D, channels, *vit.patch_size)
     if not vit.pre_norm:
         yield "patch_embed.proj.bias", (D,)
@@ -69,24 +69,24 @@ def _block(name: str, vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
 
 def _resnetv2(name: str, stem: StemConfig, in_chans: int) -> Iterator[tuple[str, Shape]]:
     root = f"{name}.stem" if stem.layers else name
-    yield f"{root}.conv.weight", (64, in_chans, 7, 7)
-    yield from _norm(f"{root}.norm", 64)
-    channels = 64
-    for s, blocks in enumerate(stem.layers):
-        out = 256 * 2**s
+    yield f"{root}.conv.weight", (stem.width, in_chans, 7, 7)
+    yield from _norm(f"{root}.norm", stem.width)
+    channels = stem.width
+    for s, (blocks, width) in enumerate(zip(stem.layers, stem.stage_widths, strict=True)):
         for b in range(blocks):
-            block = f"{name}.stages.{s}.blocks.{b}"
-            if b == 0:
-                yield f"{block}.downsample.conv.weight", (out, channels, 1, 1)
-                yield from _norm(f"{block}.downsample.norm", out)
-            for conv, into, outof, kernel in (
-                (1, channels, out // 4, 1),
-                (2, out // 4, out // 4, 3),
-                (3, out // 4, out, 1),
-            ):
-                yield f"{block}.conv{conv}.weight", (outof, into, kernel, kernel)
-                yield from _norm(f"{block}.norm{conv}", outof)
-            channels = out
+            block, inner = f"{name}.stages.{s}.blocks.{b}", width // 4
+            convolutions = {
+                "downsample.conv": (width, channels, 1, 1),
+                "conv1": (inner, channels, 1, 1),
+                "conv2": (inner, inner, 3, 3),
+                "conv3": (width, inner, 1, 1),
+            }
+            if channels == width:
+                del convolutions["downsample.conv"]
+            for conv, shape in convolutions.items():
+                yield f"{block}.{conv}.weight", shape
+                yield from _norm(f"{block}.{conv.replace('conv', 'norm')}", shape[0])
+            channels = width
 
 
 def _linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Iterator[tuple[str, Shape]]:

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from vitcli.checkpoint.durable import write_file
-from vitcli.checkpoint.header import Header, TensorInfo, open_regular, parse_header
+from vitcli.checkpoint.header import Header, TensorInfo, parse_header
+from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 

@@ -7,10 +7,12 @@ parameters fails here, without an allocation. Knows plain ViTs; other models are
 import math
 from collections.abc import Mapping
 
+from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import open_regular, parse_header
+from vitcli.checkpoint.header import parse_header
 from vitcli.checkpoint.shapes import Shape, weight_shapes
 from vitcli.checkpoint.tensors import Array, check_finite, read_data
+from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.model.config import Size
 from vitcli.text import safe
@@ -26,6 +28,8 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
     Raises CheckpointError listing missing, unexpected and mismatched weights, and whatever `read_tensors` refuses.
     """
     path = checkpoint.weights_path
+    if checkpoint.source == "hub":
+        verify_blob(path, checkpoint.name)
     with open_regular(path) as file:
         header = parse_header(file, path)
         shapes = {unwrapped(name): info.shape for name, info in header.tensors.items()}

@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoint.config import build_config, read_config
+from vitcli.checkpoint.config import build_config
 from vitcli.checkpoint.durable import write_file
+from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.selftest import selftest_entry
 from vitcli.checkpoint.tensors import Array, StoredType, as_stored, write_tensors
+from vitcli.checkpoint.untrusted import read_config
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
 from vitcli.text import safe
-
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 
 
 def write_checkpoint(

@@ -1,13 +1,19 @@
-"""JSON from files that may be hostile or damaged: one dictionary, or one line that says why not.
+"""Files that may be hostile or damaged, and JSON from them: one dictionary, or one line that says why not.
 
-Knows JSON's traps only (issue 2, "nothing from a file is trusted"); what the keys mean is for `config` and `header`.
+Knows the traps of files and of JSON only (issue 2, "nothing from a file is trusted"); what the keys mean is for
+`config` and `header`.
 """
 
 import json
-from typing import Any, NoReturn
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
 
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
+
+MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
@@ -37,6 +43,37 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: a JSON object was expected, not {_KINDS.get(type(value), 'something else')}")
     return value
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`. Raises CheckpointError for anything else, and for more than 16 MiB."""
+    with open_regular(path) as file:
+        data = file.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{safe(path)}: larger than {MAX_CONFIG_BYTES >> 20} MiB; this is not a model's config")
+    return parse_object(data, safe(path))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file (or a link to one) for reading; CheckpointError for everything else.
+
+    Opened without blocking and only then examined, so that neither a FIFO nor a swap between check and use can hang us.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise CheckpointError(f"{safe(path)}: a link to a file that is gone; download it again") from None
+        raise CheckpointError(f"{safe(path)}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CheckpointError(f"{safe(path)}: not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 class _Refused(Exception):
