@@ -1,0 +1,42 @@
+"""Each option once, as an `Annotated` alias with its help. Defaults live in the dataclasses of the tasks."""
+
+from typing import Annotated
+
+import typer
+
+ModelOpt = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Checkpoint: a bundled name, `imagenet`, a timm or Hub name, a folder, a file."),
+]
+JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what the machine has by default.")]
+DataOpt = Annotated[
+    str | None,
+    typer.Option("--data", "-d", help="Class folders, a CSV/TSV/JSONL manifest, or a folder of MNIST-style IDX files."),
+]
+RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
+OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]
+ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Run folder to go on with, exactly where it stopped.")]
+ArchitectureOpt = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Architecture by timm's name; a small ViT fit for the images by default."),
+]
+SetOpt = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting of the recipe or the model, as name=value; may be repeated."),
+]
+EpochsOpt = Annotated[float | None, typer.Option("--epochs", help="Passes over the training split; may be a fraction.")]
+BatchOpt = Annotated[int | None, typer.Option("--batch-size", "-b", help="Images per optimiser step.")]
+LrOpt = Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")]
+SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+ImgSizeOpt = Annotated[
+    str | None, typer.Option("--img-size", help="Image size in pixels: 224, or HxW such as 224x320.")
+]
+PatchSizeOpt = Annotated[str | None, typer.Option("--patch-size", help="Patch size in pixels: 16, or HxW.")]
+WorkersOpt = Annotated[
+    int | None, typer.Option("--workers", "-j", help="Processes that decode images; 0: none beside the trainer.")
+]
+ValFractionOpt = Annotated[
+    float, typer.Option("--val-fraction", help="Share of train that validates when the data has no validation split.")
+]
+DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")]

@@ -1,0 +1,87 @@
+"""Samples → micro-batches, in an order that depends on (seed, epoch) alone. Knows data and transforms, not the model."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitcli.data.samples import Samples
+from vitcli.training.augment import Transform
+from vitcli.training.seeds import epoch_order, reseed
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images each step sees: `steps_per_epoch` steps of `micro_batches` × `micro_batch` images, the tail left out."""
+
+    n: int
+    micro_batch: int
+    micro_batches: int  # per step, over all processes
+    steps_per_epoch: int
+    seed: int
+
+    @classmethod
+    def of(cls, n: int, batch_size: int, micro_batch: int, seed: int) -> "Plan":
+        """The plan for n images. Fewer images than a batch: one smaller batch per epoch."""
+        if n < batch_size:
+            micro_batch = min(micro_batch, n - n % 2 or 1)
+            batch_size = n - n % micro_batch
+        return cls(n, micro_batch, batch_size // micro_batch, n // batch_size, seed)
+
+    @property
+    def batch_size(self) -> int:
+        return self.micro_batch * self.micro_batches
+
+    def micro(self, step: int, index: int) -> list[tuple[int, int]]:
+        """(epoch, sample) pairs of micro-batch `index` of `step`."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        start = within * self.batch_size + index * self.micro_batch
+        return [(epoch, int(i)) for i in self._order(epoch)[start : start + self.micro_batch]]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if _ORDERS.get("key") != (self, epoch):
+            _ORDERS.update(key=(self, epoch), order=epoch_order(self.n, self.seed, epoch))
+        return _ORDERS["order"]  # type: ignore[return-value]
+
+
+_ORDERS: dict[str, object] = {}  # the last epoch's order, one permutation per epoch instead of one per micro-batch
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    def __init__(self, samples: Samples, transform: Transform, seed: int) -> None:
+        self.samples, self.transform, self.seed = samples, transform, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = item
+        reseed(self.seed, "augment", epoch, index)
+        return self.transform(self.samples.image(index)), int(self.samples.labels[index])
+
+
+def training_batches(
+    samples: Samples, transform: Transform, plan: Plan, *, steps: range, rank: int = 0, world: int = 1, workers: int = 0
+) -> Iterator[Batch]:
+    """This process's micro-batches for `steps`, in order: numbers rank, rank + world, … of each step."""
+    sampler = (plan.micro(step, index) for step in steps for index in range(rank, plan.micro_batches, world))
+    return iter(
+        DataLoader(
+            _Augmented(samples, transform, plan.seed),
+            batch_sampler=sampler,
+            num_workers=workers,
+            worker_init_fn=_ignore_signals if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )
+
+
+def _ignore_signals(_: int) -> None:
+    # A signal to the process group must reach the trainer alone, or the workers die before the state is saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)

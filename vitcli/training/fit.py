@@ -1,0 +1,92 @@
+"""`fit`: the one training loop (design, "training"). Yields what happened; the caller draws it.
+
+A step is `Plan.micro_batches` forward and backward passes of one micro-batch each, then one optimiser step. All
+randomness inside a pass is keyed by (seed, step, micro-batch), so a run resumed at any step, and one spread over any
+number of processes that divides the micro-batches, computes the same.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+from vitcli.errors import EXIT_STOPPED, Stopped, UsageError, VitError
+from vitcli.training.batches import Plan, training_batches
+from vitcli.training.distributed import World
+from vitcli.training.evaluation import evaluate
+from vitcli.training.events import Evaluated, Event, Stepped
+from vitcli.training.export import export
+from vitcli.training.learner import Learner
+from vitcli.training.run import Run, as_line
+from vitcli.training.state import Progress
+from vitcli.training.stop import StopFlag
+from vitcli.training.task import Task
+
+
+def fit(
+    task: Task, run: Run, world: World, stop: StopFlag, *, workers: int = 0, save_every: float = 300.0
+) -> Iterator[Event]:
+    """Train `task.model` by `task.recipe` in `run`, from its saved state when there is one.
+
+    `save_every` is in seconds. Raises Stopped after a signal once the state is saved, and VitError when the loss is
+    not finite (the last saved state stays finite).
+    """
+    recipe, samples = task.recipe, task.data.train
+    plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
+    if plan.micro_batches % world.size:
+        raise UsageError(
+            f"{world.size} processes cannot share {plan.micro_batches} micro-batches of {plan.micro_batch}; "
+            f"choose a batch size that is a multiple of {world.size * plan.micro_batch}"
+        )
+    total = recipe.total_steps(plan.steps_per_epoch)
+    learner = Learner(task, world, plan.micro_batches)
+    progress = run.restore(learner) or Progress(step=0)
+    if world.leads:
+        run.forget_after(progress.step)
+    batches = training_batches(
+        samples,
+        task.transform,
+        plan,
+        steps=range(progress.step, total),
+        rank=world.rank,
+        world=world.size,
+        workers=workers,
+    )
+    last_save = last_step = time.monotonic()
+    losses: list[float] = []
+    for step in range(progress.step, total):
+        loss = learner.step(batches, step, recipe.lr_at(step, total))
+        (loss,) = world.sum([loss])
+        if not math.isfinite(loss):
+            raise VitError(
+                f"the loss is {loss} at step {step}: lower --lr; the state saved before it is in {run.folder}"
+            )
+        losses.append(loss)
+        now = time.monotonic()
+        epoch = (step + 1) / plan.steps_per_epoch
+        stepped = Stepped(step + 1, total, epoch, loss, learner.lr, plan.batch_size / (now - last_step))
+        if world.leads:
+            run.log(as_line(stepped))
+        yield stepped
+        progress = Progress(step + 1, progress.best_step, progress.best_accuracy)
+        if (step + 1) % plan.steps_per_epoch == 0 or step + 1 == total:
+            validation = evaluate(learner.averaged, task, task.data.val, world)
+            is_best = validation.accuracy > progress.best_accuracy
+            if is_best:
+                progress = Progress(step + 1, step + 1, validation.accuracy)
+            event = Evaluated(step + 1, total, epoch, sum(losses) / len(losses), validation, is_best)
+            if world.leads:
+                run.log(as_line(event))
+                for name in ["last", "best"] if is_best else ["last"]:
+                    export(learner.averaged, task, run.folder / name, event)
+            losses.clear()
+            yield event
+        (asked,) = world.sum([float(stop.exit_code)])
+        if asked or step + 1 == total or time.monotonic() - last_save > save_every:
+            if world.leads:
+                run.save(progress, learner)
+            last_save = time.monotonic()
+        if asked and step + 1 < total:
+            world.barrier()
+            message = f"stopped at step {step + 1} of {total}; to go on: vit train --resume {run.folder}"
+            raise Stopped(message, stop.exit_code or EXIT_STOPPED)
+        last_step = time.monotonic()

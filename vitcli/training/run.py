@@ -1,0 +1,135 @@
+"""The run folder: what a run was asked to do, what happened, and where it stands. It explains itself without the tool.
+
+run.json        model, data (with fingerprint), recipe, command, versions
+metrics.jsonl   one line a step, one line an evaluation
+checkpoints/    states to resume from, LATEST.json names the newest
+best/ last/     checkpoints that every command (and timm, and transformers) loads
+"""
+
+import fcntl
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vitcli import __version__
+from vitcli.checkpoint.durable import write_file
+from vitcli.errors import UsageError, VitError
+from vitcli.text import safe
+from vitcli.training.state import Progress, load_state, save_state
+
+
+class Restorable(Protocol):
+    """What a run saves and restores (a `Learner`)."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def load(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A locked run folder. Only the leading process writes; every process reads."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    def restore(self, learner: Restorable) -> Progress | None:
+        """Load the newest saved state into `learner`; None for a fresh run."""
+        state = load_state(self.folder)
+        if state is None:
+            return None
+        progress, tensors = state
+        learner.load(tensors)
+        return progress
+
+    def save(self, progress: Progress, learner: Restorable) -> None:
+        save_state(self.folder, progress, learner.tensors())
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that a resumed run will do again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
+        write_file(path, [("".join(line + "\n" for line in kept)).encode()])
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut off by a kill
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`run.json` of a run folder. Raises UsageError when there is none."""
+    try:
+        config = json.loads((folder / "run.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{safe(folder)} is no run folder: it has no run.json") from None
+    except ValueError as error:
+        raise VitError(f"{safe(folder)}/run.json is damaged: {error}; start again in a new folder") from error
+    return dict(config)
+
+
+def next_run_folder(name: str) -> Path:
+    """`runs/<name>-<n>` with the least n that is free."""
+    n = 1
+    while (folder := Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return folder
+
+
+def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """A new run folder with its run.json. Raises UsageError when the folder is not empty, VitError when it cannot be."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(
+            f"{safe(folder)} is not empty: resume it with --resume {safe(folder)}, or choose another --out"
+        )
+    config = {
+        **settings,
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"vitcli": __version__, **{name: version(name) for name in ("torch", "timm", "numpy", "pillow")}},
+        "python": platform.python_version(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(folder / "run.json", [json.dumps(config, indent=1).encode()])
+    except OSError as error:
+        raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder against a second run in it. The lock dies with the process, however it dies."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another run is at work in {safe(folder)}; wait for it or choose another --out") from None
+        yield
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes free where the run writes."""
+    return shutil.disk_usage(folder).free
+
+
+def as_line(event: Any) -> dict[str, Any]:
+    """An event as a line of metrics.jsonl."""
+    return {"event": type(event).__name__.lower(), **asdict(event)}

@@ -1,0 +1,100 @@
+"""From settings to a `Task`: reads the data, builds the model. A run and its resumption both begin here."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitcli.data.samples import DataSet
+from vitcli.errors import UsageError
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import ARCHITECTURES, architecture
+from vitcli.model.config import ViTConfig
+from vitcli.model.vit import VisionTransformer
+from vitcli.text import did_you_mean, safe
+from vitcli.training.recipe import Recipe, as_dict, override
+from vitcli.training.seeds import reseed
+from vitcli.training.task import Task
+
+MODEL_SETTINGS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run was asked for: enough to begin it again. Kept in run.json."""
+
+    architecture: str
+    model_args: dict[str, Any]  # what differs from the architecture, by ViTConfig's names
+    data: str
+    recipe: Recipe
+    val_fraction: float = 0.1
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "recipe": as_dict(self.recipe)}
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "Settings":
+        recipe = override(Recipe(), config["recipe"], "run.json")
+        return cls(config["architecture"], dict(config["model_args"]), config["data"], recipe, config["val_fraction"])
+
+
+def build_task(settings: Settings, data: DataSet) -> Task:
+    """A freshly initialised model for `data`. Raises UsageError for a model that cannot be."""
+    recipe = settings.recipe
+    reseed(recipe.seed, "initialise")
+    if settings.architecture in ARCHITECTURES:
+        vit = vit_config(settings.architecture, settings.model_args, len(data.classes))
+        model: nn.Module = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
+        size = vit.img_size
+    else:
+        vit, model = None, _timm_model(settings, len(data.classes))
+        size = settings.model_args.get("img_size", (224, 224))
+    # Small images carry no border that a centre crop could spare.
+    crop_pct = 1.0 if min(size) <= 64 else 0.9
+    preprocess = Preprocess(size=tuple(size), crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
+
+
+def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig:
+    """The architecture with the changes a user asked for. Raises UsageError naming what does not fit."""
+    known = {field.name for field in fields(ViTConfig)}
+    changes: dict[str, Any] = {}
+    for key, value in model_args.items():
+        if key not in known:
+            raise UsageError(f"no model setting '{safe(key)}'.{did_you_mean(key, MODEL_SETTINGS)}")
+        changes[key] = tuple(value) if isinstance(value, list) else value
+    config = replace(architecture(name), **changes, num_classes=classes)
+    if config.embed_dim % config.num_heads:
+        raise UsageError(f"width {config.embed_dim} is not a multiple of {config.num_heads} heads")
+    for axis, (pixels, stride) in enumerate(zip(config.img_size, config.stride, strict=True)):
+        if pixels % stride or pixels < stride:
+            side = ("height", "width")[axis]
+            raise UsageError(f"image {side} {pixels} is not a multiple of the patch's {stride} pixels")
+    return config
+
+
+def _timm_model(settings: Settings, classes: int) -> nn.Module:
+    import timm
+
+    name = settings.architecture
+    if not timm.is_model(name):
+        raise UsageError(f"no architecture '{safe(name)}'.{did_you_mean(name, [*ARCHITECTURES, *timm.list_models()])}")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=classes, **settings.model_args)
+    except TypeError as error:
+        raise UsageError(f"{safe(name)} does not take these model settings: {error}") from error
+    return model
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def run_name(settings: Settings) -> str:
+    return Path(settings.data).resolve().name or "data"

@@ -1,0 +1,34 @@
+"""What is trained on what: the model, the data, the recipe and the preprocessing, put together once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vitcli.data.samples import DataSet
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.config import ViTConfig
+from vitcli.training.augment import Transform, training_transform
+from vitcli.training.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """`architecture` is timm's name; `vit` is None for a timm model that is not one of our Vision Transformers."""
+
+    architecture: str
+    model_args: Mapping[str, Any]  # what differs from the architecture
+    vit: ViTConfig | None
+    model: nn.Module
+    preprocess: Preprocess
+    data: DataSet
+    recipe: Recipe
+
+    @property
+    def classes(self) -> int:
+        return len(self.data.classes)
+
+    @property
+    def transform(self) -> Transform:
+        return training_transform(self.recipe, self.preprocess)
