@@ -134,10 +134,10 @@ def _decode(file: IO[bytes], name: str, fast_for: Preprocess | None, max_pixels:
             f"{name} has {width} × {height} pixels, more than {max_pixels / 1e6:g} million: "
             "reduce it, or raise the limit"
         )
-    if image.format == "JPEG":
+    if image.info.get("progressive"):
         _check_scans(file, name)
-        if fast_for is not None:
-            _reduce(image, fast_for)
+    if image.format == "JPEG" and fast_for is not None:
+        _reduce(image, fast_for)
     image.load()
     orientation = _orientation(image)  # after loading: PNG keeps its EXIF behind the pixels, TIFF turns by itself
     full_size = (width, height) if orientation < 5 else (height, width)
@@ -212,4 +212,4 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
