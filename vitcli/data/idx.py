@@ -9,18 +9,16 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.samples import ArraySamples
+from vitcli.data.samples import SPLIT_NAMES, ArraySamples, Split, Splits
 from vitcli.errors import DataError
 from vitcli.text import safe
-
-Split = Literal["train", "val", "test"]
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)(?P<split>train|val|test|t10k)-images(?P<sep>[-.])idx3-ubyte(?:\.gz)?")
 _MAX_BYTES = 4 << 30  # of one file, unpacked: a bound on what a gzip bomb may cost
@@ -35,11 +33,15 @@ def find_idx(folder: Path) -> dict[Split, tuple[Path, Path]]:
     Raises DataError for a missing label file and for two data sets in one folder.
     """
     found: dict[Split, tuple[Path, Path]] = {}
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{safe(folder)} cannot be listed: {error.strerror}") from error
+    for path in paths:
         match = _IMAGES.fullmatch(path.name)
         if not match:
             continue
-        split: Split = "test" if match["split"] == "t10k" else match["split"]  # type: ignore[assignment]
+        split: Split = "test" if match["split"] == "t10k" else SPLIT_NAMES[match["split"]]
         stem = f"{match['prefix']}{match['split']}-labels{match['sep']}idx1-ubyte"
         labels = next((p for p in (path.with_name(stem), path.with_name(stem + ".gz")) if p.is_file()), None)
         if labels is None:
@@ -76,19 +78,37 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def read_split(images_path: Path, labels_path: Path) -> ArraySamples:
-    """One split; `labels` are the numbers in the file. Raises DataError."""
+def read_idx_folder(root: Path, files: Mapping[Split, tuple[Path, Path]], names: Sequence[str] | None) -> Splits:
+    """The splits of `find_idx`. Without known names, classes are the numbers that occur. Raises DataError."""
+    named = {split: _read_split(*pair) for split, pair in files.items()}
+    numbers = np.unique(np.concatenate([samples.labels for samples in named.values()]))
+    known = _class_names(root, [samples.labels for samples in named.values()], names)
+    if known is None:
+        named = {
+            split: replace(samples, labels=np.searchsorted(numbers, samples.labels)) for split, samples in named.items()
+        }
+        return Splits(root, "idx", tuple(str(number) for number in numbers), named)
+    if numbers[-1] >= len(known):
+        raise DataError(f"{safe(root)} has labels up to {numbers[-1]} but only {len(known)} class names")
+    if len(set(known)) < len(known):
+        raise DataError(f"{safe(root)}: the class names are not all different")
+    return Splits(root, "idx", known, named)
+
+
+def _read_split(images_path: Path, labels_path: Path) -> ArraySamples:
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels):
         raise DataError(
             f"{safe(images_path)} holds {len(images)} images but {safe(labels_path.name)} {len(labels)} labels"
         )
-    if len(images) == 0 or 0 in images.shape:
+    if images.size == 0:
         raise DataError(f"{safe(images_path)} holds no images")
     return ArraySamples(images, labels.astype(np.int64), str(images_path), np.arange(len(labels)))
 
 
-def class_names(folder: Path, labels: npt.NDArray[np.int64], given: Sequence[str] | None) -> tuple[str, ...] | None:
+def _class_names(
+    folder: Path, labels: Sequence[npt.NDArray[np.int64]], given: Sequence[str] | None
+) -> tuple[str, ...] | None:
     """Names of labels 0, 1, …: those given, else `classes.txt` in the folder (one a line), else those of a data set
     recognised by its very labels; None when nobody knows. Raises DataError for a useless `classes.txt`."""
     if given is not None:
@@ -99,4 +119,5 @@ def class_names(folder: Path, labels: npt.NDArray[np.int64], given: Sequence[str
             return tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{safe(file)} cannot be read as UTF-8 text: {safe(error)}") from error
-    return _KNOWN_LABELS.get(hashlib.sha256(labels.astype(np.uint8).tobytes()).hexdigest())
+    hashes = (hashlib.sha256(numbers.astype(np.uint8).tobytes()).hexdigest() for numbers in labels)
+    return next((_KNOWN_LABELS[digest] for digest in hashes if digest in _KNOWN_LABELS), None)

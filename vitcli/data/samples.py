@@ -1,11 +1,13 @@
 """What a data set is once it has been read: classes, splits and samples that can be asked for an image.
 
 Knows nothing of file layouts (they are in `idx`, `folders` and `manifest`), of batches or of augmentation.
+
+Legend: C channels, H W pixels, K classes, N samples.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -14,8 +16,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vitcli.images.decode import open_image
+from vitcli.images.load import load
+from vitcli.images.preprocess import Preprocess
+
 Kind = Literal["idx", "folders", "manifest"]
+Split = Literal["train", "val", "test"]
 Labels = npt.NDArray[np.int64]
+Progress = Callable[[int, int], None]  # done, of how many
+
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "val",
+    "evaluation": "val",
+    "test": "test",
+}
 
 
 class Samples(Protocol):
@@ -34,15 +53,18 @@ class Samples(Protocol):
     def image(self, i: int) -> Image.Image:
         """Image `i`, decoded in full, upright, RGB. Raises ImageError."""
 
+    def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
+        """Image `i` as a model sees it, float32 (C, H, W): what `images.load` gives for its file. Raises ImageError."""
+
     def name(self, i: int) -> str:
         """Where image `i` comes from, for messages and reports."""
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySamples:
-    """Gray images held in memory: `images` uint8 (N, H, W)."""
+    """Gray images held in memory."""
 
-    images: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]  # (N, H, W)
     labels: Labels
     source: str  # file that the images were read from
     indices: Labels  # position of each image in that file, (N,)
@@ -53,8 +75,16 @@ class ArraySamples:
     def image(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i]).convert("RGB")
 
+    def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
+        return preprocess(self.image(i), exact=exact)
+
     def name(self, i: int) -> str:
         return f"{self.source}[{self.indices[i]}]"
+
+    @property
+    def contents(self) -> list[bytes]:
+        """A hash of each image, (N,)."""
+        return [hashlib.blake2b(image, digest_size=16).digest() for image in self.images]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,20 +99,125 @@ class ArraySamples:
 
 
 @dataclass(frozen=True, eq=False)
+class FileSamples:
+    """Images in files, read when asked for."""
+
+    root: Path
+    names: tuple[str, ...]  # paths, relative to root or absolute, (N,)
+    labels: Labels
+    contents: list[bytes] | None = None  # a hash of each file, (N,), where the split was drawn from it
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, i: int) -> Path:
+        return self.root / self.names[i]
+
+    def image(self, i: int) -> Image.Image:
+        return open_image(self.path(i))
+
+    def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
+        return load(self.path(i), preprocess, exact=exact)
+
+    def name(self, i: int) -> str:
+        return str(self.path(i))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of names, labels and contents where those were hashed, of names, labels and sizes otherwise.
+
+        Not of times, so that a copy of the data on another disk resumes a run.
+        """
+        digest = hashlib.sha256()
+        for i, name in enumerate(self.names):
+            content = self.contents[i].hex() if self.contents else _size(self.path(i))
+            digest.update(f"{name}\0{self.labels[i]}\0{content}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def hashed(self, progress: Progress | None = None) -> "FileSamples":
+        """The same samples with `contents`. Reads every file; one that cannot be read is known by its name."""
+        contents = []
+        for i, name in enumerate(self.names):
+            try:
+                with self.path(i).open("rb") as file:
+                    contents.append(hashlib.file_digest(file, _content_hash).digest())
+            except OSError:  # decoding will report it, in its place
+                contents.append(_content_hash(name.encode("utf-8", "surrogateescape")).digest())
+            if progress:
+                progress(i + 1, len(self.names))
+        return replace(self, contents=contents)
+
+    def keep(self, mask: npt.NDArray[np.bool_]) -> "FileSamples":
+        """The samples where `mask` (N,) is true, in the same order."""
+        kept = np.flatnonzero(mask).tolist()
+        contents = None if self.contents is None else [self.contents[i] for i in kept]
+        return replace(self, names=tuple(self.names[i] for i in kept), labels=self.labels[mask], contents=contents)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a reader found, before anything is asked of it: any split may be missing, any class empty."""
+
+    root: Path
+    kind: Kind
+    classes: tuple[str, ...]  # of all splits, in the order of labels
+    named: Mapping[Split, ArraySamples | FileSamples]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A data set in numbers, to be shown before work starts."""
+
+    root: Path
+    kind: Kind
+    classes: tuple[str, ...]
+    counts: Mapping[Split, tuple[int, ...]]  # images of each class, (K,)
+    notes: tuple[str, ...]
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class to those of the smallest."""
+        return max(self.counts["train"]) / max(min(self.counts["train"]), 1)
+
+
+@dataclass(frozen=True, eq=False)
 class DataSet:
-    """Everything that one `--data` argument names. `classes[label]` is the name of a label."""
+    """What training needs. `classes[label]` is the name of a label; every class has training images."""
 
     root: Path
     kind: Kind
     classes: tuple[str, ...]
     train: Samples
-    val: Samples
+    val: Samples  # may be empty
     test: Samples | None = None
-    notes: tuple[str, ...] = field(default=())  # what a user should know before training starts
+    notes: tuple[str, ...] = ()  # what a user should know before training starts
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the classes and all splits."""
-        splits: Sequence[Samples | None] = (self.train, self.val, self.test)
-        parts = [*self.classes, *("" if split is None else split.fingerprint for split in splits)]
-        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+        parts = [
+            *self.classes,
+            *("" if split is None else split.fingerprint for split in (self.train, self.val, self.test)),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def summary(self) -> Summary:
+        splits: dict[Split, Samples | None] = {"train": self.train, "val": self.val, "test": self.test}
+        counts: dict[Split, tuple[int, ...]] = {
+            split: tuple(np.bincount(samples.labels, minlength=len(self.classes)).tolist())
+            for split, samples in splits.items()
+            if samples is not None
+        }
+        return Summary(self.root, self.kind, self.classes, counts, self.notes)
+
+
+def _content_hash(data: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(data, digest_size=16)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -1,61 +1,108 @@
-"""`open_data`: whatever a user names with `--data` → `DataSet`. Decides what a path is; the readers are beside it."""
+"""`open_data`: whatever a user names with `--data` → `DataSet`. Decides what a path is and what training may ask of it.
 
-import hashlib
+The readers (`idx`, `folders`, `manifest`) say what is there; `read_splits` is theirs together.
+"""
+
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from vitcli.data.idx import class_names as idx_class_names
-from vitcli.data.idx import find_idx, read_split
-from vitcli.data.samples import ArraySamples, DataSet
+from vitcli.data import idx, manifest
+from vitcli.data.folders import quoted, read_folders
+from vitcli.data.samples import ArraySamples, DataSet, FileSamples, Progress, Splits
 from vitcli.data.split import content_split
 from vitcli.errors import DataError
 from vitcli.text import safe
 
 
-def open_data(
-    path: str | Path, *, val_fraction: float = 0.1, seed: int = 0, class_names: Sequence[str] | None = None
-) -> DataSet:
-    """Read the data set at `path`. Where it has no validation split, `val_fraction` of train becomes one, by content.
+def read_splits(path: str | Path, *, class_names: Sequence[str] | None = None) -> Splits:
+    """The splits and classes at `path`: class folders, a manifest, or MNIST-style IDX files. Raises DataError.
 
-    `seed` draws another such split. `class_names` name the labels 0, 1, … of IDX files. Raises DataError.
+    Without split folders or columns everything is "train". `class_names` name the labels 0, 1, … of IDX files.
     """
     root = Path(path)
-    if not root.is_dir():
-        raise DataError(f"{safe(root)} is not a folder")
-    if find_idx(root):
-        return _open_idx(root, val_fraction, seed, class_names)
-    raise DataError(f"{safe(root)} holds no data set: expected MNIST-style IDX files")
+    if root.is_dir():
+        files = idx.find_idx(root)
+        if files:
+            return idx.read_idx_folder(root, files, class_names)
+        listed = manifest.manifest_in(root)
+    elif not root.exists():
+        raise DataError(f"{safe(root)} does not exist")
+    elif root.suffix.casefold() in manifest.SUFFIXES:
+        listed = root
+    else:
+        raise DataError(
+            f"{safe(root)} is neither a folder nor a manifest ({', '.join(manifest.SUFFIXES)}); unpack archives first"
+        )
+    if class_names is not None:
+        raise DataError(f"class names were given, but {safe(root)} holds no IDX files and names its classes itself")
+    return manifest.read_manifest(listed) if listed else read_folders(root)
 
 
-def _open_idx(root: Path, val_fraction: float, seed: int, names: Sequence[str] | None) -> DataSet:
-    splits = {split: read_split(*files) for split, files in find_idx(root).items()}
-    if "train" not in splits:
-        raise DataError(f"{safe(root)} holds no training images (train-images-idx3-ubyte[.gz])")
-    train, notes = splits["train"], []
-    seen = np.unique(np.concatenate([samples.labels for samples in splits.values()]))
-    known = idx_class_names(root, train.labels, names)
-    if known is None:
-        classes = tuple(str(number) for number in seen)
-        splits = {split: _relabel(samples, seen) for split, samples in splits.items()}
-        train = splits["train"]
+def open_data(
+    path: str | Path,
+    *,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> DataSet:
+    """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
+
+    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content
+    and `seed`; `progress` is told how many files have been read for that.
+    """
+    found = read_splits(path, class_names=class_names)
+    train = found.named.get("train")
+    if train is None:
+        raise DataError(f"{safe(path)} has no training split, only {', '.join(found.named)}")
+    if not len(train):
+        raise DataError(f"{safe(path)} holds no training images; expected {safe(path)}/<class>/<image>")
+    _check_classes(found, train)
+    notes = list(found.notes)
+    if "val" in found.named:
+        val = found.named["val"]
     else:
-        classes = known
-        if seen[-1] >= len(classes):
-            raise DataError(f"{safe(root)} has labels up to {seen[-1]} but only {len(classes)} class names")
-    if "val" in splits:
-        val = splits["val"]
-    else:
-        digests = [hashlib.blake2b(image, digest_size=16).digest() for image in train.images]
-        mask = content_split(digests, train.labels, val_fraction, seed)
+        if isinstance(train, FileSamples):
+            train = train.hashed(progress)
+        contents = train.contents or []
+        mask = content_split(contents, train.labels, val_fraction, seed)
+        notes += _copies(train, contents, found.classes)
+        notes.append(f"{mask.sum()} of {len(mask)} training images validate, chosen by content")
         train, val = train.keep(~mask), train.keep(mask)
-        notes.append(f"{len(val)} of {len(mask)} training images validate, chosen by content")
-    return DataSet(root, "idx", classes, train, val, splits.get("test"), tuple(notes))
+    unseen = set(range(len(found.classes))) - set(val.labels.tolist())
+    if len(val) and unseen:
+        notes.append(f"no validation images of {quoted([found.classes[label] for label in sorted(unseen)])}")
+    return DataSet(found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes))
 
 
-def _relabel(samples: ArraySamples, numbers: npt.NDArray[np.int64]) -> ArraySamples:
-    """Labels as positions in the sorted `numbers` that occur."""
-    return replace(samples, labels=np.searchsorted(numbers, samples.labels).astype(np.int64))
+def _check_classes(found: Splits, train: ArraySamples | FileSamples) -> None:
+    counts = np.bincount(train.labels, minlength=len(found.classes))
+    empty = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"{safe(found.root)} has no training images of {quoted(empty)}: "
+            "add some, or remove the class from every split (is it written alike in all of them?)"
+        )
+    if len(found.classes) < 2:
+        hint = f" (or is the data set {safe(found.root / found.classes[0])}?)" if found.kind == "folders" else ""
+        raise DataError(
+            f"{safe(found.root)} has only one class, {quoted(list(found.classes))}: training needs two{hint}"
+        )
+
+
+def _copies(samples: ArraySamples | FileSamples, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:
+    """Notes on identical images: harmless within a class, a contradiction across classes."""
+    first: dict[bytes, int] = {}
+    copies, contradictions = 0, []
+    for i, content in enumerate(contents):
+        original = first.setdefault(content, i)
+        copies += original != i
+        if samples.labels[original] != samples.labels[i]:
+            contradictions.append((original, i))
+    notes = [f"{copies} training images are exact copies of others"] if copies else []
+    if contradictions:
+        pair = " and ".join(f"{safe(samples.name(i))} ({safe(classes[samples.labels[i]])})" for i in contradictions[0])
+        notes.append(f"{len(contradictions)} images stand under two classes, such as {pair}")
+    return notes
