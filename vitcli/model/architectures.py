@@ -251,7 +251,7 @@ _REASONS: Mapping[str, Sequence[str]] = {
 NOT_COVERED: Mapping[str, str] = {name: reason for reason, names in _REASONS.items() for name in names}
 """timm's other names in the same modules, with what they have that our model does not."""
 
-# Names that timm has given up, and what it reads them as
+# Names that timm has given up, and what it reads them as (but for the SAM ones, whose tag it has renamed since)
 ALIASES: Mapping[str, str] = {
     **{
         f"vit_{size}_in21k": f"vit_{size}.augreg_in21k"
@@ -270,8 +270,8 @@ ALIASES: Mapping[str, str] = {
     },
     "vit_large_patch32_224_in21k": "vit_large_patch32_224.orig_in21k",
     "vit_huge_patch14_224_in21k": "vit_huge_patch14_224.orig_in21k",
-    "vit_base_patch32_224_sam": "vit_base_patch32_224.sam",
-    "vit_base_patch16_224_sam": "vit_base_patch16_224.sam",
+    "vit_base_patch32_224_sam": "vit_base_patch32_224.sam_in1k",
+    "vit_base_patch16_224_sam": "vit_base_patch16_224.sam_in1k",
     "vit_small_patch16_224_dino": "vit_small_patch16_224.dino",
     "vit_small_patch8_224_dino": "vit_small_patch8_224.dino",
     "vit_base_patch16_224_dino": "vit_base_patch16_224.dino",

@@ -9,7 +9,6 @@ Legend: B batch, C channels, H W pixels, then cells of the map.
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,8 +42,9 @@ class StdConv(nn.Conv2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-8)
+        # (w − μ) / √(σ² + ε) of each filter, in one kernel: the filters as the channels of a single sample
+        filters = self.weight.flatten(1)[None]
+        weight = F.batch_norm(filters, None, None, training=True, eps=1e-8).view_as(self.weight)
         if self.stride[0] > 1:
             x = pad_same(x, self.kernel_size[0], self.stride[0])
         return F.conv2d(x, weight, None, self.stride, self.padding)
