@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vitcli.errors import ImageError
-from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import Extent, Preprocess
 from vitcli.text import safe
 
 MAX_PIXELS = 64_000_000  # of one image
@@ -67,7 +67,7 @@ _UPRIGHT = {
 @dataclass(frozen=True)
 class Decoded:
     image: Image.Image  # RGB, upright
-    full_size: tuple[int, int]  # (width, height), upright, that the file states; larger than image.size when reduced
+    extent: Extent | None  # where the full image lies in `image`; None: they are the same
 
 
 def open_image(
@@ -92,7 +92,7 @@ def decode(
     fast_for: Preprocess | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Decoded:
-    """As `open_image`, with the size that the image has in its file."""
+    """As `open_image`, with what is needed to resize a reduced image exactly."""
     name = safe(name if name is not None else source if isinstance(source, Path) else "image")
     with _open_regular(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
@@ -140,12 +140,11 @@ def _decode(file: IO[bytes], name: str, fast_for: Preprocess | None, max_pixels:
         _reduce(image, fast_for)
     image.load()
     orientation = _orientation(image)  # after loading: PNG keeps its EXIF behind the pixels, TIFF turns by itself
-    full_size = (width, height) if orientation < 5 else (height, width)
-    if image.format == "TIFF":
-        full_size = image.size
-    upright = _UPRIGHT.get(orientation)
     rgb = _rgb(image, name)
-    return Decoded(rgb if upright is None else rgb.transpose(upright), full_size)
+    if orientation != 1:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    reduction = round(width / image.width) if image.format == "JPEG" else 1
+    return Decoded(rgb, None if reduction == 1 else _extent(rgb, orientation, width, height, reduction))
 
 
 def _opener(file: IO[bytes], name: str) -> Callable[[IO[bytes]], Image.Image]:
@@ -184,6 +183,15 @@ def _reduce(image: Any, preprocess: Preprocess) -> None:
     width, height = image.size[::-1] if turned else image.size
     wanted = [REDUCING_GAP * side for side in preprocess.resized(width, height)]
     image.draft(None, tuple(wanted[::-1] if turned else wanted))
+
+
+def _extent(rgb: Image.Image, orientation: int, width: int, height: int, reduction: int) -> Extent:
+    """For `rgb` upright; `width` and `height` as the file has them. What was rounded up lies right and below there."""
+    full_size = (height, width) if orientation >= 5 else (width, height)
+    across, down = full_size[0] / reduction, full_size[1] / reduction
+    left = rgb.width - across if orientation in (2, 3, 6, 7) else 0.0
+    top = rgb.height - down if orientation in (3, 4, 7, 8) else 0.0
+    return Extent(full_size, (left, top, left + across, top + down))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -23,4 +23,4 @@ def load(
     times faster and at most 0.25 of 255 away on average (benchmarks/preprocess.py).
     """
     decoded = decode(source, name=name, fast_for=None if exact else preprocess, max_pixels=max_pixels)
-    return preprocess(decoded.image, exact=exact, full_size=decoded.full_size)
+    return preprocess(decoded.image, exact=exact, extent=decoded.extent)

@@ -40,6 +40,13 @@ class _Plan(NamedTuple):
     top: int
 
 
+class Extent(NamedTuple):
+    """Where a full image lies in one that was decoded at a reduced scale and so rounded up to whole pixels."""
+
+    full_size: tuple[int, int]  # (width, height) of the full image
+    box: tuple[float, float, float, float]  # (left, top, right, bottom) of it, in pixels of the reduced one
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How images become pixels for one model. Fields and defaults are those of timm's `resolve_data_config`.
@@ -118,31 +125,29 @@ class Preprocess:
         plan = self._plan(width, height)
         return plan.width, plan.height
 
-    def pixels(
-        self, image: Image.Image, *, exact: bool = False, full_size: tuple[int, int] | None = None
-    ) -> npt.NDArray[np.uint8]:
+    def pixels(self, image: Image.Image, *, exact: bool = False, extent: Extent | None = None) -> npt.NDArray[np.uint8]:
         """RGB image → uint8 (H, W, C): resized and cropped.
 
-        `full_size` is the (width, height) that the image had in its file when it was decoded at a reduced scale: the
-        crop then lies where it would lie in the full image.
+        With the `extent` of an image decoded at a reduced scale, the crop lies where it would lie in the full one.
         """
         if self.in_chans == 1:
             image = image.convert("L")
-        plan = self._plan(*(full_size or image.size))
+        extent = extent or Extent(image.size, (0, 0, *image.size))
+        plan = self._plan(*extent.full_size)
         exact = (
             exact or self.interpolation == "nearest"
         )  # its rounding would pick other pixels, and it is cheap in full
         if exact and plan.width * plan.height <= _MAX_RESIZED:
             result = self._resize_then_crop(image, plan)
         else:
-            result = self._resize_the_crop(image, plan, full_size or image.size)
+            result = self._resize_the_crop(image, plan, extent)
         return np.asarray(result).reshape(*self.size, self.in_chans)
 
     def __call__(
-        self, image: Image.Image, *, exact: bool = False, full_size: tuple[int, int] | None = None
+        self, image: Image.Image, *, exact: bool = False, extent: Extent | None = None
     ) -> npt.NDArray[np.float32]:
         """RGB image → float32 (C, H, W), normalised. Arguments as for `pixels`."""
-        pixels = self.pixels(image, exact=exact, full_size=full_size)
+        pixels = self.pixels(image, exact=exact, extent=extent)
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)  # (C, H, W)
         values /= np.float32(255)
         values -= np.array(self.mean, np.float32).reshape(-1, 1, 1)
@@ -176,18 +181,17 @@ class Preprocess:
         canvas.paste(image, (-plan.left, -plan.top))
         return canvas
 
-    def _resize_the_crop(self, image: Image.Image, plan: _Plan, full_size: tuple[int, int]) -> Image.Image:
+    def _resize_the_crop(self, image: Image.Image, plan: _Plan, extent: Extent) -> Image.Image:
         height, width = self.size
         left, right = max(plan.left, 0), min(plan.left + width, plan.width)
         top, bottom = max(plan.top, 0), min(plan.top + height, plan.height)
-        # A reduced image is rounded up to whole pixels: its last column may stand for less than the others do.
-        scale_x = full_size[0] / _reduction(full_size, image.size) / plan.width
-        scale_y = full_size[1] / _reduction(full_size, image.size) / plan.height
+        x0, y0, x1, y1 = extent.box
+        scale_x, scale_y = (x1 - x0) / plan.width, (y1 - y0) / plan.height
         box = (
-            left * scale_x,
-            top * scale_y,
-            min(right * scale_x, image.width),
-            min(bottom * scale_y, image.height),
+            x0 + left * scale_x,
+            y0 + top * scale_y,
+            min(x0 + right * scale_x, image.width),
+            min(y0 + bottom * scale_y, image.height),
         )
         part = image.resize((right - left, bottom - top), _RESAMPLING[self.interpolation], box)
         if part.size == (width, height):
@@ -205,11 +209,6 @@ class Preprocess:
 def _offset(image: int, crop: int) -> int:
     """Where a centred crop begins on one axis; negative: that much padding comes first."""
     return -((crop - image) // 2) if crop > image else round((image - crop) / 2)
-
-
-def _reduction(full: tuple[int, int], reduced: tuple[int, int]) -> int:
-    """The whole number by which a JPEG was reduced when it was decoded: 1, 2, 4 or 8."""
-    return round(max(full) / max(reduced))
 
 
 def _is_number(value: object) -> bool:
