@@ -24,7 +24,7 @@ from vitcli.model.config import ViTConfig
 from vitcli.text import safe
 
 FORMAT = 1
-MAX_CLASSES = 1_000_000
+MAX_CLASSES = 100_000
 
 Source = Literal["bundled", "hub", "folder", "file"]
 

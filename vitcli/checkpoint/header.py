@@ -88,7 +88,8 @@ def sniff(start: bytes) -> str | None:
         return f"a zip archive, probably a PyTorch pickle; {PICKLE_HINT}"
     if start.startswith(b"\x1f\x8b"):
         return "gzip-compressed; unpack it with gunzip"
-    if len(start) >= 3 and start[0] == 0x80 and start[1] in range(2, 6) and start[4:8] != b"\0" * 4:
+    # A safetensors header may have a length of these bytes too, but then begins with a brace.
+    if len(start) >= 2 and start[0] == 0x80 and start[1] in range(2, 6) and start[8:9] != b"{":
         return f"a Python pickle; {PICKLE_HINT}"
     return None
 

@@ -16,6 +16,7 @@ from vitcli.checkpoint.tensors import Array
 from vitcli.checkpoint.weights import compare, read_weights, stored_grid
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import NOT_COVERED
 from vitcli.model.config import Size, ViTConfig
 from vitcli.model.posemb import resample_pos_embed
 from vitcli.model.vit import VisionTransformer
@@ -37,8 +38,10 @@ def load_model(
     """
     vit = checkpoint.vit
     if vit is None:
+        has = NOT_COVERED.get(checkpoint.architecture)
+        reason = f", which has {has}" if has else ""
         raise CheckpointError(
-            f"{safe(checkpoint.name)}: a plain Vision Transformer is needed, not {checkpoint.architecture}"
+            f"{safe(checkpoint.name)}: a plain Vision Transformer is needed, not {checkpoint.architecture}{reason}"
         )
     tensors = {name: torch.from_numpy(a) for name, a in read_weights(checkpoint, img_size=img_size).items()}
     pos = tensors.get("pos_embed")

@@ -12,6 +12,7 @@ from typing import Any
 
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.config import Size, StemConfig, ViTConfig
 from vitcli.text import did_you_mean, safe
@@ -22,12 +23,13 @@ Check = Callable[[Any], Any]
 
 
 def architecture_name(value: Any) -> tuple[str, list[str]]:
-    """A timm architecture name, and a note when something had to be taken off it."""
+    """A timm architecture name without prefix and tag, and a note when it was written otherwise."""
     if not isinstance(value, str):
         raise CheckpointError("no architecture; is this a timm or `vit` checkpoint?")
     name = value.removeprefix("timm/").partition(".")[0]
     if not re.fullmatch(r"[A-Za-z0-9_]{1,100}", name):
         raise CheckpointError(f"'{safe(value, 80)}' is not an architecture name")
+    name = OLD_NAMES.get(name, name).partition(".")[0]
     return name, [] if name == value else [f"architecture '{safe(value, 80)}' read as '{name}'"]
 
 

@@ -26,6 +26,8 @@ from vitcli.checkpoint.layout import (
 )
 from vitcli.checkpoint.untrusted import read_config
 from vitcli.errors import CheckpointError, HubError
+from vitcli.model.architectures import ALIASES as OLD_NAMES
+from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
 from vitcli.text import did_you_mean, safe
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def _named(name: str, progress: "OnProgress | None") -> Checkpoint:
         return _hub(ALIASES[name], progress)
     if "/" not in name and "." in name and _is_architecture(name):
         return _hub(f"timm/{name}", progress)
+    if name in OLD_NAMES:
+        return _hub(f"timm/{OLD_NAMES[name]}", progress)
     if _REPO.match(name.partition("@")[0]) and not path.exists():
         return _hub(name, progress)
     raise _unknown(name)
@@ -174,8 +178,6 @@ def _with_names(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _is_architecture(name: str) -> bool:
-    from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
-
     architecture = name.partition(".")[0]
     return architecture in ARCHITECTURES or architecture in NOT_COVERED
 

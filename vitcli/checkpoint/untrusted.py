@@ -48,8 +48,9 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """The JSON object in the file `path`. Raises CheckpointError for anything else, and for more than 16 MiB."""
     with open_regular(path) as file:
-        data = file.read(MAX_CONFIG_BYTES + 1)
-    if len(data) > MAX_CONFIG_BYTES:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size) if size <= MAX_CONFIG_BYTES else None
+    if data is None:
         raise CheckpointError(f"{safe(path)}: larger than {MAX_CONFIG_BYTES >> 20} MiB; this is not a model's config")
     return parse_object(data, safe(path))
 

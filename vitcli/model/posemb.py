@@ -51,6 +51,9 @@ def resample_pos_embed(
 def _interpolate(grid: Tensor, target: Size, kernel: Kernel) -> Tensor:
     """(1, D, h, w) → (1, D, h', w')."""
     match kernel:
+        case "timm" if target[0] > target[1] == 1:
+            # torch 2.14 antialiases to a single column wrongly (one value repeated), and to a single row rightly.
+            return _interpolate(grid.transpose(2, 3), (1, target[0]), kernel).transpose(2, 3)
         case "timm":
             return F.interpolate(grid, target, mode="bicubic", antialias=True)
         case "paper":
