@@ -1,0 +1,128 @@
+"""What a ViT costs: parameters and multiply–adds, from its config alone. Imports no torch, allocates nothing.
+
+Counted are matrix products and convolutions, as `torch.utils.flop_counter` counts them (its FLOPs are two for each
+multiply–add); norms, activations and the softmax are not. A training step takes about three forward passes.
+
+Legend: N tokens, M queries (M ≤ N), D width, K classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from vitcli.model.config import ViTConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the model."""
+
+    name: str
+    params: int
+    macs: int  # multiply–adds of the forward pass, for one image
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The parts of the model in the order of the data: patches, position, attention, mlp, head."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def params(self) -> int:
+        return sum(stage.params for stage in self.stages)
+
+    @property
+    def macs(self) -> int:
+        """Multiply–adds of the forward pass, for one image."""
+        return sum(stage.macs for stage in self.stages)
+
+
+def cost(config: ViTConfig) -> Cost:
+    """Parameters and multiply–adds of each part; attention and mlp are those of all blocks, each with its norm."""
+    return Cost((_patches(config), _position(config), _attention(config), _mlp(config), _head(config)))
+
+
+def _patches(config: ViTConfig) -> Stage:
+    """The projection E, and the CNN in front of it."""
+    D, channels = config.embed_dim, config.in_chans
+    params = macs = 0
+    for conv in _convolutions(config):
+        params += conv.weights + 2 * conv.channels  # a GroupNorm follows each
+        macs += conv.weights * conv.cells
+        channels = conv.channels
+    weights = prod(config.patch_size) * channels * D
+    params += weights + (0 if config.pre_norm else D)
+    return Stage("patches", params, macs + weights * config.num_patches)
+
+
+def _position(config: ViTConfig) -> Stage:
+    """Class token, registers, position embedding, CLIP's norm."""
+    rows = config.num_prefix_tokens + config.num_pos_tokens + 2 * config.pre_norm
+    return Stage("position", rows * config.embed_dim, 0)
+
+
+def _attention(config: ViTConfig) -> Stage:
+    D, N = config.embed_dim, config.num_tokens
+    params = 2 * D + 4 * D * D + 3 * D * config.qkv_bias + D * config.proj_bias + D * bool(config.init_values)
+    params += 4 * config.head_dim * config.qk_norm
+    # k and v of all tokens; q and the projection of the queries; q·k and the sum over v
+    macs = sum(2 * N * D * D + 2 * M * D * D + 2 * M * N * D for M in _queries(config))
+    return Stage("attention", config.depth * params, macs)
+
+
+def _mlp(config: ViTConfig) -> Stage:
+    D, hidden = config.embed_dim, config.mlp_dim
+    weights = D * hidden + (hidden // 2 if config.mlp == "swiglu" else hidden) * D
+    params = 2 * D + weights + (hidden + D) * config.proj_bias + D * bool(config.init_values)
+    return Stage("mlp", config.depth * params, weights * sum(_queries(config)))
+
+
+def _head(config: ViTConfig) -> Stage:
+    """The last norm, pooling, the pre-training head's hidden layer, the classifier."""
+    D, hidden = config.embed_dim, config.mlp_dim
+    params, macs = 2 * D * config.final_norm, 0
+    if config.global_pool == "map":
+        N = config.num_tokens if config.pool_include_prefix else config.num_patches
+        weights = 2 * D * D + 2 * D * hidden  # of the query, the projection and the MLP: one token
+        params += D + weights + 2 * D * D + 4 * D + 2 * D + hidden + D
+        macs += weights + 2 * N * D * D + 2 * N * D
+    if config.head_hidden:
+        params += (D + 1) * config.head_hidden
+        macs += D * config.head_hidden
+    params += (config.num_features + 1) * config.num_classes
+    return Stage("head", params, macs + config.num_features * config.num_classes)
+
+
+def _queries(config: ViTConfig) -> list[int]:
+    """How many tokens each block computes: the last one only the class token, when nothing else is looked at."""
+    last = 1 if config.global_pool == "token" else config.num_tokens
+    return [config.num_tokens] * (config.depth - 1) + [last]
+
+
+class _Convolution(NamedTuple):
+    weights: int
+    channels: int  # that come out
+    cells: int  # that come out
+
+
+def _convolutions(config: ViTConfig) -> Iterator[_Convolution]:
+    """The CNN's convolutions, in its order; its last one gives the feature map's channels."""
+    stem = config.stem
+    if stem is None:
+        return
+
+    def cells(reduction: int) -> int:
+        return prod(-(-size // reduction) for size in config.img_size)
+
+    yield _Convolution(7 * 7 * config.in_chans * stem.width, stem.width, cells(2))
+    channels, before = stem.width, cells(4)
+    for i, (blocks, width) in enumerate(zip(stem.layers, stem.stage_widths, strict=True)):
+        inner, after = width // 4, cells(4 << i)
+        yield _Convolution(channels * width, width, after)  # of the first block's shortcut
+        for _ in range(blocks):
+            yield _Convolution(channels * inner, inner, before)
+            yield _Convolution(3 * 3 * inner * inner, inner, after)
+            yield _Convolution(inner * width, width, after)
+            channels, before = width, after
