@@ -430,7 +430,7 @@ def test_a_position_embedding_of_another_grid_is_never_interpolated_silently(tmp
     write_tiny(tmp_path)
     sizes = {"model_args__img_size": [128, 128], "pretrained_cfg__input_size": [3, 128, 128]}
     edit_config(tmp_path, **sizes)
-    with pytest.raises(CheckpointError, match="grid of 4×4, the config's 128×128 pixels make 8×8.*--img-size"):
+    with pytest.raises(CheckpointError, match=r"grid of 4×4, the config's 128×128 pixels make 8×8.*--img-size"):
         read_weights(resolve(str(tmp_path)))
 
 

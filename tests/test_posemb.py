@@ -1,5 +1,5 @@
-"""Position-embedding resampling against those who use each kernel: timm, the authors (scipy), transformers, torchvision,
-DINOv2's formula; and properties that any of them must have.
+"""Position-embedding resampling against those who use each kernel (timm, the authors' scipy, transformers, torchvision,
+DINOv2's formula), and properties that any kernel must have.
 """
 
 import pytest
@@ -131,7 +131,7 @@ def test_the_same_grid_is_the_same_tensor(grid: Grid, prefix: int, kernel: Kerne
 @settings(max_examples=100, deadline=None)
 @given(grids, grids, st.integers(0, 3), st.sampled_from(KERNELS))
 def test_shape_prefix_and_constants_survive(source: Grid, target: Grid, prefix: int, kernel: Kernel) -> None:
-    """Every kernel's weights sum to one, so a constant map stays constant: rounding, about 1e-6, is all that may change."""
+    """Every kernel's weights sum to one, so a constant map stays constant, but for rounding (1e-6)."""
     pos = position_embedding(source, prefix)
     pos[:, prefix:] = 3.0
     new = resample_pos_embed(pos, source, target, prefix, kernel)
@@ -143,7 +143,7 @@ def test_shape_prefix_and_constants_survive(source: Grid, target: Grid, prefix: 
 @settings(max_examples=100, deadline=None)
 @given(grids, grids, st.sampled_from(KERNELS))
 def test_rows_and_columns_are_treated_alike(source: Grid, target: Grid, kernel: Kernel) -> None:
-    """Transposing before or after is the same: a mix-up of height and width breaks this on grids that are not square."""
+    """Transposing before or after is the same; a mix-up of height and width breaks this where a grid is not square."""
     pos = position_embedding(source, 0)
     turned = as_map(pos, source, 0).transpose(2, 3).flatten(2).transpose(1, 2)
     one = as_map(resample_pos_embed(pos, source, target, 0, kernel), target, 0)

@@ -150,7 +150,7 @@ def build_config(
         "tag": tag,
         "custom_load": False,
         **preprocess.to_config(),
-        "fixed_input_size": True,
+        "fixed_input_size": vit is not None or "img_size" in config["model_args"],  # timm then passes img_size on
         "num_classes": num_classes,
         "pool_size": None,
         "first_conv": None if not vit else "patch_embed.proj" if not stem else "patch_embed.backbone.stem.conv",

@@ -96,7 +96,7 @@ def _timm_model(checkpoint: Checkpoint) -> nn.Module:
         safe(checkpoint.weights_path),
     )
     # Built again for real: timm models have buffers that are in no file and that the meta device leaves empty.
-    model = timm.create_model(name, pretrained=False, **arguments)
+    model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
     model.load_state_dict({n: torch.from_numpy(a) for n, a in tensors.items()}, strict=True)
     _run_selftest(checkpoint, model.eval())
     return model

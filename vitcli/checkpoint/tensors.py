@@ -68,7 +68,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metad
     """Write arrays atomically and durably. Raises OSError, and then the old file is as it was."""
     from safetensors.numpy import save  # reading does without the library, so the fast path does not pay for it
 
-    write_file(path, [save({name: np.ascontiguousarray(a) for name, a in tensors.items()}, dict(metadata))])
+    write_file(path, [save({name: np.asarray(a, order="C") for name, a in tensors.items()}, dict(metadata))])
 
 
 def as_stored(tensors: Mapping[str, Array], dtype: StoredType) -> dict[str, np.ndarray[Any, Any]]:
