@@ -1,0 +1,167 @@
+"""Finding images: order, links that go in circles, globs, long lists."""
+
+import io
+import os
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitcli.errors import ImageError
+from vitcli.images.decode import open_image
+from vitcli.images.find import find_images, natural_key, walk
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def names(root: Path, *arguments: str | Path, skipped: Counter[str] | None = None) -> list[str]:
+    found = [Path(source.name) for source in find_images(arguments or [root], skipped=skipped)]
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def test_folders_are_read_in_natural_order_with_what_lies_below(tmp_path: Path) -> None:
+    tree(tmp_path, "img10.jpg", "img2.jpg", "b/2.PNG", "b/10.png", "b/deep/er/1.tif", "A.webp", "c.txt", "z.jpeg")
+    skipped: Counter[str] = Counter()
+    expected = ["A.webp", "b/2.PNG", "b/10.png", "b/deep/er/1.tif", "img2.jpg", "img10.jpg", "z.jpeg"]
+    assert names(tmp_path, skipped=skipped) == expected
+    assert skipped == {"file not called like an image": 1}
+
+
+def test_hidden_and_system_files_are_left_out_unless_named(tmp_path: Path) -> None:
+    hidden = (
+        ".a.png",
+        "._b.jpg",
+        ".git/c.jpg",
+        "__MACOSX/d.jpg",
+        ".ipynb_checkpoints/e.png",
+        "Thumbs.db",
+        "desktop.ini",
+    )
+    tree(tmp_path, "x.jpg", *hidden)
+    skipped: Counter[str] = Counter()
+    assert names(tmp_path, skipped=skipped) == ["x.jpg"]
+    assert skipped == {"hidden or system file": len(hidden)}
+    assert names(tmp_path, tmp_path / ".a.png", tmp_path / "Thumbs.db") == [".a.png", "Thumbs.db"]
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "across").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "across").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "knot.jpg").symlink_to(tmp_path / "b" / "knot.jpg")
+    skipped: Counter[str] = Counter()
+    found = [os.path.basename(name) for name in names(tmp_path, skipped=skipped)]
+    assert sorted(found) == ["1.jpg", "2.jpg", "knot.jpg"]
+    assert skipped == {"folder already seen through another link": 4}
+    assert names(tmp_path, f"{tmp_path}/**/*.jpg") == names(tmp_path)
+
+
+def test_links_to_images_elsewhere_are_followed(tmp_path: Path) -> None:
+    tree(tmp_path, "store/1.jpg", "view/2.jpg")
+    (tmp_path / "view" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "view" / "3.jpg").symlink_to(tmp_path / "store" / "1.jpg")
+    assert names(tmp_path, tmp_path / "view") == ["view/2.jpg", "view/3.jpg", "view/linked/1.jpg"]
+
+
+def test_folders_deeper_than_python_recurses(tmp_path: Path) -> None:
+    start = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("deep.jpg").touch()
+        os.chdir(tmp_path)
+        assert len(list(walk(Path(".")))) == 1
+    finally:
+        os.chdir(start)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_folders_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, "a.jpg", "closed/b.jpg")
+    (tmp_path / "closed").chmod(0)
+    skipped: Counter[str] = Counter()
+    assert names(tmp_path, skipped=skipped) == ["a.jpg"]
+    assert skipped == {"folder that cannot be read": 1}
+
+
+def test_globs(tmp_path: Path) -> None:
+    tree(tmp_path, "1.jpg", "10.jpg", "2.jpg", "3.png", "d/4.jpg", "d/e/5.jpg", ".h.jpg", "f/6.jpg")
+    assert names(tmp_path, f"{tmp_path}/*.jpg") == ["1.jpg", "2.jpg", "10.jpg"]
+    assert names(tmp_path, f"{tmp_path}/[12].jpg") == ["1.jpg", "2.jpg"]
+    assert names(tmp_path, f"{tmp_path}/d*") == ["d/4.jpg", "d/e/5.jpg"]
+    assert names(tmp_path, f"{tmp_path}/**/*.jpg") == ["1.jpg", "2.jpg", "10.jpg", "d/4.jpg", "d/e/5.jpg", "f/6.jpg"]
+    assert names(tmp_path, f"{tmp_path}/**/e/*") == ["d/e/5.jpg"]
+    assert names(tmp_path, f"{tmp_path}/d/**/5.*") == ["d/e/5.jpg"]
+
+
+def test_a_path_that_exists_is_no_glob(tmp_path: Path) -> None:
+    tree(tmp_path, "a[1].jpg", "a1.jpg", "b[2]/x.jpg")
+    assert names(tmp_path, f"{tmp_path}/a[1].jpg") == ["a[1].jpg"]
+    assert names(tmp_path, f"{tmp_path}/b[2]") == ["b[2]/x.jpg"]
+    assert names(tmp_path, f"{tmp_path}/a[!2].jpg") == ["a1.jpg"]
+
+
+@pytest.mark.parametrize("argument", ["gone.jpg", "no*match.jpg", "**/none.jpg", "nul\0.jpg", ""])
+def test_what_is_not_there_is_reported_in_its_place(tmp_path: Path, argument: str) -> None:
+    tree(tmp_path, "a.jpg")
+    found = list(find_images([tmp_path / "a.jpg", str(tmp_path / "x" / argument), tmp_path / "a.jpg"]))
+    assert len(found) == 3
+    with pytest.raises(ImageError):
+        open_image(found[1].source, name=found[1].name)
+
+
+def test_standard_input_is_one_image() -> None:
+    (found,) = find_images(["-"], stdin=io.BytesIO(b"bytes"))
+    assert (found.name, found.source) == ("standard input", b"bytes")
+    assert next(find_images(["-"])).source == Path("-")
+
+
+def test_strange_names_pass_through(tmp_path: Path) -> None:
+    strange = [
+        "-rf.jpg",
+        "two words.jpg",
+        "new\nline.jpg",
+        "é.jpg",
+        "e\u0301.jpg",
+        "[b].jpg",
+        "esc\x1b[31m.jpg",
+        "😀.jpg",
+    ]
+    strange.append(os.fsdecode(b"\xff\xfe.jpg"))
+    strange.append("n" * 251 + ".jpg")
+    tree(tmp_path, *strange)
+    assert sorted(names(tmp_path)) == sorted(strange)
+
+
+def test_long_lists_cost_constant_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    for _ in find_images(f"{tmp_path}/{i}.jpg" for i in range(60_000)):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20  # bytes; Python's table of interned names takes up to 2 MiB, 60 000 kept paths took 25
+
+
+@given(st.permutations(["1", "01", "2", "10", "a1b2", "a1b10", "B", "b", "c", "img9", "img10", "img" + "9" * 5000]))
+def test_natural_order(shuffled: list[str]) -> None:
+    expected = ["01", "1", "2", "10", "a1b2", "a1b10", "B", "b", "c", "img9", "img10", "img" + "9" * 5000]
+    assert sorted(shuffled, key=natural_key) == expected
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("0123456789")), max_size=5), st.randoms())
+def test_natural_order_of_any_names(some: list[str], random: Random) -> None:
+    shuffled = random.sample(some, len(some))
+    assert sorted(some, key=natural_key) == sorted(shuffled, key=natural_key)
