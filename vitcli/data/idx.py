@@ -21,7 +21,7 @@ from vitcli.errors import DataError
 from vitcli.text import safe
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)(?P<split>train|val|test|t10k)-images(?P<sep>[-.])idx3-ubyte(?:\.gz)?")
-_MAX_BYTES = 4 << 30  # of one file, unpacked: a bound on what a gzip bomb may cost
+_MAX_BYTES = 1 << 30  # of one file, unpacked: a bound on what a gzip bomb may cost
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Only exactly these labels in exactly this order have these meanings: SHA-256 of the training labels, header left out.
 _KNOWN_LABELS = {"657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7": _FASHION}

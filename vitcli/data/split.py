@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from vitcli.errors import UsageError
+
 
 def content_split(
     digests: Sequence[bytes], labels: npt.NDArray[np.int64], fraction: float, seed: int
@@ -17,11 +19,11 @@ def content_split(
     """Mask (N,) of the samples that validate: about `fraction` of each class.
 
     `digests` are hashes of the images' content, (N,). A content validates when its rank, a number in [0, 1)
-    drawn from (seed, digest), lies below `fraction`. Then each class with at least two different contents is given
-    at least one on either side, by rank; only in classes that small can new files move an old one.
+    drawn from (seed, digest), lies below `fraction`. Then each class gets at least one to train on and, when it
+    has two, one to validate, by rank; only in classes that small can new files move an old one. Raises UsageError.
     """
     if not 0.0 <= fraction < 1.0:
-        raise ValueError(f"fraction {fraction} is not in [0, 1)")
+        raise UsageError(f"validation fraction {fraction} is not at least 0 and below 1")
     if fraction == 0.0:
         return np.zeros(len(digests), dtype=bool)
     key = seed.to_bytes(8, "little", signed=True)
@@ -31,10 +33,8 @@ def content_split(
     chosen = {digest for digest, value in rank.items() if value < fraction}
     for label in np.unique(labels):
         contents = sorted({digests[i] for i in np.flatnonzero(labels == label).tolist()}, key=rank.__getitem__)
-        if len(contents) < 2:
-            continue
-        if not any(content in chosen for content in contents):
-            chosen.add(contents[0])
-        elif all(content in chosen for content in contents):
+        if all(content in chosen for content in contents):
             chosen.remove(contents[-1])
+        elif len(contents) > 1 and not any(content in chosen for content in contents):
+            chosen.add(contents[0])
     return np.array([digest in chosen for digest in digests], dtype=bool)
