@@ -92,6 +92,8 @@ def _fetch(repo: str, revision: str, commit: str, file: str, progress: OnProgres
                 tqdm_class=_bar(file, progress),
             )
         )
+    except httpx2.TransportError:
+        raise HubError(f"{repo}: the connection broke off while {file} was downloaded; try again") from None
     except (OSError, httpx2.HTTPError, ValueError) as error:
         raise explain(error, repo, revision, file) from None
 

@@ -1,0 +1,177 @@
+"""A Hugging Face Hub on 127.0.0.1 that speaks what huggingface_hub asks when it downloads, and that can misbehave.
+
+HEAD and GET of `/{org}/{name}/resolve/{revision}/{file}` with ETag, X-Repo-Commit and X-Error-Code. Large files answer
+as the Hub's do: a redirect to another host (here the same server under the name localhost) that carries X-Linked-Etag,
+the SHA-256, and X-Linked-Size.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import unquote
+
+Fault = Literal[
+    "401", "401 token", "403", "403 gated", "404 repo", "429", "500", "html", "portal", "no answer",
+    "wrong size", "truncated", "flipped", "404 file",
+]  # fmt: skip
+
+PORTAL = b"<!DOCTYPE html><html><body>Please log in to the hotel network</body></html>"
+
+
+@dataclass
+class Repo:
+    files: Mapping[str, bytes]
+    commit: str
+    branches: set[str] = field(default_factory=lambda: {"main"})
+
+    def has(self, revision: str) -> bool:
+        return revision == self.commit or revision in self.branches
+
+
+@dataclass
+class FakeHub:
+    """`faults` maps (method, file name) to what goes wrong there; "*" stands for every one. `requests` is the log."""
+
+    url: str = ""
+    cdn: str = ""
+    repos: dict[str, Repo] = field(default_factory=dict)
+    faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, name: str, files: Mapping[str, bytes], branches: tuple[str, ...] = ("main",)) -> Repo:
+        commit = hashlib.sha1(name.encode() + b"".join(files.values())).hexdigest()
+        self.repos[name] = Repo(dict(files), commit, set(branches))
+        return self.repos[name]
+
+    def fault(self, method: str, file: str) -> Fault | None:
+        for key in ((method, file), ("*", file), (method, "*"), ("*", "*")):
+            if key in self.faults:
+                return self.faults[key]
+        return None
+
+
+@contextmanager
+def running() -> Iterator[FakeHub]:
+    hub = FakeHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    port = server.server_address[1]
+    hub.url, hub.cdn = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        self.hub.requests.append(f"{self.command} {self.path}")
+        parts = [unquote(part) for part in self.path.lstrip("/").split("/")]
+        if parts[0] == "cdn":
+            file, content = parts[2], self._blob(parts[1])
+            self._send_file(file, content, {"ETag": f'"{parts[1]}"'})
+            return
+        organisation, name, _, revision, file = parts
+        repo = self.hub.repos.get(f"{organisation}/{name}")
+        if self._misbehave(file):
+            return
+        if repo is None:
+            self._error(404, "RepoNotFound")
+        elif not repo.has(revision):
+            self._error(404, "RevisionNotFound")
+        elif file not in repo.files:
+            self._error(404, "EntryNotFound", {"X-Repo-Commit": repo.commit})
+        elif file.endswith(".json"):
+            content = repo.files[file]
+            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            self._send_file(file, content, {"ETag": f'"{git}"', "X-Repo-Commit": repo.commit})
+        else:
+            content = repo.files[file]
+            sha = hashlib.sha256(content).hexdigest()
+            size = len(content) + 10 if self.hub.fault("GET", file) == "wrong size" else len(content)
+            headers = {
+                "X-Repo-Commit": repo.commit,
+                "X-Linked-Etag": f'"{sha}"',
+                "X-Linked-Size": str(size),
+                "Location": f"{self.hub.cdn}/cdn/{sha}/{file}",
+            }
+            self._send(302, b"", headers)
+
+    def _blob(self, sha: str) -> bytes:
+        files = (content for repo in self.hub.repos.values() for content in repo.files.values())
+        return next(content for content in files if hashlib.sha256(content).hexdigest() == sha)
+
+    def _send_file(self, file: str, content: bytes, headers: dict[str, str]) -> None:
+        fault = self.hub.fault("GET", file) if self.command == "GET" else None
+        if fault == "flipped":
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        start = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
+        if fault == "truncated":  # says how much there is, and hangs up in the middle, every time
+            half = content[: len(content) // 2] if start == "0" else b""
+            self._send(200 if start == "0" else 206, half, headers, length=len(content) - int(start))
+            self.close_connection = True
+        else:
+            self._send(200, content, headers)
+
+    def _misbehave(self, file: str) -> bool:
+        match self.hub.fault(self.command, file):
+            case "401":
+                self._error(401, "RepoNotFound")
+            case "401 token":
+                self._error(401, "", {"X-Error-Message": "Invalid credentials in Authorization header"})
+            case "403":
+                self._error(403, "")
+            case "403 gated":
+                self._error(403, "GatedRepo")
+            case "404 repo":
+                self._error(404, "RepoNotFound")
+            case "404 file":
+                self._error(404, "EntryNotFound")
+            case "429":
+                self._error(429, "", {"Retry-After": "37"})
+            case "500":
+                self._error(500, "")
+            case "html":
+                self._send(200, PORTAL, {"Content-Type": "text/html"})
+            case "portal":
+                self._send(302, b"", {"Location": "http://login.invalid/hotel"})
+            case "no answer":
+                self.hub.released.wait(60)
+                self.close_connection = True
+            case _:
+                return False
+        return True
+
+    def _error(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, b"", ({"X-Error-Code": code} if code else {}) | dict(headers or {}))
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str], length: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
