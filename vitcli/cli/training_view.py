@@ -75,10 +75,9 @@ class TrainingView:
             return
         # A moving average: single steps jump with whatever else the machine does.
         self.rate = event.images_per_second if not self.rate else 0.95 * self.rate + 0.05 * event.images_per_second
-        values = {"epoch": event.epoch, "loss": event.loss, "rate": self.rate}
         if self.bar is None:
-            self.bar = self.progress.add_task("", total=event.total, completed=event.step, **values)
-        self.progress.update(self.bar, completed=event.step, **values)
+            self.bar = self.progress.add_task("", total=event.total, epoch=0.0, loss=0.0, rate=0.0)
+        self.progress.update(self.bar, completed=event.step, epoch=event.epoch, loss=event.loss, rate=self.rate)
 
     def _epoch(self, event: Evaluated) -> None:
         self.last = event

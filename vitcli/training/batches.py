@@ -1,4 +1,4 @@
-"""Samples → micro-batches, in an order that depends on (seed, epoch) alone. Knows data and transforms, not the model."""
+"""Samples → micro-batches, in an order that is a function of (seed, epoch). Knows data and transforms, no model."""
 
 import signal
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,)
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images each step sees: `steps_per_epoch` steps of `micro_batches` × `micro_batch` images, the tail left out."""
+    """Which images each step sees: `micro_batches` × `micro_batch` of the epoch's order; an incomplete tail is left out."""
 
     n: int
     micro_batch: int

@@ -9,13 +9,16 @@ import torch
 import torch.distributed as dist
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all that train together."""
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def leads(self) -> bool:

@@ -40,8 +40,7 @@ def fit(
     total = recipe.total_steps(plan.steps_per_epoch)
     learner = Learner(task, world, plan.micro_batches)
     progress = run.restore(learner) or Progress(step=0)
-    if world.leads:
-        run.forget_after(progress.step)
+    losses = run.rewind(progress.step) if world.leads else []
     batches = training_batches(
         samples,
         task.transform,
@@ -52,7 +51,6 @@ def fit(
         workers=workers,
     )
     last_save = last_step = time.monotonic()
-    losses: list[float] = []
     for step in range(progress.step, total):
         loss = learner.step(batches, step, recipe.lr_at(step, total))
         (loss,) = world.sum([loss])

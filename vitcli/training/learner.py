@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitcli.training.augment import batch_transform
 from vitcli.training.distributed import World
+from vitcli.training.muon import Muon
 from vitcli.training.recipe import Recipe
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
@@ -23,23 +24,12 @@ class Learner:
     """A model with its optimiser and averaged weights: what a step changes and what a saved state holds."""
 
     def __init__(self, task: Task, world: World, micro_batches: int) -> None:
-        from timm.optim import create_optimizer_v2
-
         recipe = task.recipe
         self.recipe, self.device, self.micro_batches, self.world = recipe, world.device, micro_batches, world
         self.lr = recipe.lr
         self.model = task.model.to(world.device)
         self.names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        momentum = (
-            {"momentum": recipe.betas[0]} if recipe.optimizer == "sgd" else {"betas": recipe.betas, "fused": True}
-        )
-        self.optimizer = create_optimizer_v2(
-            self.model,
-            {"adam": "adam", "adamw": "adamw", "sgd": "momentum"}[recipe.optimizer],
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            **momentum,
-        )
+        self.optimizer = _optimizer(self.model, recipe)
         self.ema = _averaged(self.model) if recipe.ema_decay else None
         self.parallel: nn.Module = self.model
         if world.size > 1:
@@ -108,6 +98,18 @@ class Learner:
             owner, slot = name.rsplit(":", 1)
             # Adam keeps its step count on the CPU unless fused on a GPU; the slot's own device is the parameter's.
             self.optimizer.state[parameters[owner]][slot] = tensor.to(parameters[owner].device)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Biases, norms and other vectors are not decayed."""
+    from timm.optim import create_optimizer_v2
+
+    rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "muon":
+        return Muon(model, betas=recipe.betas, **rates)
+    if recipe.optimizer == "sgd":
+        return create_optimizer_v2(model, "momentum", momentum=recipe.betas[0], **rates)  # type: ignore[no-any-return]
+    return create_optimizer_v2(model, recipe.optimizer, betas=recipe.betas, fused=True, **rates)  # type: ignore[no-any-return]
 
 
 def _averaged(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How to train, as a frozen dataclass and as readable TOML files. Defaults live here and nowhere else. Imports no torch."""
+"""How to train: a frozen dataclass and readable TOML files. Defaults live here and nowhere else. Imports no torch."""
 
 import math
 import tomllib
@@ -18,7 +18,7 @@ class Recipe:
     epochs: float = 100.0
     batch_size: int = 256  # images per optimiser step, over all processes
     micro_batch: int = 64  # images per forward pass: the unit of accumulation, of distribution and of randomness
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     lr: float = 1e-3  # at the end of the warm-up
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam; the first is SGD's momentum
     weight_decay: float = 0.05

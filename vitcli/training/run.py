@@ -59,20 +59,24 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that a resumed run will do again."""
+    def rewind(self, step: int) -> list[float]:
+        """Drop the metrics of steps that a resumed run will do again. Returns the losses since the last evaluation."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
-            return
-        kept = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-        write_file(path, [("".join(line + "\n" for line in kept)).encode()])
+            return []
+        kept = [
+            entry for line in path.read_text("utf-8").splitlines() if (entry := _entry(line)) and entry["step"] <= step
+        ]
+        write_file(path, ["".join(json.dumps(entry) + "\n" for entry in kept).encode()])
+        evaluated = [i for i, entry in enumerate(kept) if entry["event"] == "evaluated"]
+        return [entry["loss"] for entry in kept[evaluated[-1] + 1 if evaluated else 0 :]]
 
 
-def _step_of(line: str) -> float:
+def _entry(line: str) -> dict[str, Any] | None:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut off by a kill
+        return dict(json.loads(line))
+    except ValueError:
+        return None  # a line cut off by a kill
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def next_run_folder(name: str) -> Path:
 
 
 def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """A new run folder with its run.json. Raises UsageError when the folder is not empty, VitError when it cannot be."""
+    """A new run folder with its run.json. Raises UsageError when it is not empty, VitError when it cannot be made."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(
             f"{safe(folder)} is not empty: resume it with --resume {safe(folder)}, or choose another --out"

@@ -50,10 +50,11 @@ def build_task(settings: Settings, data: DataSet) -> Task:
         size = vit.img_size
     else:
         vit, model = None, _timm_model(settings, len(data.classes))
-        size = settings.model_args.get("img_size", (224, 224))
+        height, width = settings.model_args.get("img_size", (224, 224))
+        size = (height, width)
     # Small images carry no border that a centre crop could spare.
     crop_pct = 1.0 if min(size) <= 64 else 0.9
-    preprocess = Preprocess(size=tuple(size), crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
 
 

@@ -22,7 +22,7 @@ def open_settings_data(settings: Settings) -> DataSet:
 
 
 def begin(settings: Settings, data: DataSet, folder: Path) -> None:
-    """Create the run folder for a fresh run. The path to the data is kept absolute: a resumed run may start elsewhere."""
+    """Create the run folder of a fresh run. It keeps the data's absolute path: resuming may start elsewhere."""
     settings = replace(settings, data=str(Path(settings.data).resolve()))
     create_run_folder(folder, {**settings.as_dict(), "fingerprint": data.fingerprint})
 

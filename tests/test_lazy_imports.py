@@ -1,0 +1,39 @@
+"""What starts light stays light (design decision 8): what each command has imported by the time it ends."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "torchvision", "timm", "transformers"}
+PROBE = """
+import sys
+from vitcli.__main__ import main
+sys.argv[1:] = {arguments!r}
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("\\n".join(sorted({{name.split(".")[0] for name in sys.modules}})), file=sys.stderr)
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Top-level packages imported by `vit ARGUMENTS…`, run in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(arguments=list(arguments))], capture_output=True, text=True, check=True
+    )
+    return set(result.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["models"]], ids=" ".join)
+def test_starts_without_the_heavy(arguments: list[str]) -> None:
+    assert imported_by(*arguments) & (HEAVY | {"numpy", "PIL", "huggingface_hub", "onnx"}) == set()
+
+
+def test_the_probe_sees_an_import() -> None:
+    """The meta-test: a heavy import is noticed."""
+    heavy = PROBE.replace("main()\nexcept", "main(); import numpy\nexcept")
+    assert "import numpy" in heavy
+    result = subprocess.run([sys.executable, "-c", heavy.format(arguments=["--version"])], capture_output=True, text=True)
+    assert "numpy" in result.stderr.split()

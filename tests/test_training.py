@@ -1,0 +1,414 @@
+"""`fit` and what it stands on: exact resumption, independence of workers and processes, schedules, the run folder.
+
+All on a tiny ViT and generated images, on the CPU in float32.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitcli.data.sources import open_data
+from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
+from vitcli.training import train as training
+from vitcli.training.augment import shifted
+from vitcli.training.batches import Plan, training_batches
+from vitcli.training.distributed import World
+from vitcli.training.events import Evaluated, Stepped
+from vitcli.training.evaluation import evaluate
+from vitcli.training.learner import Learner
+from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
+from vitcli.training.run import create_run_folder, locked
+from vitcli.training.seeds import epoch_order, key, reseed
+from vitcli.training.start import Settings, build_task
+from vitcli.training.state import Progress, load_state, save_state
+
+# Everything that draws random numbers is on: any draw that is not keyed would break the equalities below.
+RECIPE = Recipe(
+    epochs=4, batch_size=16, micro_batch=8, lr=3e-3, dropout=0.1, drop_path=0.2, mixup=0.3, cutmix=0.5, crop_scale=0.6,
+    invert=0.3, random_erasing=0.4, ema_decay=0.9,
+)  # fmt: skip
+MODEL = {"img_size": [16, 16], "patch_size": [4, 4], "embed_dim": 24, "depth": 2, "num_heads": 3}
+
+
+def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    shape = struct.pack(">IIII", 0x803, *images.shape)
+    (folder / f"{split}-images-idx3-ubyte").write_bytes(shape + images.astype(np.uint8).tobytes())
+    (folder / f"{split}-labels-idx1-ubyte").write_bytes(
+        struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
+    )
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 images of 16×16 in three classes that a tiny model tells apart: which third of the image is bright."""
+    folder = tmp_path_factory.mktemp("stripes")
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) % 3
+    images = rng.integers(0, 90, (100, 16, 16))
+    for image, label in zip(images, labels, strict=True):
+        image[:, 5 * label : 5 * label + 5] += 150
+    write_idx(folder, "train", images, labels)
+    return folder
+
+
+@pytest.fixture
+def settings(data_folder: Path) -> Settings:
+    return Settings("vit_tiny_patch16_224", MODEL, str(data_folder), RECIPE)
+
+
+def run_to_end(settings: Settings, folder: Path, **options: int) -> list[Stepped | Evaluated]:
+    data = training.open_settings_data(settings)
+    if not folder.exists():
+        training.begin(settings, data, folder)
+    return list(training.train(settings, data, folder, device="cpu", **options))
+
+
+def state_digest(folder: Path) -> str:
+    """SHA-256 over every tensor of the newest state: weights, averaged weights, optimiser."""
+    state = load_state(folder)
+    assert state is not None
+    progress, tensors = state
+    digest = hashlib.sha256(repr(progress).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run_to_end(Settings("vit_tiny_patch16_224", MODEL, str(data_folder), RECIPE), folder)
+    return folder
+
+
+def test_every_step_and_epoch_is_on_record(uninterrupted: Path) -> None:
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "stepped"] == list(range(1, 21))  # 90 // 16 = 5 an epoch
+    assert [line["epoch"] for line in lines if line["event"] == "evaluated"] == [1, 2, 3, 4]
+
+
+def test_learns(settings: Settings, tmp_path: Path) -> None:
+    plain = Recipe(epochs=15, batch_size=16, micro_batch=16, mixup=0, crop_scale=1, randaugment="", hflip=0, lr=3e-3)
+    last = run_to_end(replace(settings, recipe=plain), tmp_path / "run")[-1]
+    assert isinstance(last, Evaluated)
+    assert last.validation.accuracy > 0.9  # chance is a third
+
+
+def test_interrupted_at_any_step_ends_with_the_same_bits(
+    settings: Settings, tmp_path: Path, uninterrupted: Path
+) -> None:
+    """Signals at three moments, in the middle of epochs and at the end of one, then a different number of workers."""
+    folder, data = tmp_path / "cut", training.open_settings_data(settings)
+    training.begin(settings, data, folder)
+    for stop_at, number in [(3, signal.SIGTERM), (10, signal.SIGUSR1), (17, signal.SIGTERM)]:
+        with pytest.raises(Stopped, match=f"stopped at step {stop_at} of 20") as stopped:
+            for event in training.train(settings, data, folder, device="cpu"):
+                if isinstance(event, Stepped) and event.step == stop_at:
+                    os.kill(os.getpid(), number)
+        assert stopped.value.exit_code == EXIT_STOPPED
+    run_to_end(settings, folder, workers=1)
+    assert state_digest(folder) == state_digest(uninterrupted)
+    assert _without_rates(folder) == _without_rates(uninterrupted)
+    weights = [(run / "best" / "model.safetensors").read_bytes() for run in (folder, uninterrupted)]
+    assert weights[0] == weights[1]
+
+
+def _without_rates(folder: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def test_ctrl_c_is_130(settings: Settings, tmp_path: Path) -> None:
+    folder, data = tmp_path / "cut", training.open_settings_data(settings)
+    training.begin(settings, data, folder)
+    with pytest.raises(Stopped, match="vit train --resume") as stopped:
+        for _ in training.train(settings, data, folder, device="cpu"):
+            signal.raise_signal(signal.SIGINT)
+            signal.set_wakeup_fd(-1)  # gives Python the chance to run the handler before the step ends
+    assert stopped.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_two_processes_follow_the_curve_of_one(settings: Settings, tmp_path: Path, uninterrupted: Path) -> None:
+    """`torchrun` with two processes: same losses at every step, though each saw half of every batch.
+
+    Sums of gradients are taken in another order, so the curves drift apart by float noise that Adam's division
+    amplifies; 1e-3 of the loss is far below what one wrong sample would change (about 1e-1).
+    """
+    folder = tmp_path / "ddp"
+    recipe = [f"--set={name}={value}" for name, value in _toml(RECIPE).items()]
+    model = [f"--set={name}={value}" for name, value in MODEL.items()]
+    command = [
+        "train",
+        "--data",
+        settings.data,
+        "--model",
+        settings.architecture,
+        "--out",
+        str(folder),
+        *recipe,
+        *model,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vitcli"]
+    result = subprocess.run(
+        [*launcher, *command, "--device", "cpu"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(folder / "best")
+    losses = [
+        np.array([line["loss"] for line in _without_rates(run) if "lr" in line]) for run in (folder, uninterrupted)
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    ends = [
+        [line["validation"] for line in _without_rates(run) if "validation" in line] for run in (folder, uninterrupted)
+    ]
+    assert [end["n"] for end in ends[0]] == [end["n"] for end in ends[1]]  # nothing padded, nothing counted twice
+
+
+def _toml(recipe: Recipe) -> dict[str, object]:
+    from vitcli.training.recipe import as_dict
+
+    return {name: f'"{value}"' if isinstance(value, str) else value for name, value in as_dict(recipe).items()}
+
+
+def test_non_finite_loss_stops_and_spares_the_saved_state(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "nan"
+    broken = replace(settings, recipe=replace(RECIPE, lr=1e30, clip_grad=0.0))
+    with pytest.raises(VitError, match=r"the loss is nan at step \d+: lower --lr"):
+        run_to_end(broken, folder)
+    assert load_state(folder) is None
+
+
+def test_two_runs_in_one_folder(uninterrupted: Path) -> None:
+    with locked(uninterrupted), pytest.raises(UsageError, match="another run is at work"), locked(uninterrupted):
+        pass
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(UsageError, match="is not empty"):
+        create_run_folder(tmp_path, {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_changed_data_are_noticed_on_resume(settings: Settings, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    copy.mkdir()
+    for file in Path(settings.data).iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    moved, folder = replace(settings, data=str(copy)), tmp_path / "run"
+    training.begin(moved, training.open_settings_data(moved), folder)
+    assert training.resumed(folder)[0] == moved
+    images = copy / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(UsageError, match=r"changed since .* began"):
+        training.resumed(folder)
+
+
+class TestState:
+    tensors = {"model.w": torch.arange(6.0).view(2, 3)}
+
+    def test_two_newest_are_kept(self, tmp_path: Path) -> None:
+        for step in (1, 2, 3):
+            save_state(tmp_path, Progress(step), self.tensors)
+        assert [file.name for file in sorted((tmp_path / "checkpoints").iterdir())] == [
+            "step-00000002.safetensors",
+            "step-00000003.safetensors",
+        ]
+        assert load_state(tmp_path)[0] == Progress(3)  # type: ignore[index]
+
+    @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])
+    def test_damage_falls_back_to_the_older_state(self, tmp_path: Path, damage: str) -> None:
+        save_state(tmp_path, Progress(1), self.tensors)
+        newest = save_state(tmp_path, Progress(2), self.tensors)
+        content = newest.read_bytes()
+        if damage == "delete":
+            newest.unlink()
+        else:
+            spoiled = {"truncate": content[:-5], "flip": content[:-1] + bytes([content[-1] ^ 1]), "empty": b""}
+            newest.write_bytes(spoiled[damage])
+        assert load_state(tmp_path)[0] == Progress(1)  # type: ignore[index]
+
+    @pytest.mark.parametrize("latest", [None, "", "{", '{"file": 3}', "[]"])
+    def test_a_lost_latest_does_not_matter(self, tmp_path: Path, latest: str | None) -> None:
+        save_state(tmp_path, Progress(5), self.tensors)
+        if latest is None:
+            (tmp_path / "LATEST.json").unlink()
+        else:
+            (tmp_path / "LATEST.json").write_text(latest)
+        assert load_state(tmp_path)[0] == Progress(5)  # type: ignore[index]
+
+    def test_nothing_readable_is_an_error_and_nothing_saved_is_not(self, tmp_path: Path) -> None:
+        assert load_state(tmp_path) is None
+        save_state(tmp_path, Progress(5), self.tensors).write_bytes(b"junk")
+        with pytest.raises(CheckpointError, match="no saved state can be read"):
+            load_state(tmp_path)
+
+    def test_leftovers_of_a_killed_save_are_removed(self, tmp_path: Path) -> None:
+        save_state(tmp_path, Progress(5), self.tensors)
+        leftover = tmp_path / "checkpoints" / ".step-00000006.safetensors.0a0a.tmp"
+        leftover.write_bytes(b"half")
+        load_state(tmp_path)
+        assert not leftover.exists()
+
+
+class TestPlan:
+    def test_every_sample_once_an_epoch_but_the_tail(self) -> None:
+        plan = Plan.of(50, batch_size=16, micro_batch=4, seed=1)
+        assert (plan.steps_per_epoch, plan.micro_batches) == (3, 4)
+        seen = [pair for step in range(3) for index in range(4) for pair in plan.micro(step, index)]
+        assert len(set(seen)) == 48
+        assert {epoch for epoch, _ in seen} == {0}
+        assert plan.micro(3, 0) != [(1, i) for _, i in plan.micro(0, 0)]  # the next epoch has its own order
+
+    @pytest.mark.parametrize(("n", "steps", "batch"), [(1, 1, 1), (3, 1, 2), (15, 1, 14), (17, 1, 16), (32, 2, 16)])
+    def test_fewer_images_than_a_batch(self, n: int, steps: int, batch: int) -> None:
+        plan = Plan.of(n, batch_size=16, micro_batch=16, seed=0)
+        assert (plan.steps_per_epoch, plan.batch_size) == (steps, batch)
+        assert len(plan.micro(0, 0)) == plan.micro_batch
+
+    def test_order_is_a_function_of_seed_and_epoch(self) -> None:
+        assert sorted(epoch_order(20, 3, 4)) == list(range(20))
+        np.testing.assert_array_equal(epoch_order(20, 3, 4), epoch_order(20, 3, 4))
+        assert len({tuple(epoch_order(20, seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+    def test_batches_do_not_depend_on_workers(self, settings: Settings) -> None:
+        task = build_task(settings, training.open_settings_data(settings))
+        plan = Plan.of(len(task.data.train), 16, 8, 0)
+        plain, forked = (
+            list(training_batches(task.data.train, task.transform, plan, steps=range(4, 7), workers=workers))
+            for workers in (0, 2)
+        )
+        assert len(plain) == 6
+        for (images, labels), (again, same) in zip(plain, forked, strict=True):
+            assert torch.equal(images, again)
+            assert torch.equal(labels, same)
+
+
+class TestRecipe:
+    def test_cosine_in_closed_form(self) -> None:
+        recipe = Recipe(lr=2.0, warmup_steps=4)
+        rates = [recipe.lr_at(step, 20) for step in range(20)]
+        assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+        assert rates[12] == pytest.approx(1.0)  # half of the way after the warm-up
+        assert rates[4] == 2.0
+        assert 0 < rates[-1] < 0.05
+        assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+    def test_linear_and_a_warmup_longer_than_the_run(self) -> None:
+        assert Recipe(lr=1.0, warmup_steps=0, schedule="linear").lr_at(5, 10) == 0.5
+        assert Recipe(lr=1.0, warmup_steps=99).lr_at(9, 10) == 1.0
+
+    def test_paper_is_table_3(self) -> None:
+        paper = load_recipe("paper").recipe
+        assert (paper.lr, paper.batch_size, paper.weight_decay, paper.dropout) == (3e-3, 4096, 0.3, 0.1)
+        assert (paper.warmup_steps, paper.clip_grad, paper.betas, paper.schedule) == (
+            10_000,
+            1.0,
+            (0.9, 0.999),
+            "cosine",
+        )
+
+    @pytest.mark.parametrize("name", recipe_names())
+    def test_shipped_recipes_build_their_model(self, name: str, settings: Settings) -> None:
+        loaded = load_recipe(name)
+        args = {key: value for key, value in loaded.model.items() if key != "architecture"}
+        task = build_task(Settings(loaded.model["architecture"], args, "", loaded.recipe), open_data(settings.data))
+        assert task.vit is not None
+        assert task.vit.num_classes == 3
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"learning_rate": 1}, "no recipe setting 'learning_rate'"),
+            ({"epoch": 1}, "Did you mean 'epochs'"),
+            ({"epochs": "ten"}, "should be of type float"),
+            ({"batch_size": True}, None),
+            ({"lr": -1}, "lr is -1.0, it must be above 0"),
+            ({"mixup": 0.5, "micro_batch": 1}, "must be even"),
+            ({"micro_batch": 48}, "does not divide"),
+            ({"label_smoothing": 1.5}, "between 0 and 1"),
+            ({"crop_padding": 2}, "exclude each other"),
+        ],
+    )
+    def test_wrong_settings(self, changes: dict[str, object], message: str | None) -> None:
+        with pytest.raises(UsageError, match=message):
+            override(Recipe(), changes, "test")
+
+    def test_unknown_recipe(self) -> None:
+        with pytest.raises(UsageError, match="Did you mean 'paper'"):
+            load_recipe("papr")
+
+
+class TestAugmentation:
+    def test_shift_moves_and_fills_with_black(self) -> None:
+        image = np.full((6, 8, 3), 7, np.uint8)
+        reseed(1)
+        sums = {int(shifted(image, 2).sum()) for _ in range(50)}
+        assert max(sums) == image.sum()  # not moved at all, once in 25
+        assert min(sums) == 7 * 3 * (6 - 2) * (8 - 2)
+
+    def test_keys_differ(self) -> None:
+        keys = {key(seed, what, i) for seed in range(5) for what in ("order", "augment", "pass") for i in range(50)}
+        assert len(keys) == 750
+        assert key(1, 23) != key(12, 3)
+
+    def test_evaluation_sees_plain_images(self, settings: Settings) -> None:
+        """The same accuracy and loss as a hand count, though the recipe augments."""
+        task = build_task(settings, training.open_settings_data(settings))
+        torch.nn.init.normal_(task.model.head.weight)
+        samples = task.data.val
+        result = evaluate(task.model, task, samples, World())
+        with torch.inference_mode():
+            pixels = torch.stack([torch.from_numpy(task.preprocess(samples.image(i))) for i in range(len(samples))])
+            logits = task.model.eval()(pixels)
+        right = (logits.argmax(1).numpy() == samples.labels).mean()
+        assert result.n == len(samples)
+        assert result.accuracy == pytest.approx(right)
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(samples.labels)).item()
+        assert result.loss == pytest.approx(loss, rel=1e-5)  # summed in another order
+
+
+class TestLearner:
+    def test_first_loss_is_ln_k(self, settings: Settings) -> None:
+        """The head begins at zero (paper, section 3.2), so every class is equally likely."""
+        task = build_task(settings, training.open_settings_data(settings))
+        learner = Learner(task, World(), micro_batches=2)
+        plan = Plan.of(len(task.data.train), 16, 8, 0)
+        batches = training_batches(task.data.train, task.transform, plan, steps=range(1))
+        assert learner.step(batches, 0, 1e-3) == pytest.approx(math.log(3), abs=1e-6)
+
+    def test_average_follows_its_formula(self, settings: Settings) -> None:
+        task = build_task(settings, training.open_settings_data(settings))
+        learner = Learner(task, World(), micro_batches=2)
+        before = task.model.head.bias.clone()
+        plan = Plan.of(len(task.data.train), 16, 8, 0)
+        learner.step(training_batches(task.data.train, task.transform, plan, steps=range(1)), 0, 1e-2)
+        assert learner.ema is not None
+        expected = before + (1 - 1 / 10) * (task.model.head.bias - before)  # decay of step 0 is 1/10
+        torch.testing.assert_close(learner.ema.head.bias, expected)
+
+    def test_micro_batches_sum_to_the_batch(self, settings: Settings) -> None:
+        """Without randomness, accumulating two halves is one step on the whole."""
+        still = dict(dropout=0.0, drop_path=0.0, mixup=0.0, cutmix=0.0, random_erasing=0.0, randaugment="", hflip=0.0)
+        heads = []
+        for micro in (8, 16):
+            recipe = replace(RECIPE, micro_batch=micro, crop_scale=1.0, invert=0.0, **still)
+            task = build_task(replace(settings, recipe=recipe), training.open_settings_data(settings))
+            learner = Learner(task, World(), micro_batches=16 // micro)
+            plan = Plan.of(len(task.data.train), 16, micro, 0)
+            learner.step(training_batches(task.data.train, task.transform, plan, steps=range(1)), 0, 1e-2)
+            heads.append(task.model.head.weight.detach().clone())
+        torch.testing.assert_close(heads[0], heads[1])
