@@ -35,5 +35,7 @@ def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
     heavy = PROBE.replace("main()\nexcept", "main(); import numpy\nexcept")
     assert "import numpy" in heavy
-    result = subprocess.run([sys.executable, "-c", heavy.format(arguments=["--version"])], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", heavy.format(arguments=["--version"])], capture_output=True, text=True
+    )
     assert "numpy" in result.stderr.split()

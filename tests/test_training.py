@@ -4,6 +4,7 @@ All on a tiny ViT and generated images, on the CPU in float32.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -24,8 +25,8 @@ from vitcli.training import train as training
 from vitcli.training.augment import shifted
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.distributed import World
-from vitcli.training.events import Evaluated, Stepped
 from vitcli.training.evaluation import evaluate
+from vitcli.training.events import Evaluated, Stepped
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.run import create_run_folder, locked
@@ -113,15 +114,19 @@ def test_interrupted_at_any_step_ends_with_the_same_bits(
     training.begin(settings, data, folder)
     for stop_at, number in [(3, signal.SIGTERM), (10, signal.SIGUSR1), (17, signal.SIGTERM)]:
         with pytest.raises(Stopped, match=f"stopped at step {stop_at} of 20") as stopped:
-            for event in training.train(settings, data, folder, device="cpu"):
-                if isinstance(event, Stepped) and event.step == stop_at:
-                    os.kill(os.getpid(), number)
+            _run_and_signal(settings, folder, stop_at, number)
         assert stopped.value.exit_code == EXIT_STOPPED
     run_to_end(settings, folder, workers=1)
     assert state_digest(folder) == state_digest(uninterrupted)
     assert _without_rates(folder) == _without_rates(uninterrupted)
     weights = [(run / "best" / "model.safetensors").read_bytes() for run in (folder, uninterrupted)]
     assert weights[0] == weights[1]
+
+
+def _run_and_signal(settings: Settings, folder: Path, stop_at: int, number: int) -> None:
+    for event in training.train(settings, training.open_settings_data(settings), folder, device="cpu"):
+        if isinstance(event, Stepped) and event.step == stop_at:
+            os.kill(os.getpid(), number)
 
 
 def _without_rates(folder: Path) -> list[dict[str, object]]:
@@ -133,9 +138,7 @@ def test_ctrl_c_is_130(settings: Settings, tmp_path: Path) -> None:
     folder, data = tmp_path / "cut", training.open_settings_data(settings)
     training.begin(settings, data, folder)
     with pytest.raises(Stopped, match="vit train --resume") as stopped:
-        for _ in training.train(settings, data, folder, device="cpu"):
-            signal.raise_signal(signal.SIGINT)
-            signal.set_wakeup_fd(-1)  # gives Python the chance to run the handler before the step ends
+        _run_and_signal(settings, folder, 1, signal.SIGINT)
     assert stopped.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -217,12 +220,13 @@ def test_changed_data_are_noticed_on_resume(settings: Settings, tmp_path: Path) 
         training.resumed(folder)
 
 
-class TestState:
-    tensors = {"model.w": torch.arange(6.0).view(2, 3)}
+TENSORS = {"model.w": torch.arange(6.0).view(2, 3)}
 
+
+class TestState:
     def test_two_newest_are_kept(self, tmp_path: Path) -> None:
         for step in (1, 2, 3):
-            save_state(tmp_path, Progress(step), self.tensors)
+            save_state(tmp_path, Progress(step), TENSORS)
         assert [file.name for file in sorted((tmp_path / "checkpoints").iterdir())] == [
             "step-00000002.safetensors",
             "step-00000003.safetensors",
@@ -231,8 +235,8 @@ class TestState:
 
     @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])
     def test_damage_falls_back_to_the_older_state(self, tmp_path: Path, damage: str) -> None:
-        save_state(tmp_path, Progress(1), self.tensors)
-        newest = save_state(tmp_path, Progress(2), self.tensors)
+        save_state(tmp_path, Progress(1), TENSORS)
+        newest = save_state(tmp_path, Progress(2), TENSORS)
         content = newest.read_bytes()
         if damage == "delete":
             newest.unlink()
@@ -243,7 +247,7 @@ class TestState:
 
     @pytest.mark.parametrize("latest", [None, "", "{", '{"file": 3}', "[]"])
     def test_a_lost_latest_does_not_matter(self, tmp_path: Path, latest: str | None) -> None:
-        save_state(tmp_path, Progress(5), self.tensors)
+        save_state(tmp_path, Progress(5), TENSORS)
         if latest is None:
             (tmp_path / "LATEST.json").unlink()
         else:
@@ -252,12 +256,12 @@ class TestState:
 
     def test_nothing_readable_is_an_error_and_nothing_saved_is_not(self, tmp_path: Path) -> None:
         assert load_state(tmp_path) is None
-        save_state(tmp_path, Progress(5), self.tensors).write_bytes(b"junk")
+        save_state(tmp_path, Progress(5), TENSORS).write_bytes(b"junk")
         with pytest.raises(CheckpointError, match="no saved state can be read"):
             load_state(tmp_path)
 
     def test_leftovers_of_a_killed_save_are_removed(self, tmp_path: Path) -> None:
-        save_state(tmp_path, Progress(5), self.tensors)
+        save_state(tmp_path, Progress(5), TENSORS)
         leftover = tmp_path / "checkpoints" / ".step-00000006.safetensors.0a0a.tmp"
         leftover.write_bytes(b"half")
         load_state(tmp_path)
@@ -305,7 +309,7 @@ class TestRecipe:
         assert rates[12] == pytest.approx(1.0)  # half of the way after the warm-up
         assert rates[4] == 2.0
         assert 0 < rates[-1] < 0.05
-        assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+        assert all(a > b for a, b in itertools.pairwise(rates))
 
     def test_linear_and_a_warmup_longer_than_the_run(self) -> None:
         assert Recipe(lr=1.0, warmup_steps=0, schedule="linear").lr_at(5, 10) == 0.5

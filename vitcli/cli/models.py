@@ -19,7 +19,11 @@ def models(json: JsonOpt = False) -> None:
 
     console = stdout()
     grid = table("name", "classes", "size", "parameters", right=("classes", "size", "parameters"))
-    headings = {"bundled": "bundled", "cached": "on this machine", "suggestion": "on the Hub, downloaded when first used"}
+    headings = {
+        "bundled": "bundled",
+        "cached": "on this machine",
+        "suggestion": "on the Hub, downloaded when first used",
+    }
     for kind, heading in headings.items():
         of_kind = [model for model in found if model.kind == kind]
         if not of_kind:
