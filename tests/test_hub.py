@@ -197,7 +197,7 @@ def test_a_black_hole_is_left_in_time(environment: None, monkeypatch: pytest.Mon
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "no answer in 1.5 s" in failing() or "timed out" in failing()
+        assert "no answer in 1.5 s" in failing()
 
 
 def test_a_name_that_cannot_be_looked_up(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def _probe(repo: str, revision: str, file: str) -> Any:
     thread.start()
     thread.join(PROBE_SECONDS)
     if not result:
-        raise HubError(_unreachable(repo, revision, f"no answer in {PROBE_SECONDS:g} s"))
+        raise _no_answer(repo, revision)
     if isinstance(result[0], Exception):
         raise explain(result[0], repo, revision, file) from None
     return result[0]
@@ -115,6 +115,8 @@ def explain(error: Exception, repo: str, revision: str, file: str) -> HubError:
         return _not_the_hub(repo)
     if isinstance(error, hf.HfHubHTTPError) and error.response is not None:
         return _explain_status(error.response, repo)
+    if isinstance(error, httpx2.TimeoutException):
+        return _no_answer(repo, revision)
     if isinstance(error, (httpx2.TransportError, hf.OfflineModeIsEnabled)):
         return HubError(_unreachable(repo, revision, safe(error) or type(error).__name__))
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
@@ -156,6 +158,10 @@ def _not_the_hub(repo: str) -> HubError:
 def _missing(repo: str, revision: str) -> str:
     at = "" if revision == "main" else f" at revision {safe(revision)}"
     return f"{repo}: {WEIGHTS_NAME}{at} is not on this machine"
+
+
+def _no_answer(repo: str, revision: str) -> HubError:
+    return HubError(_unreachable(repo, revision, f"no answer in {PROBE_SECONDS:g} s"))
 
 
 def _unreachable(repo: str, revision: str, reason: str) -> str:

@@ -63,8 +63,8 @@ def _named(name: str, progress: "OnProgress | None") -> Checkpoint:
         return _folder(Path(rest))
     if prefix in ("hf-hub", "hf_hub"):
         return _hub(rest, progress)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))  # os.path never raises, whatever a name holds
+    if name and os.path.isdir(path):
         return _folder(path)
     if name.lower().endswith(_PICKLES):
         raise CheckpointError(f"{safe(name)}: {PICKLE_HINT}")
@@ -78,19 +78,19 @@ def _named(name: str, progress: "OnProgress | None") -> Checkpoint:
         return _hub(f"timm/{name}", progress)
     if name in OLD_NAMES:
         return _hub(f"timm/{OLD_NAMES[name]}", progress)
-    if _REPO.match(name.partition("@")[0]) and not path.exists():
+    if _REPO.match(name.partition("@")[0]) and not os.path.exists(path):
         return _hub(name, progress)
     raise _unknown(name)
 
 
 def _folder(path: Path) -> Checkpoint:
     """The checkpoint in `path`, or that in its `best/`: what a run folder holds."""
-    if not (path / CONFIG_NAME).exists() and (path / "best" / CONFIG_NAME).exists():
+    if not os.path.lexists(path / CONFIG_NAME) and os.path.exists(path / "best" / CONFIG_NAME):
         path = path / "best"
     if cached := repo_of(path):
         return replace(_open_cached(cached), why=f"the Hub cache's folder of {cached.repo}")
     config_path = path / CONFIG_NAME
-    if not config_path.exists() and not config_path.is_symlink():
+    if not os.path.lexists(config_path):
         raise CheckpointError(f"{safe(path)}: no {CONFIG_NAME} here, so this is not a checkpoint folder")
     return _open(config_path, _weights_in(path), str(path), "folder", f"the folder {safe(path)}")
 
@@ -98,7 +98,7 @@ def _folder(path: Path) -> Checkpoint:
 def _weights_in(path: Path) -> Path:
     """model.safetensors, or the only .safetensors file there is, as in timm."""
     weights = path / WEIGHTS_NAME
-    if weights.exists() or weights.is_symlink():
+    if os.path.lexists(weights):
         return weights
     others = sorted(path.glob("*.safetensors"))
     if len(others) == 1:
@@ -109,10 +109,10 @@ def _weights_in(path: Path) -> Path:
 
 
 def _file(path: Path) -> Checkpoint:
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         raise CheckpointError(f"{safe(path)}: no such file")
     config_path = path.parent / CONFIG_NAME
-    if not config_path.is_file():
+    if not os.path.lexists(config_path):
         raise CheckpointError(f"{safe(path)}: no {CONFIG_NAME} beside it, which would say what model it is")
     return _open(config_path, path, str(path), "file", f"the file {safe(path)}")
 
