@@ -1,0 +1,185 @@
+"""Pixels → logits, by one of two engines that give the same answer (design decision 2), and logits → probabilities.
+
+`onnxruntime` for CPUs: a process that never imports torch starts in a tenth of the time and memory. `torch` for GPUs
+and for models that are not plain ViTs. Knows no files of images and no labels.
+"""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
+from vitcli.checkpoint.weights import read_weights
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.inference.onnx_graph import INPUT, Precision, build
+from vitcli.model.config import ViTConfig
+from vitcli.text import safe
+
+EngineName = Literal["onnxruntime", "torch"]
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+# From here on a GPU is done before the CPU, the seconds included that torch and CUDA take to start.
+GPU_WORTHWHILE = 0.5e12  # floating-point operations
+
+
+class Engine(Protocol):
+    """A model that is ready to run, from several threads at once if they like."""
+
+    def logits(self, pixels: Array) -> Array:
+        """Preprocessed images (B, C, H, W) → logits (B, K)."""
+        ...
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU.
+
+    Each image is run by itself, `at_once` of them on their share of the cores: that is faster than any batch, an
+    image's result cannot depend on its neighbours, and the scales of int8 are an image's own.
+    """
+
+    def __init__(
+        self, vit: ViTConfig, tensors: Mapping[str, Array], *, precision: Precision = "fp32", at_once: int = 1
+    ) -> None:
+        import onnxruntime
+
+        model = build(vit, tensors, precision=precision)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = max(available_cpus() // at_once, 1)
+        weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
+        options.add_external_initializers(list(model.weights), weights)
+        self._session = onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
+        self._threads = ThreadPoolExecutor(at_once)
+
+    def logits(self, pixels: Array) -> Array:
+        if len(pixels) == 1:
+            return self._run(pixels)
+        return np.concatenate([*self._threads.map(self._run, np.split(pixels, len(pixels)))])
+
+    def _run(self, image: Array) -> Array:
+        return self._session.run(None, {INPUT: image})[0]  # type: ignore[no-any-return]
+
+
+class TorchEngine:
+    """torch, on a GPU or the CPU; any model that timm knows."""
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None) -> None:
+        import torch
+
+        from vitcli.checkpoint.load import load_any
+
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = load_any(checkpoint).to(self._device)
+        self._alone = Lock()  # one call uses all cores, or the GPU
+
+    def logits(self, pixels: Array) -> Array:
+        import torch
+
+        images = torch.from_numpy(pixels)
+        # TF32, the default of cuDNN's convolutions, would move probabilities by 1e-4.
+        exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
+        with self._alone, torch.inference_mode(), exact:
+            return self._model(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Choice:
+    engine: EngineName
+    why: str
+
+
+def choose(
+    checkpoint: Checkpoint,
+    *,
+    engine: EngineName | Literal["auto"] = "auto",
+    precision: Precision = "fp32",
+    device: str | None = None,
+    images: int = 1,
+) -> Choice:
+    """The engine for `images` images or more on `device` ("cpu", "cuda", …; None: whatever is there).
+
+    Raises UsageError for wishes that exclude each other.
+    """
+    plain = checkpoint.vit is not None
+    if precision == "int8" and (engine == "torch" or not plain or device not in (None, "cpu")):
+        raise UsageError("int8 is for plain ViTs on the CPU with ONNX Runtime")
+    if engine == "onnxruntime":
+        if checkpoint.vit is None:
+            raise UsageError(f"{safe(checkpoint.name)} is not a plain ViT: it runs with --engine torch")
+        if device not in (None, "cpu"):
+            raise UsageError(f"--engine onnxruntime runs on the CPU, not on {safe(device)}")
+    if engine != "auto":
+        return Choice(engine, "asked for")
+    if checkpoint.vit is None:
+        return Choice("torch", f"{checkpoint.architecture} is not a plain ViT")
+    if device not in (None, "cpu"):
+        return Choice("torch", f"on {device}")
+    if (
+        device is None
+        and precision == "fp32"
+        and gpu_visible()
+        and images * operations(checkpoint.vit) > GPU_WORTHWHILE
+    ):
+        return Choice("torch", "on the GPU, which is worth its start for so many images")
+    return Choice("onnxruntime", "the fastest on a CPU")
+
+
+def open_engine(
+    checkpoint: Checkpoint,
+    engine: EngineName,
+    *,
+    precision: Precision = "fp32",
+    device: str | None = None,
+    at_once: int = 1,
+) -> Engine:
+    """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError."""
+    if engine == "torch":
+        return TorchEngine(checkpoint, device=device)
+    assert checkpoint.vit is not None
+    opened = OnnxEngine(checkpoint.vit, read_weights(checkpoint), precision=precision, at_once=at_once)
+    seed = selftest_seed(checkpoint)
+    if seed is not None and precision == "fp32":  # int8 is further off than the test allows
+        check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
+    return opened
+
+
+def probabilities(logits: Array, temperature: float = 1.0) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Softmax of `logits` (…, K) divided by `temperature`, in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    shares = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def temperature_of(checkpoint: Checkpoint) -> float:
+    """What calibration found for this checkpoint; 1 when it is not calibrated. Raises CheckpointError."""
+    value = checkpoint.extra.get("temperature", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-3 <= value <= 1e3:
+        raise CheckpointError(f"{safe(checkpoint.config_path)}: vit.temperature must be a number from 0.001 to 1000")
+    return float(value)
+
+
+def operations(vit: ViTConfig) -> float:
+    """Floating-point operations for one image, two per multiply-add; the encoder's, which is nearly all."""
+    linear = (4 * vit.embed_dim + 2 * vit.mlp_dim) * vit.embed_dim
+    attention = 2 * vit.num_tokens * vit.embed_dim
+    return 2.0 * vit.depth * vit.num_tokens * (linear + attention)
+
+
+def available_cpus() -> int:
+    """Cores this process may use: OMP_NUM_THREADS, as in torch, or those that the system lets it run on."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_visible() -> bool:
+    """Whether there is an NVIDIA driver and this process may use it, without importing torch to ask."""
+    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
