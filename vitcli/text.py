@@ -11,20 +11,22 @@ MAX_SHOWN = 200
 _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def safe(value: object, limit: int = MAX_SHOWN) -> str:
+def safe(value: object, limit: int | None = MAX_SHOWN) -> str:
     """`value` as one printable line: control, bidi and surrogate characters become escapes, long text is cut."""
     shown = []
-    for character in str(value)[: limit + 1]:
+    for character in str(value)[: None if limit is None else limit + 1]:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _BIDI:
             shown.append(character.encode("unicode_escape").decode("ascii"))
         else:
             shown.append(character)
-    return "".join(shown) if len(shown) <= limit else "".join(shown[:limit]) + "…"
+    if limit is None or len(shown) <= limit:
+        return "".join(shown)
+    return "".join(shown[:limit]) + "…"
 
 
-def csv_cell(value: object) -> str:
+def csv_cell(value: object, limit: int | None = MAX_SHOWN) -> str:
     """`safe` text that a spreadsheet will not take for a formula."""
-    text = safe(value)
+    text = safe(value, limit)
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 

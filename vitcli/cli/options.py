@@ -40,3 +40,5 @@ ValFractionOpt = Annotated[
     float, typer.Option("--val-fraction", help="Share of train that validates when the data has no validation split.")
 ]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")]
+JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as soon as it is known.")]
+CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]

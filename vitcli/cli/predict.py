@@ -1,0 +1,91 @@
+"""`vit predict`: what is in each image."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vitcli.cli.options import CsvOpt, DeviceOpt, JsonlOpt, JsonOpt, ModelOpt
+from vitcli.errors import EXIT_SOME_FAILED, UsageError
+
+if TYPE_CHECKING:
+    from vitcli.checkpoint.config import Checkpoint
+
+ImagesArg = Annotated[
+    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
+]
+TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
+EngineOpt = Annotated[
+    Literal["auto", "onnxruntime", "torch"], typer.Option("--engine", help="What computes; never changes a label.")
+]
+PrecisionOpt = Annotated[
+    Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
+]
+BatchOpt = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together.")]
+FromFileOpt = Annotated[
+    str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
+]
+ExactOpt = Annotated[
+    bool, typer.Option("--exact", help="Decode every JPEG in full: timm's pixels bit for bit, and slower.")
+]
+
+
+def predict(
+    images: ImagesArg = None,
+    model: ModelOpt = None,
+    top: TopOpt = 5,
+    json: JsonOpt = False,
+    jsonl: JsonlOpt = False,
+    csv: CsvOpt = False,
+    from_file: FromFileOpt = None,
+    engine: EngineOpt = "auto",
+    device: DeviceOpt = None,
+    precision: PrecisionOpt = "fp32",
+    batch_size: BatchOpt = None,
+    exact: ExactOpt = False,
+) -> None:
+    """Name what is in each image.
+
+    One bad file never stops the rest; the exit code is then 3.
+    """
+    if not images and not from_file:
+        raise UsageError("name images: files, folders, globs, or - for standard input; see vit predict --help")
+    if images and "-" in images and sys.stdin.isatty():
+        raise UsageError("- reads an image from standard input, which is the terminal; pipe one in")
+    if json + jsonl + csv > 1:
+        raise UsageError("choose one of --json, --jsonl and --csv")
+    from vitcli.checkpoint.resolve import resolve
+    from vitcli.cli import prediction_view
+    from vitcli.cli.console import note
+    from vitcli.inference.predict import load
+
+    checkpoint = resolve(model)
+    for line in checkpoint.notes:
+        note(line)
+    if model is None:
+        note(_what_was_taken(checkpoint))
+    inputs = _lines(from_file, images or []) if from_file else list(images or [])
+    loaded = load(checkpoint, engine=engine, precision=precision, device=device)
+    predictions = loaded.predict(inputs, top_k=top, batch_size=batch_size, exact=exact)
+    write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
+    if failed := write(predictions, checkpoint):
+        note(f"{failed} of the images could not be read")
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _what_was_taken(checkpoint: "Checkpoint") -> str:
+    known = ", ".join(checkpoint.labels[:10]) + (", …" if len(checkpoint.labels) > 10 else "")
+    if checkpoint.source != "bundled":
+        return checkpoint.why
+    return f"{checkpoint.name} (bundled) knows {known}; for ImageNet's 1000 classes: -m imagenet"
+
+
+def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
+    """Paths from a list that may be longer than memory."""
+    yield from before
+    with sys.stdin if file == "-" else Path(file).open(encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            if path := line.rstrip("\r\n"):
+                yield path
