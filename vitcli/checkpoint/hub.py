@@ -1,216 +1,49 @@
-"""The Hugging Face Hub: one probe with a time limit, then a download pinned to the commit; every failure is one line.
+"""When a model is not on this machine: whether the Hub may be asked, and what to tell who cannot reach it.
 
-What is in the cache is never asked for (see `layout.find_cached`), so this module, and with it huggingface_hub (0.2 s),
-is imported only when something must come over the network. Pickles are never downloaded. Knows files, not models.
-
-Why the probe: `hf_hub_download` alone takes 23 s to notice a refused connection and 396 s for one that swallows
-packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches).
+Light: huggingface_hub (0.2 s to import) comes in with `transfer`, only when something is downloaded. What is in the
+cache is never asked for (see `layout.find_cached`).
 """
 
 import os
-import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import httpx2
-from huggingface_hub import errors as hf
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo, hub_cache
-from vitcli.checkpoint.untrusted import MAX_CONFIG_BYTES
+from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo
 from vitcli.errors import HubError
 from vitcli.text import safe
-
-PROBE_SECONDS = 1.5
 
 OnProgress = Callable[[str, int, int | None], None]
 """Told (file name, bytes here, bytes in all or None) while a file is downloaded."""
 
 
-def offline_asked() -> bool:
-    """Whether the user told the Hub libraries to stay off the network."""
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
-
-
 def download(
     repo: str, revision: str, check_config: Callable[[CachedRepo], Any], progress: OnProgress | None = None
 ) -> CachedRepo:
-    """Fetch config.json, let `check_config` refuse it, then fetch the weights (`blobs` compares their SHA-256 later).
+    """Fetch the two files of `repo` (org/name) at `revision` into the Hub cache.
 
-    Raises HubError in one line that names the file, the reason, and what to do; `check_config`'s errors pass through.
+    `check_config` sees config.json before the weights are fetched, and may refuse; its errors pass through. Raises
+    HubError in one line that names the file, the reason, and what to do.
     """
-    if offline_asked():
-        raise HubError(f"{_missing(repo, revision)} and HF_HUB_OFFLINE is set. {_command(repo, revision)}")
-    metadata = _probe(repo, revision, CONFIG_NAME)
-    commit = metadata.commit_hash
-    if not commit or not metadata.etag:
-        raise _not_the_hub(repo)
-    if (metadata.size or 0) > MAX_CONFIG_BYTES:
-        raise HubError(f"{repo}: a {CONFIG_NAME} of {metadata.size} bytes is not a model's config")
-    config_path = _fetch(repo, revision, commit, CONFIG_NAME, progress)
-    cached = CachedRepo(repo, commit, config_path.parent)
-    check_config(cached)
-    _probe(repo, commit, WEIGHTS_NAME)
-    _fetch(repo, revision, commit, WEIGHTS_NAME, progress)
-    _remember(repo, revision, commit)
-    return cached
+    if _offline_asked():
+        raise HubError(f"{missing(repo, revision)} and HF_HUB_OFFLINE is set. {command(repo, revision)}")
+    from vitcli.checkpoint.transfer import transfer
+
+    return transfer(repo, revision, check_config, progress)
 
 
-def _probe(repo: str, revision: str, file: str) -> Any:
-    """Metadata of one file, or HubError, within PROBE_SECONDS whatever the network does."""
-    url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
-    result: list[Any] = []
-
-    def ask() -> None:
-        try:
-            result.append(get_hf_file_metadata(url, timeout=PROBE_SECONDS, endpoint=_endpoint()))
-        except Exception as error:  # handed over to the asking thread
-            result.append(error)
-
-    # Name look-up has no time limit of its own, so the whole request runs in a thread that may be left behind.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if not result:
-        raise _no_answer(repo, revision)
-    if isinstance(result[0], Exception):
-        raise explain(result[0], repo, revision, file) from None
-    return result[0]
-
-
-def _fetch(repo: str, revision: str, commit: str, file: str, progress: OnProgress | None) -> Path:
-    try:
-        return Path(
-            hf_hub_download(
-                repo,
-                file,
-                revision=commit,
-                cache_dir=hub_cache(),
-                endpoint=_endpoint(),
-                tqdm_class=_bar(file, progress),
-            )
-        )
-    except httpx2.TransportError:
-        raise HubError(f"{repo}: the connection broke off while {file} was downloaded; try again") from None
-    except (OSError, httpx2.HTTPError, ValueError) as error:
-        raise explain(error, repo, revision, file) from None
-
-
-def explain(error: Exception, repo: str, revision: str, file: str) -> HubError:
-    """The one line for an exception of huggingface_hub or its HTTP client."""
-    if isinstance(error, hf.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    where = f"https://huggingface.co/{repo}"
-    if isinstance(error, hf.GatedRepoError):
-        return HubError(f"{repo} is gated: accept its terms at {where}, then `hf auth login`")
-    if isinstance(error, hf.RevisionNotFoundError):
-        return HubError(f"{repo} has no revision '{safe(revision)}'; see {where}/tree/main for its branches")
-    if isinstance(error, hf.RemoteEntryNotFoundError):
-        if file == WEIGHTS_NAME:
-            return HubError(f"{repo} has no {file}; pickles are not read. See {where}/tree/main")
-        return HubError(f"{repo} has no {file}, so it is not a timm or `vit` model. See {where}/tree/main")
-    if isinstance(error, hf.FileMetadataError):
-        return _not_the_hub(repo)
-    if isinstance(error, hf.HfHubHTTPError) and error.response is not None:
-        return _explain_status(error.response, repo)
-    if isinstance(error, httpx2.TimeoutException):
-        return _no_answer(repo, revision)
-    if isinstance(error, (httpx2.TransportError, hf.OfflineModeIsEnabled)):
-        return HubError(_unreachable(repo, revision, safe(error) or type(error).__name__))
-    if isinstance(error, OSError) and "Consistency check failed" in str(error):
-        return HubError(f"{repo}: {file} came with the wrong size; the download was broken off. Try again")
-    if isinstance(error, OSError) and error.errno is not None:
-        return HubError(f"{repo}: {file} could not be stored in {safe(hub_cache())}: {os.strerror(error.errno)}")
-    return HubError(f"{repo}: {file} could not be downloaded: {safe(error)}")
-
-
-def _explain_status(response: Any, repo: str) -> HubError:
-    status = response.status_code
-    match status:
-        case 401 if response.headers.get("X-Error-Message", "").startswith("Invalid credentials"):
-            return HubError(f"{repo}: the Hub refuses your token (401); `hf auth login` again, or unset HF_TOKEN")
-        case 401:
-            return HubError(f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours")
-        case 403:
-            return HubError(f"{repo}: access forbidden (403); your token may lack the permission to read it")
-        case 404:
-            return HubError(f"{repo}: no such model on the Hub (404); check the spelling, org/name")
-        case 429:
-            wait = response.headers.get("Retry-After", "")
-            when = f"try again in {wait} s" if wait.isdigit() else "try again later"
-            return HubError(
-                f"{repo}: too many requests to the Hub (429); {when}, or `hf auth login` for a higher limit"
-            )
-        case _ if status >= 500:
-            return HubError(f"{repo}: the Hub has a problem of its own ({status}); try again later")
-    return HubError(f"{repo}: the Hub answers {status}")
-
-
-def _not_the_hub(repo: str) -> HubError:
-    return HubError(
-        f"{repo}: something other than the Hub answered (a hotel's or company's login page?); log in with a browser, "
-        "or check HF_ENDPOINT and the proxy"
-    )
-
-
-def _missing(repo: str, revision: str) -> str:
+def missing(repo: str, revision: str) -> str:
+    """The beginning of a message: which file is not here."""
     at = "" if revision == "main" else f" at revision {safe(revision)}"
     return f"{repo}: {WEIGHTS_NAME}{at} is not on this machine"
 
 
-def _no_answer(repo: str, revision: str) -> HubError:
-    return HubError(_unreachable(repo, revision, f"no answer in {PROBE_SECONDS:g} s"))
-
-
-def _unreachable(repo: str, revision: str, reason: str) -> str:
-    return f"{_missing(repo, revision)} and the Hub cannot be reached ({reason}). {_command(repo, revision)}"
-
-
-def _command(repo: str, revision: str) -> str:
+def command(repo: str, revision: str) -> str:
+    """The end of a message: how to fetch the files where there is a network."""
     at = "" if revision == "main" else f" --revision {safe(revision)}"
     return f"With a network: `hf download {repo} {CONFIG_NAME} {WEIGHTS_NAME}{at}`"
 
 
-def _endpoint() -> str:
-    # Read at each call: huggingface_hub reads it once, at import.
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def _remember(repo: str, revision: str, commit: str) -> None:
-    """Note which commit the branch or tag was, as huggingface_hub does when it is given the branch itself.
-
-    We give it the commit, so that both files are of the same one. Written last: from then on the cache answers.
-    """
-    if revision == commit:
-        return
-    reference = hub_cache() / ("models--" + repo.replace("/", "--")) / "refs" / revision
-    reference.parent.mkdir(parents=True, exist_ok=True)
-    reference.write_text(commit, encoding="ascii")
-
-
-def _bar(file: str, progress: OnProgress | None) -> Any:
-    """A stand-in for the tqdm class that huggingface_hub draws its bar with, reporting to `progress` instead."""
-
-    class Bar:
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            self.total, self.done = total, initial
-
-        def update(self, count: int = 1) -> None:
-            self.done += count
-            if progress:
-                progress(file, self.done, self.total)
-
-        def __enter__(self) -> "Bar":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def __getattr__(self, name: str) -> Any:  # close, refresh, set_description: nothing to do
-            if name.startswith("_"):
-                raise AttributeError(name)
-            return lambda *_, **__: None
-
-    return Bar
+def _offline_asked() -> bool:
+    """Whether the user told the Hub libraries to stay off the network."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")

@@ -7,10 +7,10 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vitcli.checkpoint.config import Checkpoint, Source, parse_config
 from vitcli.checkpoint.header import PICKLE_HINT
+from vitcli.checkpoint.hub import OnProgress, download
 from vitcli.checkpoint.labels import are_wordnet_ids, describe, imagenet_names
 from vitcli.checkpoint.layout import (
     ALIASES,
@@ -30,15 +30,12 @@ from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
 from vitcli.text import did_you_mean, safe
 
-if TYPE_CHECKING:
-    from vitcli.checkpoint.hub import OnProgress
-
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 
 
-def resolve(name: str | None = None, *, progress: "OnProgress | None" = None) -> Checkpoint:
+def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
     In this order: the prefixes `local-dir:` and `hf-hub:`; a folder; a .safetensors file with config.json beside it; a
@@ -57,7 +54,7 @@ def resolve(name: str | None = None, *, progress: "OnProgress | None" = None) ->
     return replace(_bundled(DEFAULT_BUNDLED), why=f"the default: {DEFAULT_BUNDLED}, bundled with this program")
 
 
-def _named(name: str, progress: "OnProgress | None") -> Checkpoint:
+def _named(name: str, progress: OnProgress | None) -> Checkpoint:
     prefix, _, rest = name.partition(":")
     if prefix == "local-dir":
         return _folder(Path(rest))
@@ -124,7 +121,7 @@ def _bundled(name: str) -> Checkpoint:
     return _open(folder / CONFIG_NAME, folder / WEIGHTS_NAME, name, "bundled", f"{name}, bundled with this program")
 
 
-def _hub(name: str, progress: "OnProgress | None") -> Checkpoint:
+def _hub(name: str, progress: OnProgress | None) -> Checkpoint:
     repo, _, revision = name.partition("@")
     revision = revision or "main"
     if not _REPO.match(repo):
@@ -133,8 +130,6 @@ def _hub(name: str, progress: "OnProgress | None") -> Checkpoint:
         raise CheckpointError(f"'{safe(revision)}' is not a revision: a branch, tag or commit")
     if cached := find_cached(repo, revision):
         return replace(_open_cached(cached), why=f"{repo} at {cached.commit[:7]}, in the local Hub cache")
-    from vitcli.checkpoint.hub import download  # 0.2 s, only when something must be fetched
-
     try:
         cached = download(repo, revision, check_config=_open_cached, progress=progress)
     except HubError as error:

@@ -1,0 +1,193 @@
+"""Download from the Hugging Face Hub: one probe with a time limit, then files pinned to the commit; errors in one line.
+
+Why the probe: `hf_hub_download` alone takes 23 s to notice a refused connection and 396 s for one that swallows
+packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches). Pickles are never downloaded. Knows files,
+not models.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import errors as hf
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+from vitcli.checkpoint.hub import OnProgress, command, missing
+from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo, hub_cache
+from vitcli.checkpoint.untrusted import MAX_CONFIG_BYTES
+from vitcli.errors import HubError
+from vitcli.text import safe
+
+PROBE_SECONDS = 1.5
+
+
+def transfer(
+    repo: str, revision: str, check_config: Callable[[CachedRepo], Any], progress: OnProgress | None
+) -> CachedRepo:
+    """As `hub.download`, which asks whether the network may be used."""
+    metadata = _probe(repo, revision, CONFIG_NAME)
+    commit: str = metadata.commit_hash
+    if not commit or not metadata.etag:
+        raise _not_the_hub(repo)
+    if (metadata.size or 0) > MAX_CONFIG_BYTES:
+        raise HubError(f"{repo}: a {CONFIG_NAME} of {metadata.size} bytes is not a model's config")
+    config_path = _fetch(repo, revision, commit, CONFIG_NAME, progress)
+    cached = CachedRepo(repo, commit, config_path.parent)
+    check_config(cached)
+    _probe(repo, commit, WEIGHTS_NAME)
+    _fetch(repo, revision, commit, WEIGHTS_NAME, progress)
+    _remember(repo, revision, commit)
+    return cached
+
+
+def _probe(repo: str, revision: str, file: str) -> Any:
+    """Metadata of one file, or HubError, within PROBE_SECONDS whatever the network does."""
+    url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
+    result: list[Any] = []
+
+    def ask() -> None:
+        try:
+            result.append(get_hf_file_metadata(url, timeout=PROBE_SECONDS, endpoint=_endpoint()))
+        except Exception as error:  # handed over to the asking thread
+            result.append(error)
+
+    # Name look-up has no time limit of its own, so the whole request runs in a thread that may be left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if not result:
+        raise _no_answer(repo, revision)
+    if isinstance(result[0], Exception):
+        raise explain(result[0], repo, revision, file) from None
+    return result[0]
+
+
+def _fetch(repo: str, revision: str, commit: str, file: str, progress: OnProgress | None) -> Path:
+    try:
+        return Path(
+            hf_hub_download(
+                repo,
+                file,
+                revision=commit,
+                cache_dir=hub_cache(),
+                endpoint=_endpoint(),
+                tqdm_class=_bar(file, progress),
+            )
+        )
+    except httpx2.TransportError:
+        raise HubError(f"{repo}: the connection broke off while {file} was downloaded; try again") from None
+    except (OSError, httpx2.HTTPError, ValueError) as error:
+        raise explain(error, repo, revision, file) from None
+
+
+def explain(error: Exception, repo: str, revision: str, file: str) -> HubError:
+    """The one line for an exception of huggingface_hub or its HTTP client."""
+    if isinstance(error, hf.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    where = f"https://huggingface.co/{repo}"
+    if isinstance(error, hf.GatedRepoError):
+        return HubError(f"{repo} is gated: accept its terms at {where}, then `hf auth login`")
+    if isinstance(error, hf.RevisionNotFoundError):
+        return HubError(f"{repo} has no revision '{safe(revision)}'; see {where}/tree/main for its branches")
+    if isinstance(error, hf.RemoteEntryNotFoundError):
+        if file == WEIGHTS_NAME:
+            return HubError(f"{repo} has no {file}; pickles are not read. See {where}/tree/main")
+        return HubError(f"{repo} has no {file}, so it is not a timm or `vit` model. See {where}/tree/main")
+    if isinstance(error, hf.FileMetadataError):
+        return _not_the_hub(repo)
+    if isinstance(error, hf.HfHubHTTPError) and error.response is not None:
+        return _explain_status(error.response, repo)
+    if isinstance(error, httpx2.TimeoutException):
+        return _no_answer(repo, revision)
+    if isinstance(error, (httpx2.TransportError, hf.OfflineModeIsEnabled)):
+        return HubError(_unreachable(repo, revision, safe(error) or type(error).__name__))
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return HubError(f"{repo}: {file} came with the wrong size; the download was broken off. Try again")
+    if isinstance(error, OSError) and error.errno is not None:
+        return HubError(f"{repo}: {file} could not be stored in {safe(hub_cache())}: {os.strerror(error.errno)}")
+    return HubError(f"{repo}: {file} could not be downloaded: {safe(error)}")
+
+
+def _explain_status(response: Any, repo: str) -> HubError:
+    status = response.status_code
+    match status:
+        case 401 if response.headers.get("X-Error-Message", "").startswith("Invalid credentials"):
+            return HubError(f"{repo}: the Hub refuses your token (401); `hf auth login` again, or unset HF_TOKEN")
+        case 401:
+            return HubError(f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours")
+        case 403:
+            return HubError(f"{repo}: access forbidden (403); your token may lack the permission to read it")
+        case 404:
+            return HubError(f"{repo}: no such model on the Hub (404); check the spelling, org/name")
+        case 429:
+            wait = response.headers.get("Retry-After", "")
+            when = f"try again in {wait} s" if wait.isdigit() else "try again later"
+            return HubError(
+                f"{repo}: too many requests to the Hub (429); {when}, or `hf auth login` for a higher limit"
+            )
+        case _ if status >= 500:
+            return HubError(f"{repo}: the Hub has a problem of its own ({status}); try again later")
+    return HubError(f"{repo}: the Hub answers {status}")
+
+
+def _not_the_hub(repo: str) -> HubError:
+    return HubError(
+        f"{repo}: something other than the Hub answered (a hotel's or company's login page?); log in with a browser, "
+        "or check HF_ENDPOINT and the proxy"
+    )
+
+
+def _no_answer(repo: str, revision: str) -> HubError:
+    return HubError(_unreachable(repo, revision, f"no answer in {PROBE_SECONDS:g} s"))
+
+
+def _unreachable(repo: str, revision: str, reason: str) -> str:
+    return f"{missing(repo, revision)} and the Hub cannot be reached ({reason}). {command(repo, revision)}"
+
+
+def _endpoint() -> str:
+    # Read at each call: huggingface_hub reads it once, at import.
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _remember(repo: str, revision: str, commit: str) -> None:
+    """Note which commit the branch or tag was, as huggingface_hub does when it is given the branch itself.
+
+    We give it the commit, so that both files are of the same one. Written last: from then on the cache answers.
+    """
+    if revision == commit:
+        return
+    reference = hub_cache() / ("models--" + repo.replace("/", "--")) / "refs" / revision
+    with suppress(OSError):  # a cache that cannot be written only means asking again
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit, encoding="ascii")
+
+
+def _bar(file: str, progress: OnProgress | None) -> Any:
+    """A stand-in for the tqdm class that huggingface_hub draws its bar with, reporting to `progress` instead."""
+
+    class Bar:
+        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
+            self.total, self.done = total, initial
+
+        def update(self, count: int = 1) -> None:
+            self.done += count
+            if progress:
+                progress(file, self.done, self.total)
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:  # close, refresh, set_description: nothing to do
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return lambda *_, **__: None
+
+    return Bar
