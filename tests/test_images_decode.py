@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -436,6 +438,23 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         with pytest.raises(ImageError):
             open_image(bad)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_reading_a_jpeg_imports_its_decoder_and_nothing_heavy(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(saved(quadrants(), "JPEG"))
+    code = f"""
+import sys
+from pathlib import Path
+import vitcli.data.sources, vitcli.images.find
+from vitcli.images.load import load
+from vitcli.images.preprocess import Preprocess
+load(Path({str(path)!r}), Preprocess())
+print(*sys.modules)
+"""
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "PIL.JpegImagePlugin" in modules
+    assert not {"torch", "timm", "torchvision", "scipy", "PIL.WebPImagePlugin", "PIL.PngImagePlugin"} & set(modules)
 
 
 _SEEDS = [saved(quadrants(24, 16), format) for format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")]
