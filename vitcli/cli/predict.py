@@ -1,14 +1,17 @@
 """`vit predict`: what is in each image."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitcli.cli.options import CsvOpt, DeviceOpt, JsonlOpt, JsonOpt, ModelOpt
-from vitcli.errors import EXIT_SOME_FAILED, UsageError
+from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
+from vitcli.text import safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -59,6 +62,7 @@ def predict(
     from vitcli.checkpoint.resolve import resolve
     from vitcli.cli import prediction_view
     from vitcli.cli.console import note
+    from vitcli.images.find import find_images
     from vitcli.inference.predict import load
 
     checkpoint = resolve(model)
@@ -66,9 +70,15 @@ def predict(
         note(line)
     if model is None:
         note(_what_was_taken(checkpoint))
-    inputs = _lines(from_file, images or []) if from_file else list(images or [])
+    names = _lines(from_file, images or []) if from_file else images or []
+    skipped: Counter[str] = Counter()
+    sources = find_images(names, skipped=skipped, stdin=sys.stdin.buffer)
+    first = next(sources, None)
+    if first is None:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing else either"
+        raise VitError(f"no images in {safe(' '.join(images or [from_file or '']))} ({left_out})")
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
-    predictions = loaded.predict(inputs, top_k=top, batch_size=batch_size, exact=exact)
+    predictions = loaded.predict(chain([first], sources), top_k=top, batch_size=batch_size, exact=exact)
     write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
     if failed := write(predictions, checkpoint):
         note(f"{failed} of the images could not be read")

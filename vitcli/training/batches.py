@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,)
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images each step sees: `micro_batches` × `micro_batch` of the epoch's order; an incomplete tail is left out."""
+    """Which images each step sees. An epoch's incomplete last batch is left out."""
 
     n: int
     micro_batch: int

@@ -5,6 +5,7 @@ and weight decay be those of AdamW. torch and timm have it too, but both orthogo
 bfloat16 units emulates: 60 ms an image where this takes 8 (docs/decisions.md).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         average.lerp_(p.grad, 1 - momentum)
         nesterov = torch.lerp(p.grad, average, momentum)  # type: ignore[arg-type]
         parts = [orthogonalise(part) for part in nesterov.chunk(group["parts"])]
-        return torch.cat(parts) * (0.2 * max(parts[0].shape) ** 0.5)  # the root mean square of an AdamW update
+        return torch.cat(parts) * (0.2 * math.sqrt(max(parts[0].shape)))  # the root mean square of an AdamW update
 
     def _adam(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         state, (beta1, beta2) = self.state[p], group["betas"]
@@ -77,7 +78,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrix to `matrix` (M, N), roughly: singular values between 0.7 and 1.2."""
     a, b, c = NEWTON_SCHULZ
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x: Tensor = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(STEPS):
         gram = x @ x.T
