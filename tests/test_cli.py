@@ -1,0 +1,221 @@
+"""The terminal's contract: streams, formats, exit codes, one line per error. Everything runs in this process."""
+
+import csv
+import io
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tests.checkpoints import LABELS, write_tiny
+from vitcli.cli import train as train_command
+from vitcli.cli.app import app
+from vitcli.cli.picture import half_blocks
+from vitcli.training.recipe import Recipe
+
+
+def vit(line: str, **options: object) -> Result:
+    """`vit LINE` without a terminal; a bug shows its traceback."""
+    result = CliRunner().invoke(app, shlex.split(line), **options)  # type: ignore[arg-type]
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny checkpoint, three images and one file that is none."""
+    place = tmp_path_factory.mktemp("place")
+    write_tiny(place / "model")
+    (place / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "[red]c.png"):
+        Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(place / "images" / name)
+    (place / "images" / "broken.jpg").write_bytes(b"not an image")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "no-cache"))
+    for name in ("VIT_MODEL", "VIT_DEBUG", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class TestPredict:
+    def test_jsonl_in_order_and_exit_3_for_a_bad_file(self) -> None:
+        result = vit("predict -m model images/b.png images/broken.jpg images/a.png --jsonl -k 2")
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert [line["path"] for line in lines] == ["images/b.png", "images/broken.jpg", "images/a.png"]
+        assert result.exit_code == 3
+        assert "broken.jpg" in lines[1]["error"]
+        assert [len(line.get("labels", [])) for line in lines] == [2, 0, 2]
+        assert "1 of the images could not be read" in result.stderr
+
+    def test_json_is_one_document_with_probabilities(self) -> None:
+        result = vit("predict -m model images/a.png --json")
+        document = json.loads(result.stdout)
+        assert (document["schema"], document["model"]) == ("vit.predict/1", "model")
+        (prediction,) = document["predictions"]
+        assert {score["label"] for score in prediction["labels"]} == set(LABELS)
+        shares = [score["probability"] for score in prediction["labels"]]
+        assert sum(shares) == pytest.approx(1, abs=2e-6)  # six digits each
+        assert shares == sorted(shares, reverse=True)
+        assert result.exit_code == 0
+
+    def test_csv_has_a_row_a_class(self) -> None:
+        rows = list(csv.DictReader(io.StringIO(vit("predict -m model images/ --csv").stdout)))
+        assert len(rows) == 3 * 3 + 1
+        assert [row["rank"] for row in rows if row["path"].endswith("a.png")] == ["1", "2", "3"]
+
+    def test_table_piped_has_no_colour_and_loses_nothing(self) -> None:
+        result = vit("predict -m model images/a.png 'images/[red]c.png'")
+        assert "\x1b" not in result.output
+        assert "images/[red]c.png" in result.stdout  # not taken for markup
+        assert all(label in result.stdout for label in LABELS)
+
+    def test_formats_agree(self) -> None:
+        table = vit("predict -m model images/a.png -k 1").stdout
+        top = json.loads(vit("predict -m model images/a.png -k 1 --jsonl").stdout)["labels"][0]
+        assert f"{top['probability']:6.1%}".strip() in table
+        assert top["label"] in table
+
+    def test_standard_input_and_lists_of_paths(self, place: Path, tmp_path: Path) -> None:
+        plain = json.loads(vit("predict -m model images/a.png --jsonl").stdout)
+        piped = json.loads(vit("predict -m model - --jsonl", input=(place / "images/a.png").read_bytes()).stdout)
+        assert piped["labels"] == plain["labels"]
+        (tmp_path / "list.txt").write_text("images/a.png\n\nimages/b.png\n")
+        listed = vit(f"predict -m model --from-file {tmp_path / 'list.txt'} --jsonl").stdout.splitlines()
+        assert [json.loads(line)["path"] for line in listed] == ["images/a.png", "images/b.png"]
+        assert json.loads(listed[0]) == plain
+
+    @pytest.mark.parametrize(
+        ("line", "code", "message"),
+        [
+            ("predict", 2, "name images"),
+            ("predict a.png --json --csv -m model", 2, "choose one of"),
+            ("predict images/a.png -m nowhere/", 1, "nowhere"),
+            ("predict images/a.png -m fashion-vt", 1, "Did you mean 'fashion-vit'"),
+            ("predict images/a.png -m model --precision int8 --engine torch", 2, "int8"),
+            ("predict images/a.png -m images", 1, "config.json"),
+            ("predict -m model model/", 1, "no images in model/"),
+        ],
+    )
+    def test_errors_are_one_line(self, line: str, code: int, message: str) -> None:
+        result = vit(line)
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert message in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+        assert result.stderr.startswith("error: ")
+
+    def test_debug_shows_the_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("VIT_DEBUG", "1")
+        with pytest.raises(Exception, match=r"config\.json"):
+            vit("predict images/a.png -m images")
+
+    def test_the_bundled_default_says_what_it_knows(self) -> None:
+        result = vit("predict images/a.png --jsonl")
+        assert "fashion-vit (bundled) knows T-shirt/top" in result.stderr
+        assert "-m imagenet" in result.stderr
+
+    def test_an_unknown_option_is_a_usage_error(self) -> None:
+        assert vit("predict --modle x a.png").exit_code == 2
+
+
+def test_models_lists_the_bundled_one() -> None:
+    document = json.loads(vit("models --json").stdout)
+    bundled = {model["name"]: model for model in document["models"] if model["kind"] == "bundled"}
+    assert bundled["fashion-vit"]["num_classes"] == 10
+    assert bundled["fashion-vit"]["parameters"] < 3_000_000
+    assert "fashion-vit" in vit("models").stdout
+
+
+class TestTrain:
+    @pytest.fixture
+    def folders(self, tmp_path: Path) -> Path:
+        rng = np.random.default_rng(0)
+        for label, channel in (("red", 0), ("green", 1)):
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for i in range(12):
+                pixels = rng.integers(0, 100, (20, 20, 3), np.uint8)
+                pixels[..., channel] += 150
+                Image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
+        return tmp_path
+
+    OPTIONS = (
+        "--img-size 16 --patch-size 8 --set embed_dim=24 --set depth=1 --set num_heads=3 --batch-size 8 "
+        "--set micro_batch=8 --set mixup=0.0 --device cpu -j 0"
+    )
+
+    def test_from_class_folders_to_a_prediction(self, folders: Path) -> None:
+        run = folders / "run"
+        result = vit(f"train --data {folders / 'data'} {self.OPTIONS} --epochs 2 --out {run}")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout.strip() == str(run / "best")
+        assert "2 (11 to 11 training images each): green, red" in result.stderr
+        assert {entry.name for entry in run.iterdir()} >= {"run.json", "metrics.jsonl", "best", "last", "LATEST.json"}
+        image = folders / "data" / "red" / "0.png"
+        for model in (run / "best", run):
+            predicted = json.loads(vit(f"predict -m {model} {image} --jsonl").stdout)
+            assert {score["label"] for score in predicted["labels"]} == {"red", "green"}
+        again = vit(f"train --resume {run} -j 0")
+        assert again.exit_code == 0  # nothing is left to do
+
+    def test_dry_run_leaves_the_disk_alone(self, folders: Path) -> None:
+        before = sorted(folders.rglob("*"))
+        result = vit(f"train --data {folders / 'data'} {self.OPTIONS} --out {folders / 'run'} --dry-run")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "24 train" in result.stderr or "22 train" in result.stderr
+        assert sorted(folders.rglob("*")) == before
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("train", "--data is missing"),
+            ("train --data {data} --set epoks=3", "Did you mean 'epochs'"),
+            ("train --data {data} --set lr", "write name=value"),
+            ("train --data {data} --img-size 17", "not a multiple"),
+            ("train --data {data} --img-size big", "write one number of pixels"),
+            ("train --data {data} --model vit_tyni_patch16_224", "Did you mean 'vit_tiny_patch16_224'"),
+            ("train --data {data} --recipe fashion-vit --set num_heads=5", "not a multiple of 5 heads"),
+            ("train --resume {data}", "is no run folder"),
+            ("train --resume {data} --epochs 3", "would change nothing"),
+        ],
+    )
+    def test_wrong_usage(self, folders: Path, line: str, message: str) -> None:
+        result = vit(line.format(data=folders / "data"))
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+    def test_data_that_are_none(self, tmp_path: Path) -> None:
+        result = vit(f"train --data {tmp_path}")
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+
+    def test_options_reach_the_recipe(self) -> None:
+        settings = train_command._settings(
+            lambda *args: args, "d", None, None, {"lr": 0.5}, {"img_size": [8, 8]}, ["mixup=0.7", "depth=3"], 0.1
+        )
+        assert settings[1] == {"depth": 3, "img_size": [8, 8]}
+        assert (settings[3].lr, settings[3].mixup, settings[3].epochs) == (0.5, 0.7, Recipe().epochs)
+
+
+def test_half_blocks_carry_two_pixels_each() -> None:
+    image = Image.fromarray(np.array([[[255, 0, 0]], [[0, 0, 255]]], np.uint8))
+    text = half_blocks(image.resize((1, 2)), columns=2)
+    assert text.plain == "▀"
+    assert str(text.spans[0].style) == "#ff0000 on #0000ff"
+
+
+def test_python_api_is_lazy_and_public() -> None:
+    import vitcli
+
+    assert callable(vitcli.load)
+    assert callable(vitcli.predict)
+    assert "numpy" in sys.modules
