@@ -167,6 +167,15 @@ class TestTrain:
         again = vit(f"train --resume {run} -j 0")
         assert again.exit_code == 0  # nothing is left to do
 
+    @pytest.mark.parametrize(
+        ("side", "model"), [(28, "28x28 pixels, 7x7"), (64, "64x64 pixels, 8x8"), (150, "224x224")]
+    )
+    def test_without_a_model_one_fits_the_images(self, folders: Path, side: int, model: str) -> None:
+        for path in (folders / "data").rglob("*.png"):
+            Image.new("RGB", (side + 9, side)).save(path)
+        result = vit(f"train --data {folders / 'data'} --dry-run")
+        assert model in " ".join(result.stderr.split())
+
     def test_dry_run_leaves_the_disk_alone(self, folders: Path) -> None:
         before = sorted(folders.rglob("*"))
         result = vit(f"train --data {folders / 'data'} {self.OPTIONS} --out {folders / 'run'} --dry-run")

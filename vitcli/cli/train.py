@@ -1,5 +1,6 @@
 """`vit train`: a model from scratch."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def train(
     from vitcli.cli import training_view
     from vitcli.training import train as task
     from vitcli.training.run import next_run_folder
-    from vitcli.training.start import Settings, build_task, run_name
+    from vitcli.training.start import Settings, build_task, fitting_model, run_name
 
     changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     sizes = {"img_size": _size(img_size, "--img-size"), "patch_size": _size(patch_size, "--patch-size")}
@@ -72,6 +73,8 @@ def train(
             raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
         settings = _settings(Settings, data, model, recipe, changes, sizes, set_ or [], val_fraction)
         samples = task.open_settings_data(settings)
+        if not (model or recipe or settings.model_args):
+            settings = replace(settings, model_args=fitting_model(samples))
         if out is None and not task.alone():
             raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
         folder = Path(out) if out else next_run_folder(run_name(settings))

@@ -1,5 +1,6 @@
 """From settings to a `Task`: reads the data, builds the model. A run and its resumption both begin here."""
 
+import statistics
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,21 @@ def build_task(settings: Settings, data: DataSet) -> Task:
     crop_pct = 1.0 if min(size) <= 64 else 0.9
     preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
+
+
+def fitting_model(data: DataSet) -> dict[str, Any]:
+    """Model settings for images as small as these; none for ordinary photographs, which ViT-Ti/16 at 224 suits.
+
+    Judged by the median shorter side of the first images. Small: 4- or 8-pixel patches, so that a grid of about eight by
+    eight is left, and half of Ti's depth.
+    """
+    looked_at = range(min(16, len(data.train)))
+    side = int(statistics.median(min(data.train.image(i).size) for i in looked_at))
+    if side > 96:
+        return {}
+    patch = 4 if side <= 40 else 8
+    size = max(round(side / patch), 2) * patch
+    return {"img_size": [size, size], "patch_size": [patch, patch], "depth": 6}
 
 
 def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig:
