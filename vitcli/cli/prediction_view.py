@@ -78,7 +78,7 @@ def _bar(label: str, probability: float, width: int = 16) -> Any:
 
     full = round(probability * width)
     line = Text(f"  {probability:6.1%} ", no_wrap=True)
-    return line.append("━" * full, style="green").append("━" * (width - full), style="dim").append(f" {safe(label)}")
+    return line.append("━" * full, style="green").append(" " * (width - full)).append(f" {safe(label)}")
 
 
 def _picture(prediction: Prediction) -> Any:

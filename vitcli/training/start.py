@@ -62,7 +62,7 @@ def build_task(settings: Settings, data: DataSet) -> Task:
 def fitting_model(data: DataSet) -> dict[str, Any]:
     """Model settings for images as small as these; none for ordinary photographs, which ViT-Ti/16 at 224 suits.
 
-    Judged by the median shorter side of the first images. Small: 4- or 8-pixel patches, so that a grid of about eight by
+    Judged by the median shorter side of the first images. Small: 4- or 8-pixel patches, for a grid of about eight by
     eight is left, and half of Ti's depth.
     """
     looked_at = range(min(16, len(data.train)))
