@@ -26,6 +26,8 @@ from vitcli.model.vit import VisionTransformer
 TIMM = "1.0.31"  # the version whose names the table holds
 MODULES = ("vision_transformer", "vision_transformer_hybrid")
 NAMES = [name for module in MODULES for name in timm.list_models(module=module)]
+if timm.__version__ != TIMM:  # another version may have names that the table cannot know
+    NAMES = [name for name in NAMES if name in ARCHITECTURES or name in NOT_COVERED]
 OLD_NAMES = [name for name in _registry._deprecated_models if _registry._model_to_module[name] in MODULES]
 COVERED = [name for name in NAMES if name in ARCHITECTURES]
 
