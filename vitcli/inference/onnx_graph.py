@@ -238,7 +238,7 @@ class _ViTWriter:
         return self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias")
 
     def _output(self, x: str, name: str, scale: str = "", through: Array | None = None) -> str:
-        """The linear layer that ends a residual branch; a constant part of its input, and what scales it, go into it."""
+        """The linear layer that ends a residual branch, with a constant part of its input and the scale behind it."""
         weight, bias = self._layer(name)
         if through is not None:
             bias = weight @ through + (0 if bias is None else bias)

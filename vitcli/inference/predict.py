@@ -151,7 +151,7 @@ class Model:
         # A few images get all cores each, one after the other; many are computed side by side.
         at_once = cpus if len(first) > cpus // 2 else 1
         batches = _batches(chain(first, sources), batch_size or IMAGES_PER_CALL[engine])
-        threads = ThreadPoolExecutor(max(cpus, 2))
+        threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
         try:
             opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
             waiting: deque[Future[list[Prediction]]] = deque()
