@@ -53,7 +53,7 @@ def write_csv(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
 
 
 def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
-    from rich.columns import Columns
+    from rich.table import Table
     from rich.text import Text
 
     from vitcli.cli.console import stdout
@@ -67,18 +67,27 @@ def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
             console.print(heading.append(f"  {prediction.error}", style="not bold red"))
             continue
         console.print(heading)
-        lines = Text("\n").join(_bar(score.label, score.probability) for score in prediction.labels)
-        picture = _picture(prediction) if console.is_terminal and console.color_system == "truecolor" else None
-        console.print(Columns([picture, lines], padding=(0, 2)) if picture else lines)
+        lines = _bars(prediction)
+        if console.is_terminal and console.color_system == "truecolor" and (picture := _picture(prediction)):
+            beside = Table.grid(padding=(0, 2))
+            beside.add_row(picture, lines)
+            console.print(beside)
+        else:
+            console.print(lines)
     return failed
 
 
-def _bar(label: str, probability: float, width: int = 16) -> Any:
+def _bars(prediction: Prediction, width: int = 20) -> Any:
+    """One line a class: share, name, bar."""
     from rich.text import Text
 
-    full = round(probability * width)
-    line = Text(f"  {probability:6.1%} ", no_wrap=True)
-    return line.append("━" * full, style="green").append(" " * (width - full)).append(f" {safe(label)}")
+    names = [safe(score.label, 40) for score in prediction.labels]
+    lines = Text(no_wrap=True)
+    for name, score in zip(names, prediction.labels, strict=True):
+        lines.append(f"{score.probability:7.1%}  {name:{max(map(len, names))}}  ")
+        lines.append("━" * round(score.probability * width), style="green").append("\n")
+    lines.rstrip()
+    return lines
 
 
 def _picture(prediction: Prediction) -> Any:
