@@ -53,7 +53,7 @@ def _say(line: str) -> None:
 app = typer.Typer(
     name="vit",
     cls=Boundary,
-    help="Vision Transformers: train, fine-tune, evaluate, predict, look inside.",
+    help="Vision Transformers: name what is in a picture, train your own.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help starts in half the time

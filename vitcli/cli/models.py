@@ -8,7 +8,7 @@ from vitcli.cli.options import JsonOpt
 
 
 def models(json: JsonOpt = False) -> None:
-    """List checkpoints: bundled, cached on this machine, and suggestions from the Hub."""
+    """List the checkpoints here, and some worth having."""
     from vitcli.checkpoint.catalog import list_models
 
     found = list_models()

@@ -4,9 +4,20 @@ from typing import Annotated
 
 import typer
 
+def _complete_model(incomplete: str) -> list[str]:
+    from vitcli.checkpoint.catalog import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
+
+
 ModelOpt = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Checkpoint: a bundled name, `imagenet`, a timm or Hub name, a folder, a file."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Checkpoint: a bundled name, `imagenet`, a timm or Hub name, a folder, a file.",
+        autocompletion=_complete_model,
+    ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what the machine has by default.")]
