@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import stat
 import struct
 import threading
 import time
@@ -296,6 +297,25 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
         durable.write_file(path, [b"new"])
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_is_durable_before_it_is_renamed_and_its_name_after(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the first fsync a power cut can leave an empty file, without the second none."""
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def watched_replace(source: Path, target: Path) -> None:
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    durable.write_file(path, [b"x"])
+    assert steps == ["file", "rename", "folder"]
 
 
 def test_writing_replaces_a_link_and_leaves_its_target(tmp_path: Path) -> None:

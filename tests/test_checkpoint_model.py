@@ -118,6 +118,14 @@ def test_a_model_in_its_training_wrapper_is_saved_like_itself(tmp_path: Path) ->
     assert torch.equal(load_model(resolve(str(tmp_path)))(some_images()), model(some_images()))
 
 
+def test_a_bfloat16_model_is_saved_with_its_values(tmp_path: Path) -> None:
+    model = tiny_model().bfloat16()
+    save_model(tmp_path, model, architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    loaded = load_model(resolve(str(tmp_path))).state_dict()
+    assert all(torch.equal(loaded[name], weight.float()) for name, weight in model.state_dict().items())
+    assert model.head.weight.dtype == torch.bfloat16
+
+
 def test_no_parameter_is_initialised_when_weights_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path)
 
@@ -222,6 +230,12 @@ def test_between_two_saves_either_weights_are_good(tmp_path: Path) -> None:
     load_model(resolve(str(tmp_path)))
     write_tensors(tmp_path / "model.safetensors", random_tensors(seed=0), {})
     load_model(resolve(str(tmp_path)))
+
+
+def test_a_checkpoint_is_replaced_by_one_with_other_classes(tmp_path: Path) -> None:
+    save(tmp_path)
+    model = save(tmp_path, replace(TINY, num_classes=5), labels=list("abcde"))
+    assert torch.equal(load_model(resolve(str(tmp_path)))(some_images()), model(some_images()))
 
 
 @pytest.mark.parametrize(

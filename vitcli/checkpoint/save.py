@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from vitcli.checkpoint.load import selftest_logits
 from vitcli.checkpoint.tensors import StoredType, as_stored
-from vitcli.checkpoint.weights import unwrapped
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.vit import VisionTransformer
@@ -31,15 +29,15 @@ def save_model(
     dtype: StoredType = "float32",
     **more: Any,
 ) -> None:
-    """Write `model` (on any device, in any mode; it is not changed) into `folder`.
+    """Write `model` (on any device, in any mode and precision, wrapped or not; it is not changed) into `folder`.
 
     The self-test logits are computed on the CPU by a copy that holds the weights as `dtype` stores them. `more` goes to
     `write_checkpoint`. Raises CheckpointError.
     """
-    tensors = {unwrapped(name): tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    plain = copy.deepcopy(getattr(model, "module", model)).cpu().float().eval()
+    plain = copy.deepcopy(_unwrapped(model)).cpu().float().eval()
+    tensors = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
     rounded = {
-        name: torch.from_numpy(np.array(a, tensors[name].dtype)) for name, a in as_stored(tensors, dtype).items()
+        name: torch.from_numpy(array.astype(tensors[name].dtype)) for name, array in as_stored(tensors, dtype).items()
     }
     plain.load_state_dict(rounded, strict=True)
     write_checkpoint(
@@ -54,3 +52,12 @@ def save_model(
         selftest_logits=selftest_logits(plain, preprocess),
         **more,
     )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile."""
+    for wrapper in ("module", "_orig_mod"):
+        inner = getattr(model, wrapper, None)
+        if isinstance(inner, nn.Module):
+            return _unwrapped(inner)
+    return model

@@ -22,7 +22,7 @@ from vitcli.checkpoint.untrusted import MAX_CONFIG_BYTES
 from vitcli.errors import HubError
 from vitcli.text import safe
 
-PROBE_SECONDS = 1.5
+PROBE_SECONDS = 1.2  # with starting and importing, less than 2 s; HF_HUB_ETAG_TIMEOUT overrules it
 
 
 def transfer(
@@ -45,25 +45,31 @@ def transfer(
 
 
 def _probe(repo: str, revision: str, file: str) -> Any:
-    """Metadata of one file, or HubError, within PROBE_SECONDS whatever the network does."""
+    """Metadata of one file, or HubError, within the limit whatever the network does."""
     url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
+    limit = _probe_seconds()
     result: list[Any] = []
 
     def ask() -> None:
         try:
-            result.append(get_hf_file_metadata(url, timeout=PROBE_SECONDS, endpoint=_endpoint()))
+            result.append(get_hf_file_metadata(url, timeout=limit, endpoint=_endpoint()))
         except Exception as error:  # handed over to the asking thread
             result.append(error)
 
     # Name look-up has no time limit of its own, so the whole request runs in a thread that may be left behind.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(PROBE_SECONDS)
+    thread.join(limit)
     if not result:
         raise _no_answer(repo, revision)
     if isinstance(result[0], Exception):
         raise explain(result[0], repo, revision, file) from None
     return result[0]
+
+
+def _probe_seconds() -> float:
+    value = os.environ.get("HF_HUB_ETAG_TIMEOUT", "")  # whole seconds, as for huggingface_hub itself
+    return float(value) if value.isdigit() and int(value) else PROBE_SECONDS
 
 
 def _fetch(repo: str, revision: str, commit: str, file: str, progress: OnProgress | None) -> Path:
@@ -142,7 +148,8 @@ def _not_the_hub(repo: str) -> HubError:
 
 
 def _no_answer(repo: str, revision: str) -> HubError:
-    return HubError(_unreachable(repo, revision, f"no answer in {PROBE_SECONDS:g} s"))
+    waited = f"no answer in {_probe_seconds():g} s; HF_HUB_ETAG_TIMEOUT=10 waits longer"
+    return HubError(_unreachable(repo, revision, waited))
 
 
 def _unreachable(repo: str, revision: str, reason: str) -> str:

@@ -62,7 +62,7 @@ def write_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = as_stored(tensors, dtype)
-        if before := _selftest_before(folder):
+        if before := _selftest_before(folder, own):
             _write_json(folder / CONFIG_NAME, config | {"vit": config["vit"] | {"selftest_before": before}})
         # transformers used to fail without "format"
         write_tensors(folder / WEIGHTS_NAME, arrays, {"format": "pt"})
@@ -71,10 +71,11 @@ def write_checkpoint(
         raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was saved") from error
 
 
-def _selftest_before(folder: Path) -> Any:
-    """The self-test of the checkpoint that is about to be replaced; None when there is none worth keeping."""
+def _selftest_before(folder: Path, new: Mapping[str, Any]) -> Any:
+    """The self-test of the checkpoint about to be replaced; None where it could not be one of the new config."""
     try:
-        return read_config(folder / CONFIG_NAME)["vit"]["selftest"]
+        before = read_config(folder / CONFIG_NAME)["vit"]["selftest"]
+        return before if len(before["logits"]) == len(new["selftest"]["logits"]) else None
     except (CheckpointError, KeyError, TypeError):
         return None
 
