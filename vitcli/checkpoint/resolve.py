@@ -97,10 +97,14 @@ def _weights_in(path: Path) -> Path:
     weights = path / WEIGHTS_NAME
     if os.path.lexists(weights):
         return weights
-    others = sorted(path.glob("*.safetensors"))
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
+    others = [name for name in names if name.endswith(".safetensors")]
     if len(others) == 1:
-        return others[0]
-    if pickles := sorted(entry.name for entry in path.iterdir() if entry.name.endswith(_PICKLES)):
+        return path / others[0]
+    if pickles := [name for name in names if name.endswith(_PICKLES)]:
         raise CheckpointError(f"{safe(path)}: no {WEIGHTS_NAME}, only {safe(pickles[0])}; {PICKLE_HINT}")
     raise CheckpointError(f"{safe(path)}: no {WEIGHTS_NAME} beside {CONFIG_NAME}")
 
