@@ -423,6 +423,15 @@ def test_wrappers_prefixes_are_taken_off(tmp_path: Path) -> None:
         read_weights(resolve(str(tmp_path)))
 
 
+def test_damaged_weights_of_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    tensors = random_tensors()
+    tensors["pos_embed"][0, 3, 7] = np.inf
+    write_tensors(tmp_path / "model.safetensors", tensors, {})
+    with pytest.raises(CheckpointError, match="NaN or infinity in pos_embed; the weights are damaged"):
+        read_weights(resolve(str(tmp_path)))
+
+
 def test_wrong_weights_are_listed_ten_of_each(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     tensors = random_tensors()

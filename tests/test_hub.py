@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,31 @@ def test_progress_is_reported_in_bytes(hub: FakeHub, files: dict[str, bytes]) ->
     assert ("model.safetensors", total, total) in seen
 
 
+def test_progress_is_reported_once_where_the_hub_counts_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Xet storage, which the fake does not have: huggingface_hub's own reporter, driven as its download does."""
+    from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
+
+    from vitcli.checkpoint.transfer import _bar
+
+    seen: list[tuple[str, int, int | None]] = []
+    bar = _bar("file", lambda *arguments: seen.append(arguments))
+    with XetDownloadProgressReporter(
+        reconstruction_desc="file: reconstructing file",
+        transfer_desc="file: downloading bytes",
+        total=100,
+        log_level=30,
+        tqdm_class=bar,
+    ) as reporter:
+        for done in (40, 100):
+            report = SimpleNamespace(
+                total_bytes_completed=done, total_transfer_bytes_completed=done // 2, total_bytes=100
+            )
+            report.total_bytes_completion_rate = report.total_transfer_bytes_completion_rate = 1.0
+            reporter.update_progress(report)
+    assert seen == [("file", 40, 100), ("file", 100, 100)]
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_config_that_is_refused_saves_the_download_of_the_weights(hub: FakeHub, files: dict[str, bytes]) -> None:
     config = json.loads(files["config.json"]) | {"num_classes": 4}
     hub.add(REPO, files | {"config.json": json.dumps(config).encode()})
@@ -143,8 +169,8 @@ LINES: dict[tuple[str, str, Fault], str] = {
     ("GET", "config.json", "html"): "config.json came with the wrong size",
     ("GET", "model.safetensors", "wrong size"): "model.safetensors came with the wrong size",
     ("GET", "model.safetensors", "truncated"): "the connection broke off while model.safetensors was downloaded",
-    ("HEAD", "config.json", "no answer"): "the Hub cannot be reached (no answer in 1.5 s)",
-    ("HEAD", "model.safetensors", "no answer"): "the Hub cannot be reached (no answer in 1.5 s)",
+    ("HEAD", "config.json", "no answer"): "the Hub cannot be reached (no answer in 1.2 s;",
+    ("HEAD", "model.safetensors", "no answer"): "the Hub cannot be reached (no answer in 1.2 s;",
 }
 
 
@@ -197,7 +223,9 @@ def test_a_black_hole_is_left_in_time(environment: None, monkeypatch: pytest.Mon
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert "no answer in 1.5 s" in failing()
+        assert "no answer in 1.2 s;" in failing()
+        monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "2")
+        assert "no answer in 2 s;" in failing()
 
 
 def test_a_name_that_cannot_be_looked_up(environment: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches). Pic
 not models.
 """
 
+import io
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import errors as hf
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vitcli.checkpoint.hub import OnProgress, command, missing
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo, hub_cache
@@ -86,7 +88,7 @@ def _fetch(repo: str, revision: str, commit: str, file: str, progress: OnProgres
         )
     except httpx2.TransportError:
         raise HubError(f"{repo}: the connection broke off while {file} was downloaded; try again") from None
-    except (OSError, httpx2.HTTPError, ValueError) as error:
+    except (OSError, httpx2.HTTPError, ValueError, RuntimeError) as error:  # the last from hf_xet, a native library
         raise explain(error, repo, revision, file) from None
 
 
@@ -174,27 +176,20 @@ def _remember(repo: str, revision: str, commit: str) -> None:
         reference.write_text(commit, encoding="ascii")
 
 
-def _bar(file: str, progress: OnProgress | None) -> Any:
-    """A stand-in for the tqdm class that huggingface_hub draws its bar with, reporting to `progress` instead."""
+def _bar(file: str, progress: OnProgress | None) -> type[tqdm]:
+    """The bar that huggingface_hub draws, not drawn but reported to `progress`."""
 
-    class Bar:
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            self.total, self.done = total, initial
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread
 
-        def update(self, count: int = 1) -> None:
-            self.done += count
-            if progress:
-                progress(file, self.done, self.total)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False})
 
-        def __enter__(self) -> "Bar":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def __getattr__(self, name: str) -> Any:  # close, refresh, set_description: nothing to do
-            if name.startswith("_"):
-                raise AttributeError(name)
-            return lambda *_, **__: None
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            # The Hub's newer storage (Xet) counts twice, on the wire and on the disk; only the latter adds up.
+            if progress and not self.desc.endswith("downloading bytes"):
+                progress(file, int(self.n), self.total)
+            return shown  # type: ignore[no-any-return]
 
     return Bar
