@@ -33,7 +33,7 @@ def test_starts_without_the_heavy(arguments: list[str]) -> None:
 
 def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
-    heavy = PROBE.replace("main()\nexcept", "main(); import numpy\nexcept")
+    heavy = PROBE.replace("    main()", "    import numpy; main()")
     assert "import numpy" in heavy
     result = subprocess.run(
         [sys.executable, "-c", heavy.format(arguments=["--version"])], capture_output=True, text=True
