@@ -166,6 +166,12 @@ class TestTrain:
             assert {score["label"] for score in predicted["labels"]} == {"red", "green"}
         again = vit(f"train --resume {run} -j 0")
         assert again.exit_code == 0  # nothing is left to do
+        assert "can only add" in vit(f"train --resume {run} --epochs 1").stderr
+        longer = vit(f"train --resume {run} --epochs 3 -j 0")
+        assert longer.exit_code == 0, longer.stderr
+        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if "lr" in line]
+        assert steps == [1, 2, 3, 4, 5, 6]  # two steps an epoch
+        assert json.loads((run / "run.json").read_text())["extended_from"] == [2.0]
 
     @pytest.mark.parametrize(
         ("side", "model"), [(28, "28x28 pixels, 7x7"), (64, "64x64 pixels, 8x8"), (150, "224x224")]
@@ -194,7 +200,7 @@ class TestTrain:
             ("train --data {data} --model vit_tyni_patch16_224", "Did you mean 'vit_tiny_patch16_224'"),
             ("train --data {data} --recipe fashion-vit --set num_heads=5", "not a multiple of 5 heads"),
             ("train --resume {data}", "is no run folder"),
-            ("train --resume {data} --epochs 3", "would change nothing"),
+            ("train --resume {data} --lr 3", "would change nothing"),
         ],
     )
     def test_wrong_usage(self, folders: Path, line: str, message: str) -> None:

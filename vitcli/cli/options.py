@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+
 def _complete_model(incomplete: str) -> list[str]:
     from vitcli.checkpoint.catalog import model_names
 

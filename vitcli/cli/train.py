@@ -49,7 +49,8 @@ def train(
 ) -> None:
     """Train a Vision Transformer from scratch on your images.
 
-    Leaves a run folder with the best and the last checkpoint. Ctrl-C saves; --resume goes on exactly there.
+    Leaves a run folder with the best and the last checkpoint. Ctrl-C saves; --resume goes on exactly there, and with
+    more --epochs makes the run longer.
     """
     from vitcli.cli import training_view
     from vitcli.training import train as task
@@ -61,13 +62,13 @@ def train(
     changes = {name: value for name, value in changes.items() if value is not None}
     sizes = {name: value for name, value in sizes.items() if value is not None}
     if resume is not None:
-        given = {"--data": data, "--model": model, "--recipe": recipe, "--out": out, "--set": set_}
-        if useless := [name for name, value in given.items() if value] + [
-            f"--{n.replace('_', '-')}" for n in changes | sizes
-        ]:
+        own = {"--data": data, "--model": model, "--recipe": recipe, "--out": out, "--set": set_}
+        useless = [name for name, value in own.items() if value]
+        useless += [f"--{name.replace('_', '-')}" for name in (changes | sizes).keys() - {"epochs"}]
+        if useless:
             raise UsageError(f"--resume goes on with the run's own settings; {', '.join(useless)} would change nothing")
         folder = Path(resume)
-        settings, samples = task.resumed(folder)
+        settings, samples = task.resumed(folder, epochs)
     else:
         if data is None:
             raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
@@ -84,8 +85,11 @@ def train(
     view.plan(build_task(settings, samples), folder, resumed=resume is not None)
     if dry_run:
         return
-    if resume is None and task.leads():
-        task.begin(settings, samples, folder)
+    if task.leads():
+        if resume is None:
+            task.begin(settings, samples, folder)
+        else:
+            task.extend(settings, folder)
     with view:
         for event in task.train(settings, samples, folder, device=device, workers=workers):
             view.show(event)

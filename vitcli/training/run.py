@@ -90,6 +90,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    write_file(folder / "run.json", [json.dumps(config, indent=1).encode()])
+
+
 def next_run_folder(name: str) -> Path:
     """`runs/<name>-<n>` with the least n that is free."""
     n = 1
@@ -113,7 +117,7 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / "run.json", [json.dumps(config, indent=1).encode()])
+        write_config(folder, config)
     except OSError as error:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
 

@@ -12,7 +12,7 @@ from vitcli.text import safe
 from vitcli.training.distributed import join_world
 from vitcli.training.events import Event
 from vitcli.training.fit import fit
-from vitcli.training.run import Run, create_run_folder, locked, read_config
+from vitcli.training.run import Run, create_run_folder, locked, read_config, write_config
 from vitcli.training.start import Settings, build_task, default_device
 from vitcli.training.stop import stop_on_signals
 
@@ -27,14 +27,31 @@ def begin(settings: Settings, data: DataSet, folder: Path) -> None:
     create_run_folder(folder, {**settings.as_dict(), "fingerprint": data.fingerprint})
 
 
-def resumed(folder: Path) -> tuple[Settings, DataSet]:
-    """Settings and data of the run in `folder`. Raises UsageError when the data are no longer what they were."""
+def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSet]:
+    """Settings and data of the run in `folder`; `epochs` above its own make it longer, from its next step on.
+
+    Raises UsageError when the data are no longer what they were, or `epochs` would cut the run short.
+    """
     config = read_config(folder)
     settings = Settings.from_dict(config)
+    if epochs is not None and epochs < settings.recipe.epochs:
+        raise UsageError(f"{safe(folder)} is a run of {settings.recipe.epochs:g} epochs; --resume can only add to them")
+    if epochs is not None:
+        settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
     data = open_settings_data(settings)
     if data.fingerprint != config["fingerprint"]:
         raise UsageError(f"the data in {safe(settings.data)} changed since {safe(folder)} began; start a new run")
     return settings, data
+
+
+def extend(settings: Settings, folder: Path) -> None:
+    """Write longer settings of a resumed run into its run.json, which keeps what it was before."""
+    config = read_config(folder)
+    before = config["recipe"]["epochs"]
+    if settings.recipe.epochs != before:
+        write_config(
+            folder, {**config, **settings.as_dict(), "extended_from": [*config.get("extended_from", []), before]}
+        )
 
 
 def train(

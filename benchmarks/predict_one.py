@@ -1,0 +1,91 @@
+"""One image, whole process: `vit predict` beside `import torch` and beside a minimal timm script; `vit --help`.
+
+python benchmarks/predict_one.py [--rounds 9]
+"""
+
+import argparse
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from processes import in_turn, report
+
+from vitcli.checkpoint.shapes import weight_shapes
+from vitcli.checkpoint.write import write_checkpoint
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import architecture
+
+TIMM = """
+import sys, timm, torch
+from PIL import Image
+model = timm.create_model("local-dir:" + sys.argv[1]).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+with torch.inference_mode():
+    shares = model(transform(Image.open(sys.argv[2]).convert("RGB"))[None]).softmax(-1)
+print(shares.topk(5))
+"""
+
+
+def write_ti16(folder: Path) -> None:
+    """ViT-Ti/16 at 224 with random weights and a thousand classes."""
+    rng = np.random.default_rng(0)
+    vit = architecture("vit_tiny_patch16_224")
+    tensors = {name: rng.normal(0, 0.05, shape).astype(np.float32) for name, shape in weight_shapes(vit).items()}
+    tensors |= {name: array + 1 for name, array in tensors.items() if "norm" in name and name.endswith("weight")}
+    preprocess = Preprocess(crop_pct=0.9, mean=(0.5,) * 3, std=(0.5,) * 3)
+    labels = [f"class {i}" for i in range(1000)]
+    write_checkpoint(
+        folder,
+        tensors,
+        architecture="vit_tiny_patch16_224",
+        vit=vit,
+        labels=labels,
+        preprocess=preprocess,
+        provenance={"made_by": "a benchmark: random weights"},
+    )
+
+
+def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """Shapes of all sizes and a little noise: compresses and resizes like a camera's picture."""
+    image = np.zeros((height, width, 3), np.float32)
+    for cells in (4, 16, 64, 256):
+        coarse = Image.fromarray(rng.integers(0, 256, (cells * height // width + 1, cells, 3), np.uint8))
+        image += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32) * cells**-0.5
+    image *= 230 / image.max()
+    image += rng.normal(0, 4, image.shape).astype(np.float32)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    print(", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "onnxruntime", "typer", "rich")))
+    vit = [sys.executable, "-m", "vitcli"]
+    with tempfile.TemporaryDirectory() as place:
+        image, script, ti16 = Path(place, "photo.jpg"), Path(place, "timm_one.py"), Path(place, "ti16")
+        photograph(np.random.default_rng(0), 1000, 750).save(image, quality=90)
+        script.write_text(TIMM)
+        write_ti16(ti16)
+        commands = {
+            "vit predict, bundled": [*vit, "predict", str(image)],
+            "import torch": [sys.executable, "-c", "import torch"],
+        }
+        print("bundled model, one 1000x750 JPEG")
+        report(in_turn(commands, rounds), *commands)
+        commands = {
+            "vit predict, Ti/16 folder": [*vit, "predict", "-m", str(ti16), str(image)],
+            "minimal timm script": [sys.executable, str(script), str(ti16), str(image)],
+        }
+        print("ViT-Ti/16 at 224")
+        report(in_turn(commands, rounds), *commands)
+    commands = {"vit --help": [*vit, "--help"], "python -c pass": [sys.executable, "-c", "pass"]}
+    print("start")
+    report(in_turn(commands, rounds), *commands)
+
+
+if __name__ == "__main__":
+    main()
