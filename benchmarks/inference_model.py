@@ -1,0 +1,166 @@
+"""The model alone: our two engines beside timm eager and plain ONNX Runtime on a torch export. No files, no decoding.
+
+    python benchmarks/inference_model.py [--threads 2] [--rounds 7] [--sizes Ti S B] [--batches 1 8]
+    python benchmarks/inference_model.py --agreement DATA [--model CHECKPOINT] [--count 1000]
+
+Random weights, 224 pixels. All engines live in this process and take turns (A B A B …), with a pause before each, since
+the threads of ONNX Runtime spin for a while after their work. Ratios are medians over the rounds of "timm's time by
+theirs, in the same round"; the last lines are geometric means over sizes and batches.
+
+With --agreement: how often int8 gives the same first class as fp32, on the validation split of labelled images.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+Run = Callable[[np.ndarray], np.ndarray]
+NAMES = {"Ti": "vit_tiny_patch16_224", "S": "vit_small_patch16_224", "B": "vit_base_patch16_224"}
+PAUSE = 0.05  # seconds
+SHORTEST = 0.15  # seconds of one measurement; fast models run several times
+
+
+def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
+    """Engine name → a function from the batch size to the engine."""
+    import onnxruntime
+    import timm
+    import torch
+
+    from vitcli.inference.engines import OnnxEngine
+    from vitcli.model.architectures import architecture
+
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    model = timm.create_model(name).eval()
+    tensors = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+
+    def eager(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images)).numpy()
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        batch = {0: torch.export.Dim("batch", min=1, max=64)}
+        sample = (torch.zeros(2, 3, 224, 224),)
+        torch.onnx.export(model, sample, dynamo=True, dynamic_shapes=(batch,), verbose=False).save(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    input_name = plain.get_inputs()[0].name
+
+    def ours(precision: str) -> Callable[[int], Run]:
+        vit = architecture(name)
+        engines = {n: OnnxEngine(vit, tensors, precision=precision, at_once=n) for n in (1, threads)}
+        return lambda size: engines[1 if size == 1 else threads].logits
+
+    return {
+        "timm eager": lambda size: eager,
+        "ONNX Runtime, torch export": lambda size: lambda images: plain.run(None, {input_name: images})[0],
+        "vit, fp32": ours("fp32"),
+        "vit, int8": ours("int8"),
+    }
+
+
+def measure(engines: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of one call, by engine and round."""
+    repeats, seconds = {}, {name: [] for name in engines}
+    for name, run in engines.items():
+        run(images)
+        start = time.perf_counter()
+        run(images)
+        repeats[name] = max(1, round(SHORTEST / (time.perf_counter() - start)))
+    for turn in range(rounds):
+        names = list(engines)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                engines[name](images)
+            seconds[name].append((time.perf_counter() - start) / repeats[name])
+    return seconds
+
+
+def benchmark(sizes: list[str], batches: list[int], threads: int, rounds: int) -> None:
+    ratios: dict[str, list[float]] = {}
+    over_export: list[float] = []
+    for size in sizes:
+        opened = open_all(NAMES[size], threads)
+        for batch in batches:
+            images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
+            engines = {name: by_size(batch) for name, by_size in opened.items()}
+            answers = {name: run(images) for name, run in engines.items()}
+            seconds = measure(engines, images, rounds)
+            print(f"{size}/16, batch {batch}")
+            for name, times in seconds.items():
+                paired = [a / b for a, b in zip(seconds["timm eager"], times, strict=True)]
+                ratios.setdefault(name, []).append(statistics.median(paired))
+                difference = np.abs(answers[name] - answers["timm eager"]).max()
+                print(
+                    f"  {name:28} {batch / statistics.median(times):7.2f} images/s   ×{statistics.median(paired):5.2f}"
+                    f"   rounds {min(paired):.2f} to {max(paired):.2f}   logits off by {difference:.1e}",
+                    flush=True,
+                )
+            export = zip(seconds["ONNX Runtime, torch export"], seconds["vit, fp32"], strict=True)
+            over_export.append(statistics.median(a / b for a, b in export))
+    print("\ngeometric means over sizes and batches")
+    for name, values in ratios.items():
+        print(f"  {name:28} ×{mean(values):.3f} of timm eager, least ×{min(values):.3f}")
+    print(f"  vit, fp32 is ×{mean(over_export):.3f} of ONNX Runtime on the torch export")
+
+
+def mean(ratios: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, ratios)))
+
+
+def agreement(data: str, model: str | None, count: int) -> None:
+    from vitcli import load
+    from vitcli.data.sources import open_data
+
+    samples = open_data(Path(data)).val
+    indices = np.random.default_rng(0).permutation(len(samples))[:count]
+    answers = {}
+    for precision in ("fp32", "int8"):
+        loaded = load(model, precision=precision)
+        pictures = (samples.image(int(i)) for i in indices)
+        answers[precision] = [p.labels[0] for p in islice(loaded.predict(pictures, top_k=1), count)]
+    pairs = list(zip(answers["fp32"], answers["int8"], strict=True))
+    same = sum(exact.index == rounded.index for exact, rounded in pairs)
+    right = [
+        np.mean([score.index == samples.labels[i] for score, i in zip(scores, indices, strict=True)])
+        for scores in answers.values()
+    ]
+    print(f"{loaded.checkpoint.name}, {len(pairs)} validation images of {data}")
+    print(f"  int8 gives the first class of fp32 on {same / len(pairs):.2%}")
+    print(f"  accuracy {right[0]:.4f} with fp32, {right[1]:.4f} with int8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sizes", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--agreement", metavar="DATA")
+    parser.add_argument("--model")
+    parser.add_argument("--count", type=int, default=1000)
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # what OnnxEngine goes by
+    if arguments.agreement:
+        agreement(arguments.agreement, arguments.model, arguments.count)
+    else:
+        benchmark(arguments.sizes, arguments.batches, arguments.threads, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
