@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitcli.checkpoint.config import Checkpoint, build_config, parse_config
+from vitcli.checkpoint.header import read_header
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.untrusted import parse_object
 from vitcli.errors import CheckpointError
@@ -354,11 +355,14 @@ def test_the_selftest_of_the_old_weights_stays_until_the_new_ones_are_there(tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "write_tensors", look_then_write)
         write_tiny(tmp_path, selftest_logits=np.array([[4.0, 5.0, 6.0]], np.float32))
+        write_tiny(tmp_path, replace(TINY, num_classes=2), selftest_logits=np.array([[7.0, 8.0]], np.float32))
     assert seen[0]["selftest"]["logits"] == [4, 5, 6]
     assert seen[0]["selftest_before"]["logits"] == [1, 2, 3]
+    assert "selftest_before" not in seen[1]  # three logits could not be those of a model with two classes
     assert "selftest_before" not in resolve(str(tmp_path)).extra
 
 
 def test_a_written_folder_holds_the_two_files_only(tmp_path: Path) -> None:
     edit_config(write_tiny(tmp_path / "new" / "folder"), vit__tool_version="0")
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    assert read_header(tmp_path / "new" / "folder" / "model.safetensors").metadata == {"format": "pt"}
