@@ -127,6 +127,7 @@ def test_orientations_that_do_not_exist_turn_nothing(value: int) -> None:
 )
 def test_damaged_exif_spoils_nothing(exif: bytes) -> None:
     assert difference(open_image(saved(quadrants(), "JPEG", subsampling=0, exif=exif)), quadrants()) < 3
+    assert difference(open_image(png_chunks(saved(quadrants(), "PNG"), {b"eXIf": exif})), quadrants()) == 0
 
 
 def png_chunks(data: bytes, extra: dict[bytes, bytes]) -> bytes:
@@ -435,8 +436,9 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     kept = []
     for _ in range(5):
         kept.append(open_image(good))
-        with pytest.raises(ImageError):
-            open_image(bad)
+        for path in (bad, tmp_path):
+            with pytest.raises(ImageError):
+                open_image(path)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -103,6 +103,13 @@ def test_resizing_the_crop_alone_differs_by_rounding(mode: str, size: tuple[int,
         assert difference.mean() < 0.02
 
 
+def test_nearest_pixels_are_the_same_ones_either_way() -> None:
+    for width, height in ((64, 64), (97, 41), (20, 33)):
+        preprocess = Preprocess((64, 64), 0.9, interpolation="nearest")
+        image = noise(width, height)
+        assert np.array_equal(preprocess.pixels(image), preprocess.pixels(image, exact=True))
+
+
 @pytest.mark.parametrize(("mode", "orientation"), [("squash", 1), ("border", 1), *(("center", o) for o in range(1, 9))])
 def test_reduced_decoding_stays_within_its_bound(mode: str, orientation: int) -> None:
     """The bound of issue 2: mean difference of at most 0.25 of 255. Odd sizes, where a reduced image is rounded up."""
