@@ -184,6 +184,8 @@ def test_every_failure_has_its_line(
     message = failing()
     assert message.startswith(REPO)
     assert LINES[method, file, fault] in message
+    if (method, file) == ("HEAD", "config.json"):
+        assert len(hub.requests) == 1  # one probe, and nothing more is tried
     assert find_cached(REPO) is None
     hub.faults.clear()
     hub.released.set()
@@ -201,7 +203,9 @@ def test_an_unknown_repository_has_its_line(hub: FakeHub) -> None:
     assert message.endswith(f"Did you mean '{REPO}'?")
 
 
-@pytest.mark.parametrize("name", [f"{REPO}@../../main", f"{REPO}@a@b", "hf-hub:one", "hf-hub:a/b/c", "hf-hub:../x"])
+@pytest.mark.parametrize(
+    "name", [f"{REPO}@../../main", f"{REPO}@a/../../main", f"{REPO}@a@b", "hf-hub:one", "hf-hub:a/b/c", "hf-hub:../x"]
+)
 def test_names_that_the_hub_cannot_have_are_refused_before_any_request(hub: FakeHub, name: str) -> None:
     assert "is not a" in failing(name)
     assert hub.requests == []
