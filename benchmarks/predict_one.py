@@ -50,13 +50,13 @@ def write_ti16(folder: Path) -> None:
 
 def photograph(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Shapes of all sizes and a little noise: compresses and resizes like a camera's picture."""
-    image = np.zeros((height, width, 3), np.float32)
-    for cells in (4, 16, 64, 256):
+    image = Image.new("RGB", (width, height), (128, 128, 128))
+    for cells in (256, 64, 16, 4):
         coarse = Image.fromarray(rng.integers(0, 256, (cells * height // width + 1, cells, 3), np.uint8))
-        image += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32) * cells**-0.5
-    image *= 230 / image.max()
-    image += rng.normal(0, 4, image.shape).astype(np.float32)
-    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+        image = Image.blend(image, coarse.resize((width, height), Image.Resampling.BICUBIC), 0.4)
+    noise = rng.integers(-6, 7, (256, 256, 1), np.int8)
+    tiled = np.tile(noise, (height // 256 + 1, width // 256 + 1, 1))[:height, :width]
+    return Image.fromarray((np.asarray(image).clip(6, 249) + tiled).astype(np.uint8))
 
 
 def main() -> None:
