@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vitcli.cli.options import JsonOpt
+from vitcli.text import safe
 
 
 def models(json: JsonOpt = False) -> None:
@@ -15,25 +16,20 @@ def models(json: JsonOpt = False) -> None:
     if json:
         print(json_format.dumps({"schema": "vit.models/1", "models": [asdict(model) for model in found]}))
         return
+    from rich.text import Text
+
     from vitcli.cli.console import row, stdout, table
 
     console = stdout()
-    grid = table("name", "classes", "size", "parameters", right=("classes", "size", "parameters"))
-    headings = {
-        "bundled": "bundled",
-        "cached": "on this machine",
-        "suggestion": "on the Hub, downloaded when first used",
-    }
-    for kind, heading in headings.items():
-        of_kind = [model for model in found if model.kind == kind]
-        if not of_kind:
-            continue
-        row(grid, heading, "", "", "", style="bold")
-        for model in of_kind:
-            row(grid, "  " + model.name, model.num_classes or "", _size(model), _millions(model))
-            if model.note:
-                row(grid, "    " + model.note, "", "", "", style="dim")
-    console.print(grid)
+    here = table("name", "", "classes", "size", "parameters", right=("classes", "size", "parameters"))
+    for model in found:
+        if model.kind != "suggestion":
+            row(here, model.name, model.kind, model.num_classes or "", _size(model), _millions(model))
+    console.print(here)
+    console.print(Text("\non the Hub, downloaded when first used", style="dim"))
+    for model in found:
+        if model.kind == "suggestion":
+            console.print(Text(safe(model.name)).append(f"\n    {safe(model.note)}", style="dim"))
 
 
 def _size(model: Any) -> str:

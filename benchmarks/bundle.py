@@ -1,0 +1,42 @@
+"""Puts the best checkpoint of a run into the package, in float16: how the bundled models got there.
+
+    python benchmarks/bundle.py RUN NAME
+
+Writes vitcli/checkpoint/bundled/NAME/; the model card beside the weights is written by hand, with the numbers of
+benchmarks/fashion_card.py.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from vitcli.checkpoint.layout import bundled_folder
+from vitcli.checkpoint.load import load_model
+from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.save import save_model
+
+
+def main() -> None:
+    run, name = Path(sys.argv[1]), sys.argv[2]
+    checkpoint = resolve(str(run / "best"))
+    provenance = dict(checkpoint.extra["provenance"])
+    config = json.loads((run / "run.json").read_text("utf-8"))
+    provenance |= {"versions": config["versions"], "extended_from": config.get("extended_from", [])}
+    folder = bundled_folder() / name
+    save_model(
+        folder,
+        load_model(checkpoint),
+        architecture=checkpoint.architecture,
+        labels=checkpoint.labels,
+        preprocess=checkpoint.preprocess,
+        provenance=provenance,
+        dtype="float16",
+        tag=name.replace("-", "_"),
+        license="apache-2.0",
+    )
+    size = (folder / "model.safetensors").stat().st_size
+    print(f"{folder}: {size / 2**20:.1f} MiB, validation accuracy {provenance['validation_accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    main()
