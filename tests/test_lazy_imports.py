@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+SNEAKER = Path(__file__).parent.parent / "docs" / "images" / "sneaker.png"
 HEAVY = {"torch", "torchvision", "timm", "transformers"}
 PROBE = """
 import sys
@@ -23,12 +25,18 @@ def imported_by(*arguments: str) -> set[str]:
     result = subprocess.run(
         [sys.executable, "-c", PROBE.format(arguments=list(arguments))], capture_output=True, text=True, check=True
     )
-    return set(result.stderr.split())
+    return set(result.stderr.split("\n"))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["models"]], ids=" ".join)
 def test_starts_without_the_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) & (HEAVY | {"numpy", "PIL", "huggingface_hub", "onnx"}) == set()
+
+
+def test_a_prediction_on_the_cpu_never_imports_torch() -> None:
+    assert (
+        imported_by("predict", str(SNEAKER), "--engine", "onnxruntime") & (HEAVY | {"huggingface_hub", "onnx"}) == set()
+    )
 
 
 def test_the_probe_sees_an_import() -> None:

@@ -19,7 +19,11 @@ from vitcli.training.recipe import Recipe, as_dict, override
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
 
-MODEL_SETTINGS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token")
+# What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
+MODEL_SETTINGS = (
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token", "global_pool",
+    "init_values", "head_hidden", "head_act",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
