@@ -21,8 +21,8 @@ from vitcli.training.task import Task
 
 # What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
 MODEL_SETTINGS = (
-    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token", "global_pool",
-    "init_values", "head_hidden", "head_act",
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token",
+    "global_pool", "init_values", "head_hidden", "head_act",
 )  # fmt: skip
 
 
