@@ -29,8 +29,10 @@ def write_photos(folder: Path, count: int) -> None:
             photograph(np.random.default_rng(i), *SIZES[i % len(SIZES)]).save(path, quality=90)
 
 
-def first_classes(rows: list[dict[str, str]], name: str, index: str) -> dict[str, str]:
-    return {Path(row[name]).name: row[index] for row in rows}
+def first_classes(table: Path) -> dict[str, int]:
+    """File name → first class in timm's CSV, whose column `index` reads "[398 388 848]"."""
+    with table.open() as file:
+        return {Path(row["filename"]).name: int(row["index"].strip("[] ").split()[0]) for row in csv.DictReader(file)}
 
 
 def main() -> None:
@@ -43,21 +45,31 @@ def main() -> None:
     print(", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "onnxruntime", "pillow")))
     options.work.mkdir(exist_ok=True)
     photos, ti16, results = options.work / "photos", options.work / "ti16", options.work / "timm"
+    results.mkdir(exist_ok=True)
     write_photos(photos, options.count)
     write_ti16(ti16)
     vit = [sys.executable, "-m", "vitcli", "predict", "-m", str(ti16), str(photos), "--csv"]
     timm = [sys.executable, options.timm_inference, "--data-dir", str(photos), "--model", f"local-dir:{ti16}"]
-    timm += ["--batch-size", "32", "--workers", "2", "--topk", "5", "--results-dir", str(results)]
-    timm += ["--results-format", "csv", "--num-classes", "1000"]
+    timm += [
+        "--batch-size",
+        "32",
+        "--workers",
+        "2",
+        "--topk",
+        "5",
+        "--results-dir",
+        str(results),
+        "--results-file",
+        "top5",
+    ]
+    timm += ["--results-format", "csv", "--num-classes", "1000", "--include-index", "--device", "cpu"]
     commands = {"vit predict": vit, "timm inference.py": timm}
     print(f"{options.count} JPEGs")
     report(in_turn(commands, options.rounds), *commands)
     for name, more in (("default decoding", []), ("--exact", ["--exact"])):
         shown = subprocess.run([*vit, *more], capture_output=True, text=True, check=True).stdout.splitlines()
         ours = [row for row in csv.DictReader(shown) if row["rank"] == "1"]
-        (table,) = results.glob("*.csv")
-        with table.open() as file:
-            theirs = first_classes(list(csv.DictReader(file)), "filename", "index_0")
+        theirs = first_classes(results / "top5.csv")
         same = sum(row["label"] == f"class {theirs[Path(row['path']).name]}" for row in ours)
         print(f"  first class equal to timm's, {name}: {same} of {len(ours)}")
 
