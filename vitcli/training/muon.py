@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is orthogonalised, for the encoder's matrices; AdamW for everything else.
+"""Muon: momentum whose update is orthogonalised, for the matrices inside; AdamW for everything else.
 
 After Jordan et al. 2024 (github.com/KellerJordan/Muon) with the step size of arXiv 2502.16982, which lets learning rate
 and weight decay be those of AdamW. torch and timm have it too, but both orthogonalise in bfloat16, which a CPU without
@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
     ) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [(name, p) for name, p in named if name.startswith("blocks.") and p.ndim == 2]
+        matrices = [(name, p) for name, p in named if _is_inner_matrix(name, p)]
         taken = {name for name, _ in matrices}
         decayed = [p for name, p in named if name not in taken and p.ndim > 1]
         plain = [p for name, p in named if name not in taken and p.ndim <= 1]
@@ -59,9 +59,10 @@ class Muon(torch.optim.Optimizer):
         state, momentum = self.state[p], group["momentum"]
         average = state.setdefault("momentum", torch.zeros_like(p))
         average.lerp_(p.grad, 1 - momentum)
-        nesterov = torch.lerp(p.grad, average, momentum)  # type: ignore[arg-type]
+        nesterov = torch.lerp(p.grad, average, momentum).flatten(1)  # type: ignore[arg-type]
         parts = [orthogonalise(part) for part in nesterov.chunk(group["parts"])]
-        return torch.cat(parts) * (0.2 * math.sqrt(max(parts[0].shape)))  # the root mean square of an AdamW update
+        update = torch.cat(parts) * (0.2 * math.sqrt(max(parts[0].shape)))  # the root mean square of an AdamW update
+        return update.view_as(p)
 
     def _adam(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         state, (beta1, beta2) = self.state[p], group["betas"]
@@ -73,6 +74,11 @@ class Muon(torch.optim.Optimizer):
         state["square"].lerp_(p.grad.square(), 1 - beta2)  # type: ignore[union-attr]
         deviation = (state["square"] / (1 - beta2**steps)).sqrt_().add_(group["eps"])
         return state["mean"] / deviation / (1 - beta1**steps)  # type: ignore[no-any-return]
+
+
+def _is_inner_matrix(name: str, p: Tensor) -> bool:
+    """Of the encoder, and each filter bank of a stem's stages as the matrix (out, in · kernel)."""
+    return (name.startswith("blocks.") and p.ndim == 2) or (".stages." in name and p.ndim == 4)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from vitcli.data.samples import DataSet
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
-from vitcli.model.config import ViTConfig
+from vitcli.model.config import StemConfig, ViTConfig
+from vitcli.model.stem import GROUPS
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 from vitcli.training.recipe import Recipe, as_dict, override
@@ -22,7 +23,7 @@ from vitcli.training.task import Task
 # What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
 MODEL_SETTINGS = (
     "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token",
-    "global_pool", "init_values", "head_hidden", "head_act",
+    "global_pool", "init_values", "head_hidden", "head_act", "stem",
 )  # fmt: skip
 
 
@@ -85,7 +86,7 @@ def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig
     for key, value in model_args.items():
         if key not in known:
             raise UsageError(f"no model setting '{safe(key)}'.{did_you_mean(key, MODEL_SETTINGS)}")
-        changes[key] = tuple(value) if isinstance(value, list) else value
+        changes[key] = _stem(value) if key == "stem" else tuple(value) if isinstance(value, list) else value
     config = replace(architecture(name), **changes, num_classes=classes)
     if config.embed_dim % config.num_heads:
         raise UsageError(f"width {config.embed_dim} is not a multiple of {config.num_heads} heads")
@@ -94,6 +95,17 @@ def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig
             side = ("height", "width")[axis]
             raise UsageError(f"image {side} {pixels} is not a multiple of the patch's {stride} pixels")
     return config
+
+
+def _stem(value: Any) -> StemConfig:
+    """`{layers = [2, 2], width = 64}`: blocks per stage, and the channels of the root."""
+    try:
+        stem = StemConfig(tuple(value["layers"]), value.get("width", StemConfig.width))
+    except (TypeError, KeyError, AttributeError):
+        raise UsageError(f"stem {safe(value)} is not of the form {{layers = [3, 4, 9], width = 64}}") from None
+    if stem.width % GROUPS or not all(type(blocks) is int and blocks > 0 for blocks in stem.layers):
+        raise UsageError(f"stem {safe(value)}: the width is a multiple of {GROUPS}, each stage has at least one block")
+    return stem
 
 
 def _timm_model(settings: Settings, classes: int) -> nn.Module:
