@@ -1,0 +1,272 @@
+"""Class probabilities and true labels → measures with their uncertainty.
+
+Counting and calibration are torchmetrics', on the CPU in float64; intervals, likelihood and Brier score are closed
+forms. torchmetrics is imported when something is measured: it takes seconds. Knows no files, models or terminals.
+
+Ties are broken as in `predict`: of equally probable classes the first is the prediction.
+
+Legend: K classes, N samples.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+
+BINS = 15  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
+ROWS = 1024  # ranked at a time
+ALL_CLASSES = 2000  # up to here every class has its row, though it may not occur
+Z = NormalDist().inv_cdf(0.975)  # of a two-sided 95 % interval
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 %."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    label: str
+    n: int
+    precision: float | None  # None: never predicted
+    recall: float | None  # None: no samples
+    f1: float | None  # None: neither
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions with a probability in [low, high); the last bin holds 1 as well."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None  # mean probability of the predicted class; None: no predictions
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of N samples. Means over classes are over those that have samples."""
+
+    n: int
+    top1: float
+    top1_interval: Interval  # Wilson's
+    top5: float | None  # None: no more than five classes
+    balanced_accuracy: float  # mean recall
+    macro_f1: float
+    nll: float  # mean negative log-likelihood, nats
+    brier: float  # mean squared error summed over all classes, from 0 to 2
+    ece: float
+    classes: tuple[ClassMeasures, ...]
+    confusion: tuple[tuple[int, ...], ...]  # row true, column predicted, in the order of `classes`
+    reliability: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    name: str
+    true: str
+    predicted: str
+    probability: float  # of the predicted class
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    true: str
+    predicted: str
+    n: int
+    names: tuple[str, ...]  # of the samples, most confident first
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models on the same N samples."""
+
+    n: int
+    only_first: int  # samples that the first model alone gets right
+    only_second: int
+    difference: float  # accuracy of the second minus that of the first
+    interval: Interval  # of the difference
+    p_value: float  # McNemar's, exact, two-sided
+
+
+def measure(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -> Measures:
+    """All measures of `probabilities` (N, K) for `labels` (N,), indices of `names` (K,).
+
+    With more than 2000 classes, `classes` and `confusion` hold those that occur as a label or as a prediction.
+    Raises ValueError for no samples, shapes that do not fit, labels or probabilities out of range.
+    """
+    n, k = _check(probabilities, labels, names)
+    predicted = probabilities.argmax(axis=1)
+    correct = int((predicted == labels).sum())
+    classes, confusion = _class_measures(predicted, labels, names)
+    present = [row for row in classes if row.n]
+    error, bins = _calibration(probabilities.max(axis=1), predicted == labels)
+    return Measures(
+        n=n,
+        top1=_top_k(probabilities, labels, 1),
+        top1_interval=wilson(correct, n),
+        top5=_top_k(probabilities, labels, 5) if k > 5 else None,
+        balanced_accuracy=float(np.mean([row.recall for row in present])),
+        macro_f1=float(np.mean([row.f1 for row in present])),
+        nll=_nll(probabilities, labels),
+        brier=_brier(probabilities, labels),
+        ece=error,
+        classes=classes,
+        confusion=confusion,
+        reliability=bins,
+    )
+
+
+def wilson(correct: int, n: int) -> Interval:
+    """Score interval of a share (Wilson 1927); the whole range when there is nothing to go by."""
+    if not n:
+        return Interval(0.0, 1.0)
+    share, scale = correct / n, 1 + Z**2 / n
+    middle = (share + Z**2 / (2 * n)) / scale
+    half = Z / scale * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    # At the ends the bound is exact; rounding must not push it past the share itself.
+    return Interval(max(0.0, middle - half) if correct else 0.0, min(1.0, middle + half) if correct < n else 1.0)
+
+
+def paired(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Paired:
+    """Compare two models by which of the same samples (N,) each gets right.
+
+    P-value: McNemar's exact test, binomial with share ½ over the samples on which they disagree. Interval: Wald's with
+    the adjustment of Bonett and Price (2012, J. Educ. Behav. Stat. 37, 479, eq. 3), one sample added to each of the
+    two counts: recommended by Fagerland, Lydersen and Laake (2014, Stat. Med. 33, 2850) for its coverage.
+    """
+    n = len(first)
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    gained, lost = (c + 1) / (n + 2), (b + 1) / (n + 2)
+    half = Z * sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
+    interval = Interval(max(-1.0, gained - lost - half), min(1.0, gained - lost + half))
+    # Whole numbers, divided once: exact for any count.
+    tail = sum(comb(b + c, i) for i in range(min(b, c) + 1))
+    return Paired(n, b, c, (c - b) / n, interval, min(1.0, 2 * tail / 2 ** (b + c)))
+
+
+def mistakes(
+    probabilities: Probabilities, labels: Labels, names: Sequence[str], sample_names: Sequence[str]
+) -> list[Mistake]:
+    """The samples that are predicted wrongly, most confident first; arguments as for `measure`, `sample_names` (N,)."""
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    return [Mistake(sample_names[i], names[labels[i]], names[predicted[i]], float(confidence[i])) for i in order]
+
+
+def confused_pairs(
+    probabilities: Probabilities, labels: Labels, names: Sequence[str], sample_names: Sequence[str]
+) -> list[ConfusedPair]:
+    """Which class is taken for which other, most often first; arguments as for `mistakes`."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for mistake in mistakes(probabilities, labels, names, sample_names):
+        found[mistake.true, mistake.predicted].append(mistake.name)
+    pairs = [
+        ConfusedPair(true, predicted, len(samples), tuple(samples)) for (true, predicted), samples in found.items()
+    ]
+    return sorted(pairs, key=lambda pair: -pair.n)
+
+
+def _check(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -> tuple[int, int]:
+    n, k = len(labels), len(names)
+    if not n:
+        raise ValueError("nothing to measure: no samples")
+    if k < 2 or probabilities.shape != (n, k):
+        raise ValueError(f"probabilities {probabilities.shape} for {n} labels and {k} classes")
+    if labels.min() < 0 or labels.max() >= k:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()} for {k} classes")
+    if not (probabilities.min() >= 0 and probabilities.max() <= 1 + 1e-6):  # false for NaN, too
+        raise ValueError("probabilities must lie between 0 and 1")
+    return n, k
+
+
+def _class_measures(
+    predicted: Labels, labels: Labels, names: Sequence[str]
+) -> tuple[tuple[ClassMeasures, ...], tuple[tuple[int, ...], ...]]:
+    import torch
+    from torchmetrics.functional import classification as tm
+
+    kept = np.arange(len(names)) if len(names) <= ALL_CLASSES else np.union1d(predicted, labels)
+    k = max(len(kept), 2)  # torchmetrics knows no fewer
+    answers = (torch.from_numpy(np.searchsorted(kept, predicted)), torch.from_numpy(np.searchsorted(kept, labels)))
+    confusion = tm.multiclass_confusion_matrix(*answers, num_classes=k).numpy()[: len(kept), : len(kept)]
+    counts = tm.multiclass_stat_scores(*answers, num_classes=k, average="none")[: len(kept)]
+    rows = []
+    for index, (tp, fp, _, fn, n) in zip(kept, counts.tolist(), strict=True):
+        # torchmetrics counts; its ratios would be float32, and 0 where there is no telling.
+        precision, recall, f1 = _ratio(tp, tp + fp), _ratio(tp, n), _ratio(2 * tp, 2 * tp + fp + fn)
+        rows.append(ClassMeasures(names[index], n, precision, recall, f1))
+    return tuple(rows), tuple(tuple(row) for row in confusion.tolist())
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _top_k(probabilities: Probabilities, labels: Labels, top: int) -> float:
+    """Share of samples whose label is among the `top` most probable classes."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_stat_scores
+
+    k, correct = probabilities.shape[1], 0
+    for start in range(0, len(labels), ROWS):
+        rows = slice(start, start + ROWS)
+        answers = _ranks(probabilities[rows]), torch.from_numpy(labels[rows])
+        correct += int(multiclass_stat_scores(*answers, num_classes=k, top_k=top, average="micro")[0])
+    return correct / len(labels)
+
+
+def _ranks(probabilities: Probabilities) -> Any:
+    """Scores in the same order but without ties, which torch would break in an order of its own; (N, K)."""
+    import torch
+
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    scores = np.empty(probabilities.shape)
+    np.put_along_axis(scores, order, np.linspace(1, 0, probabilities.shape[1])[None], axis=1)
+    return torch.from_numpy(scores)
+
+
+def _nll(probabilities: Probabilities, labels: Labels) -> float:
+    """A label that the model holds impossible costs 708 nats, not infinity: JSON knows no such number."""
+    share = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.maximum(share, np.finfo(np.float64).tiny)).mean())
+
+
+def _brier(probabilities: Probabilities, labels: Labels) -> float:
+    # Σ(p − onehot)² = Σp² − 2p + 1, without a second array of that size.
+    share = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    squares = np.einsum("nk,nk->n", probabilities, probabilities, dtype=np.float64)
+    return float((squares - 2 * share + 1).mean())
+
+
+def _calibration(confidence: Probabilities, correct: npt.NDArray[np.bool_]) -> tuple[float, tuple[Bin, ...]]:
+    """Expected calibration error, and the bins it is made of."""
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    # Binary: "the prediction is right" with probability `confidence`. torchmetrics puts 1 into a bin of its own.
+    shares = np.minimum(confidence.astype(np.float64), np.nextafter(1.0, 0.0))
+    error = binary_calibration_error(torch.from_numpy(shares), torch.from_numpy(correct.astype(np.int64)), n_bins=BINS)
+    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64).numpy()  # to the last bit those that it uses
+    inside = np.searchsorted(edges, shares, side="right") - 1
+    bins = []
+    for i in range(BINS):
+        mask = inside == i
+        n = int(mask.sum())
+        means = (float(shares[mask].mean()), float(correct[mask].mean())) if n else (None, None)
+        bins.append(Bin(float(edges[i]), float(edges[i + 1]), n, *means))
+    return float(error), tuple(bins)
