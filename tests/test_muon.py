@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vitcli.training.groups import parameter_groups
 from vitcli.training.muon import Muon, orthogonalise
 
 
@@ -34,7 +35,7 @@ def test_everything_but_the_encoders_matrices_is_adamw() -> None:
     decayed = [p for p in theirs.parameters() if p.ndim > 1]
     plain = [p for p in theirs.parameters() if p.ndim == 1]
     adamw = torch.optim.AdamW([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], lr=0.1, weight_decay=0.3)
-    muon = Muon(ours, lr=0.1, weight_decay=0.3)
+    muon = Muon(parameter_groups(ours, weight_decay=0.3, orthogonal=True), lr=0.1)
     for _ in range(3):
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             mine.grad = torch.randn_like(mine)
@@ -54,7 +55,7 @@ def test_an_update_of_a_matrix_has_the_size_of_adamws() -> None:
         before = model.blocks[0]["proj"].weight.detach().clone()
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter) * size
-        Muon(model, lr=1.0, weight_decay=0.0).step()
+        Muon(parameter_groups(model, weight_decay=0.0, orthogonal=True), lr=1.0).step()
         change = model.blocks[0]["proj"].weight.detach() - before
         assert 0.2 * 0.6 < change.square().mean().sqrt() < 0.2 * 1.3
 
@@ -66,6 +67,6 @@ def test_qkv_are_three_matrices() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     model.blocks[0]["qkv"].weight.grad[8:] *= 1e6
-    Muon(model, lr=1.0, weight_decay=0.0).step()
+    Muon(parameter_groups(model, weight_decay=0.0, orthogonal=True), lr=1.0).step()
     change = (model.blocks[0]["qkv"].weight.detach() - before)[:8]
     assert change.square().mean().sqrt() > 0.1

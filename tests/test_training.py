@@ -183,7 +183,7 @@ def test_two_processes_follow_the_curve_of_one(settings: Settings, tmp_path: Pat
 def _toml(recipe: Recipe) -> dict[str, object]:
     from vitcli.training.recipe import as_dict
 
-    return {name: f'"{value}"' if isinstance(value, str) else value for name, value in as_dict(recipe).items()}
+    return {name: json.dumps(value) for name, value in as_dict(recipe).items()}  # of these values JSON is TOML
 
 
 def test_non_finite_loss_stops_and_spares_the_saved_state(settings: Settings, tmp_path: Path) -> None:

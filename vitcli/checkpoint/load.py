@@ -18,7 +18,7 @@ from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import NOT_COVERED
 from vitcli.model.config import Size, ViTConfig
-from vitcli.model.posemb import resample_pos_embed
+from vitcli.model.posemb import Kernel, resample_pos_embed
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 
@@ -28,12 +28,16 @@ def _say_nothing(note: str) -> None:
 
 
 def load_model(
-    checkpoint: Checkpoint, *, img_size: Size | None = None, say: Callable[[str], None] = _say_nothing
+    checkpoint: Checkpoint,
+    *,
+    img_size: Size | None = None,
+    kernel: Kernel = "timm",
+    say: Callable[[str], None] = _say_nothing,
 ) -> VisionTransformer:
     """The ViT of `checkpoint`, in evaluation mode, with `config.img_size` = `img_size` when that is given.
 
-    `img_size` (height, width) in pixels resamples the position embedding when the grid changes; `say` is told so in
-    one line. Raises CheckpointError when the checkpoint is not a plain ViT, when weights and config do not fit, when a
+    `img_size` (height, width) in pixels resamples the position embedding by `kernel` when the grid changes; `say` is
+    told so in one line. Raises CheckpointError when the checkpoint is not a plain ViT, when weights and config do not fit, when a
     weight is not finite, and when the stored self-test gives other logits.
     """
     vit = checkpoint.vit
@@ -57,8 +61,9 @@ def load_model(
         raise CheckpointError(f"{img_size[0]}×{img_size[1]} pixels are less than one patch of {vit.stride} pixels")
     if pos is not None and grid != target.grid:
         prefix = target.num_pos_tokens - target.num_patches
-        tensors["pos_embed"] = resample_pos_embed(pos, grid, target.grid, num_prefix=prefix)
-        say(f"position embedding resampled from {grid[0]}×{grid[1]} to {target.grid[0]}×{target.grid[1]} patches")
+        tensors["pos_embed"] = resample_pos_embed(pos, grid, target.grid, num_prefix=prefix, kernel=kernel)
+        change = f"from {grid[0]}×{grid[1]} to {target.grid[0]}×{target.grid[1]} patches"
+        say(f"position embedding resampled {change} (kernel {kernel})")
     return build(target, tensors)
 
 

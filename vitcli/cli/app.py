@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import models, predict, train
+from vitcli.cli import finetune, models, predict, train
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
 
 
@@ -80,4 +80,5 @@ def _root(
 
 app.command()(predict.predict)
 app.command()(train.train)
+app.command()(finetune.finetune)
 app.command()(models.models)

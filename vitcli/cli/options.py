@@ -54,3 +54,25 @@ ValFractionOpt = Annotated[
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")]
 JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as soon as it is known.")]
 CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]
+ClassesOpt = Annotated[int | None, typer.Option("--classes", help="How many classes the data must hold; checked.")]
+TuneOpt = Annotated[
+    str, typer.Option("--tune", help="What is trained: head, all, lora, or auto (head first, then all if it pays).")
+]
+LoraRankOpt = Annotated[int | None, typer.Option("--lora-rank", help="Rank of --tune lora's updates; 8 by default.")]
+PosembKernelOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--posemb-kernel",
+        help="How position embeddings are resampled for --img-size: timm (default), paper, hf, torchvision, dinov2.",
+    ),
+]
+TeacherOpt = Annotated[
+    str | None, typer.Option("--teacher", help="A trained model whose opinion is learnt beside the labels.")
+]
+TimeBudgetOpt = Annotated[
+    str | None, typer.Option("--time-budget", help="Wall-clock time the run may take: 90s, 20m, 1.5h.")
+]
+ScoreOpt = Annotated[
+    str,
+    typer.Option("--score", help="Split that the result is scored on: val, test, none; auto: test if there is one."),
+]

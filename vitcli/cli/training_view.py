@@ -16,10 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from vitcli.cli.outcome import Outcome, predict_command
 from vitcli.data.samples import DataSet
 from vitcli.text import safe
-from vitcli.training.events import Evaluated, Event
-from vitcli.training.start import parameters
+from vitcli.training.estimate import Estimate, minutes, trainable_parameters
+from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Shrunk, Stepped, Tried
+from vitcli.training.start import Settings, parameters
 from vitcli.training.task import Task
 
 
@@ -30,32 +32,43 @@ class TrainingView:
         self.json, self.quiet = json, quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]:>6.2f}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} img/s"),
+            TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,
             disable=quiet or not self.console.is_terminal,
         )
-        self.bar: TaskID | None = None
+        self.bars: dict[str, TaskID] = {}
         self.rate = 0.0
         self.best: Evaluated | None = None
         self.last: Evaluated | None = None
 
-    def plan(self, task: Task, folder: Path, *, resumed: bool) -> None:
-        """What was found and what will be done, before it starts."""
-        recipe, data = task.recipe, task.data
+    def say(self, line: str) -> None:
+        self.console.print(Text(safe(line), style="dim"))
+
+    def plan(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None, why: str) -> None:
+        """What was found and what will be done, before it starts. `why`: how that was chosen."""
+        recipe, data, start = task.recipe, task.data, settings.start
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        rows = [
-            ("model", f"{task.architecture}, {_size(task)}, {parameters(task.model) / 1e6:.2f}M parameters"),
-            ("data", f"{data.root}: {_splits(data)}"),
-            ("classes", _classes(data)),
-            ("recipe", f"{recipe.epochs:g} epochs, batch {recipe.batch_size}, {recipe.optimizer} lr {recipe.lr:g}"),
-            ("run", f"{folder}{' (resumed)' if resumed else ''}"),
-            *(("note", note) for note in data.notes),
-        ]
+        whole, trained = parameters(task.model), trainable_parameters(task.model)
+        rows = [("model", f"{task.architecture}, {_size(task)}, {whole / 1e6:.2f}M parameters")]
+        if start:
+            rows += [("from", start.checkpoint), *(("", note) for note in task.notes)]
+            rows += [("tune", f"{start.tune}: {trained:,} trainable parameters" + (f"; {why}" if why else ""))]
+        if settings.teacher:
+            rows += [("teacher", f"{settings.teacher}, {recipe.teacher_weight:g} of the loss")]
+        rows += [("data", f"{data.root}: {_splits(data)}"), ("classes", _classes(data))]
+        if not start or start.tune != "head":
+            length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
+            lr = f"one of {', '.join(f'{lr:g}' for lr in recipe.lrs)}" if recipe.lrs else f"{recipe.lr:g}"
+            rows += [("recipe", f"{length}, batch {recipe.batch_size}, {recipe.optimizer} lr {lr}")]
+        if cost:
+            rows += [("cost", _cost(cost, settings))]
+        rows += [("run", f"{folder}{' (resumed)' if why == 'resumed' else ''}")]
+        rows += [("note", note) for note in data.notes]
         for name, value in rows:
             table.add_row(Text(name, style="dim"), Text(safe(value)))
         self.console.print(table)
@@ -70,39 +83,71 @@ class TrainingView:
         self.progress.stop()
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Evaluated):
-            self._epoch(event)
-            return
-        # A moving average: single steps jump with whatever else the machine does.
-        self.rate = event.images_per_second if not self.rate else 0.95 * self.rate + 0.05 * event.images_per_second
-        if self.bar is None:
-            self.bar = self.progress.add_task("", total=event.total, epoch=0.0, loss=0.0, rate=0.0)
-        self.progress.update(self.bar, completed=event.step, epoch=event.epoch, loss=event.loss, rate=self.rate)
+        match event:
+            case Evaluated():
+                self._epoch(event)
+            case Stepped():
+                # A moving average: single steps jump with whatever else the machine does.
+                rate = event.images_per_second
+                self.rate = rate if not self.rate else 0.95 * self.rate + 0.05 * rate
+                state = f"loss {event.loss:.3f}  {self.rate:.0f} img/s"
+                self._advance("training", f"epoch {event.epoch:6.2f}", event.step, event.total, state)
+            case Featured():
+                self._advance("features", "features", event.done, event.total, "")
+            case HeadFitted():
+                held_out = "" if event.accuracy is None else f", {event.accuracy:.4f} on a slice of train"
+                self.console.print(Text(f"head fitted in {event.seconds:.0f} s (L2 {event.penalty:g}{held_out})"))
+            case Shrunk():
+                self.console.print(
+                    Text(f"out of memory: again with {event.micro_batch} images at once, the same batch size", "yellow")
+                )
+            case Tried():
+                self.console.print(
+                    Text(
+                        f"lr {event.lr:g}: now on all of train"
+                        if event.chosen
+                        else f"lr {event.lr:g}: accuracy {event.accuracy:.4f} on the held-out slice"
+                    )
+                )
+
+    def _advance(self, name: str, description: str, done: int, total: int, state: str) -> None:
+        if name not in self.bars:
+            for bar in self.bars.values():
+                self.progress.update(bar, visible=False)
+            self.bars[name] = self.progress.add_task("", total=total, state="")
+        self.progress.update(self.bars[name], completed=done, description=description, state=state)
 
     def _epoch(self, event: Evaluated) -> None:
         self.last = event
         if event.is_best:
             self.best = event
         validation = event.validation
-        line = Text(
-            f"epoch {event.epoch:6.2f}  train loss {event.train_loss:.4f}  val loss {validation.loss:.4f}"
-            f"  val accuracy {validation.accuracy:.4f}  {self.rate:.0f} img/s"
-        )
-        self.console.print(line.append(" *", style="green") if event.is_best else line)
+        name = f"epoch {event.epoch:6.2f}" if event.step else "head only   "
+        scores = f"  val loss {validation.loss:.4f}  val accuracy {validation.accuracy:.4f}" if validation.n else ""
+        rate = f"  {self.rate:.0f} img/s" if event.step else ""
+        line = Text(f"{name}  loss {event.train_loss:.4f}{scores}{rate}")
+        self.console.print(line.append(" *", style="green") if event.is_best and validation.n else line)
 
-    def finish(self, folder: Path) -> None:
+    def finish(self, folder: Path, outcome: Outcome | None) -> None:
         """The result on standard output, and what to type next on standard error."""
         if self.quiet:
             return
         best = folder / "best"
+        if outcome:
+            from vitcli.cli.evaluation_view import show_outcome
+
+            show_outcome(self.console, outcome)
         if self.json:
             result: dict[str, Any] = {"schema": "vit.train/1", "run": str(folder), "checkpoint": str(best)}
             result |= {"best": self.best and asdict(self.best), "last": self.last and asdict(self.last)}
+            if outcome:
+                result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
+                result |= {"report": str(outcome.report)}
             print(json_format.dumps(result, allow_nan=False))
         else:
             print(best)
         sys.stdout.flush()
-        self.console.print(Text(f"use it: vit predict -m {best} IMAGE…", style="dim"))
+        self.console.print(Text(f"use it: {predict_command(folder)}", style="dim"))
 
 
 def _size(task: Task) -> str:
@@ -111,6 +156,15 @@ def _size(task: Task) -> str:
     if task.vit is None:
         return size
     return f"{size}, {task.vit.grid[0]}x{task.vit.grid[1]} patches of {task.vit.stride[0]}x{task.vit.stride[1]}"
+
+
+def _cost(cost: Estimate, settings: Settings) -> str:
+    """Memory and time, measured just now."""
+    tune = settings.start.tune if settings.start else "all"
+    seconds = cost.head_seconds * ("head" in tune) + cost.all_seconds * (tune != "head")
+    seconds *= 1 + len(settings.recipe.lrs)
+    limit = f", of {minutes(settings.budget)} allowed" if settings.budget else ""
+    return f"about {minutes(min(seconds, settings.budget or seconds))}{limit} and {cost.memory / 2**20:.0f} MiB"
 
 
 def _splits(data: DataSet) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitcli.model.config import ViTConfig
 from vitcli.model.encoder import Block
@@ -52,6 +53,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig, *, dropout: float = 0.0, drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        self.grad_checkpointing = False  # recompute each block in the backward pass instead of keeping its insides
         D = config.embed_dim
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if config.class_token else None
@@ -80,7 +82,7 @@ class VisionTransformer(nn.Module):
         x = self.embed(x)
         *blocks, last = self.blocks
         for block in blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
         # Only the class token leaves the last block, so only its query, projection and MLP are computed there.
         x = last(x, queries=1 if self.config.global_pool == "token" else None)
         return self.pool(self.norm(x))

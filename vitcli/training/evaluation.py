@@ -1,6 +1,8 @@
 """Accuracy and loss of a model on labelled samples, through the preprocessing that its checkpoint will carry."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.data.samples import Samples
+from vitcli.images.preprocess import Preprocess
 from vitcli.training.distributed import World
 from vitcli.training.task import Task
 
-BATCH = 128
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,10 @@ def evaluate(model: nn.Module, task: Task, samples: Samples, world: World) -> Ev
     """The whole split, shared between the processes without padding: no image counts twice."""
     model.eval()
     n = correct = loss = 0.0
-    for images, labels in _batches(task, samples, world):
-        logits = model(images)
+    mine = range(world.rank, len(samples), world.size)
+    for pixels, indices in batches(samples, mine, task.preprocess):
+        labels = torch.from_numpy(samples.labels[indices]).to(world.device)
+        logits = model(pixels.to(world.device))
         n += len(labels)
         correct += (logits.argmax(dim=1) == labels).sum().item()
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
@@ -35,9 +40,15 @@ def evaluate(model: nn.Module, task: Task, samples: Samples, world: World) -> Ev
     return Evaluation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
-def _batches(task: Task, samples: Samples, world: World) -> Iterator[tuple[Tensor, Tensor]]:
-    mine = range(world.rank, len(samples), world.size)
-    for start in range(0, len(mine), BATCH):
-        indices = mine[start : start + BATCH]
-        images = torch.stack([torch.from_numpy(task.preprocess(samples.image(i))) for i in indices])
-        yield images.to(world.device), torch.from_numpy(samples.labels[list(indices)]).to(world.device)
+def batches(samples: Samples, indices: Sequence[int], preprocess: Preprocess) -> Iterator[tuple[Tensor, list[int]]]:
+    """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+
+        def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
+            chosen = list(indices[start : start + BATCH])
+            return chosen, threads.map(lambda i: torch.from_numpy(samples.load(i, preprocess)), chosen)
+
+        ahead = begin(0)
+        for start in range(0, len(indices), BATCH):
+            (chosen, images), ahead = ahead, begin(start + BATCH)
+            yield torch.stack(list(images)), chosen

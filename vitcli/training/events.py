@@ -29,4 +29,37 @@ class Evaluated:
     is_best: bool
 
 
-Event = Stepped | Evaluated
+@dataclass(frozen=True)
+class Featured:
+    """The trunk's features of so many training images are computed."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class HeadFitted:
+    """A linear head was fitted on the features; `penalty` did best on a held-out slice of train."""
+
+    penalty: float
+    accuracy: float | None  # on that slice; None: too few images to hold one out
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """Memory ran out at the first step: the run begins again with smaller micro-batches, the same effective batch."""
+
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A learning rate was tried on held-out images."""
+
+    lr: float
+    accuracy: float
+    chosen: bool = False  # whether all of train is trained with it now
+
+
+Event = Stepped | Evaluated | Featured | HeadFitted | Shrunk | Tried

@@ -6,6 +6,7 @@ from torch import nn
 
 from vitcli.checkpoint.save import save_model
 from vitcli.training.events import Evaluated
+from vitcli.training.lora import merged
 from vitcli.training.recipe import as_dict
 from vitcli.training.task import Task
 
@@ -13,7 +14,8 @@ from vitcli.training.task import Task
 def export(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
     """Write `model` as it stands at `event`, with class names, preprocessing and where it comes from."""
     provenance = {
-        "trained_by": "vit train",
+        "trained_by": "vit finetune" if task.origin else "vit train",
+        **task.origin,
         "step": event.step,
         "epoch": round(event.epoch, 4),
         "validation_accuracy": event.validation.accuracy,
@@ -23,7 +25,7 @@ def export(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None
     }
     save_model(
         folder,
-        model,
+        merged(model),
         architecture=task.architecture,
         labels=task.data.classes,
         preprocess=task.preprocess,

@@ -8,9 +8,11 @@ number of processes that divides the micro-batches, computes the same.
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from vitcli.errors import EXIT_STOPPED, Stopped, UsageError, VitError
 from vitcli.training.batches import Plan, training_batches
+from vitcli.training.budget import Clock
 from vitcli.training.distributed import World
 from vitcli.training.evaluation import evaluate
 from vitcli.training.events import Evaluated, Event, Stepped
@@ -23,12 +25,21 @@ from vitcli.training.task import Task
 
 
 def fit(
-    task: Task, run: Run, world: World, stop: StopFlag, *, workers: int = 0, save_every: float = 300.0
+    task: Task,
+    run: Run,
+    world: World,
+    stop: StopFlag,
+    *,
+    workers: int = 0,
+    save_every: float = 300.0,
+    clock: Clock | None = None,
+    best: float = -1.0,
 ) -> Iterator[Event]:
     """Train `task.model` by `task.recipe` in `run`, from its saved state when there is one.
 
-    `save_every` is in seconds. Raises Stopped after a signal once the state is saved, and VitError when the loss is
-    not finite (the last saved state stays finite).
+    `save_every` is in seconds. With a budget on `clock` the learning rate follows the time as well, and the run ends
+    in time. Raises Stopped after a signal once the state is saved, and VitError when the loss is not finite (the last
+    saved state stays finite). `best` is the validation accuracy of what `best/` already holds.
     """
     recipe, samples = task.recipe, task.data.train
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
@@ -39,8 +50,12 @@ def fit(
         )
     total = recipe.total_steps(plan.steps_per_epoch)
     learner = Learner(task, world, plan.micro_batches)
-    progress = run.restore(learner) or Progress(step=0)
+    progress = run.restore(learner) or Progress(step=0, best_step=0, best_accuracy=best)
     losses = run.rewind(progress.step) if world.leads else []
+    if progress.ended_of == total:
+        return
+    clock = clock or Clock(None)
+    clock.before += progress.seconds
     batches = training_batches(
         samples,
         task.transform,
@@ -50,9 +65,12 @@ def fit(
         world=world.size,
         workers=workers,
     )
+    first = progress.step
     last_save = last_step = time.monotonic()
     for step in range(progress.step, total):
-        loss = learner.step(batches, step, recipe.lr_at(step, total))
+        (share,) = world.sum([clock.share if world.leads else 0.0])
+        lr = recipe.lr_at(max(step, share * total), total)
+        loss = (learner.first_step if step == first else learner.step)(batches, step, lr)
         (loss,) = world.sum([loss])
         if not math.isfinite(loss):
             raise VitError(
@@ -65,12 +83,14 @@ def fit(
         if world.leads:
             run.log(as_line(stepped))
         yield stepped
-        progress = Progress(step + 1, progress.best_step, progress.best_accuracy)
-        if (step + 1) % plan.steps_per_epoch == 0 or step + 1 == total:
+        progress = replace(progress, step=step + 1)
+        (share,) = world.sum([clock.share if world.leads else 0.0])
+        ends = step + 1 == total or share >= 1
+        if (step + 1) % plan.steps_per_epoch == 0 or ends:
             validation = evaluate(learner.averaged, task, task.data.val, world)
-            is_best = validation.accuracy > progress.best_accuracy
+            is_best = validation.accuracy > progress.best_accuracy or not validation.n
             if is_best:
-                progress = Progress(step + 1, step + 1, validation.accuracy)
+                progress = replace(progress, best_step=step + 1, best_accuracy=validation.accuracy)
             event = Evaluated(step + 1, total, epoch, sum(losses) / len(losses), validation, is_best)
             if world.leads:
                 run.log(as_line(event))
@@ -78,13 +98,19 @@ def fit(
                     export(learner.averaged, task, run.folder / name, event)
             losses.clear()
             yield event
+            waited = (step + 1 - progress.best_step) / plan.steps_per_epoch
+            ends = ends or bool(recipe.patience and waited >= recipe.patience)
+        if ends:
+            progress = replace(progress, ended_of=total)
         (asked,) = world.sum([float(stop.exit_code)])
-        if asked or step + 1 == total or time.monotonic() - last_save > save_every:
+        if asked or ends or time.monotonic() - last_save > save_every:
             if world.leads:
-                run.save(progress, learner)
+                run.save(replace(progress, seconds=clock.used if clock.budget else 0.0), learner)
             last_save = time.monotonic()
-        if asked and step + 1 < total:
+        if ends:
+            return
+        if asked:
             world.barrier()
-            message = f"stopped at step {step + 1} of {total}; to go on: vit train --resume {run.folder}"
+            message = f"stopped at step {step + 1} of {total}; to go on: {run.resume_command}"
             raise Stopped(message, stop.exit_code or EXIT_STOPPED)
         last_step = time.monotonic()

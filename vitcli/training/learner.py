@@ -4,20 +4,26 @@ Knows batches of tensors; not where they come from, nor files.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitcli.errors import VitError
 from vitcli.training.augment import batch_transform
 from vitcli.training.distributed import World
+from vitcli.training.groups import parameter_groups
 from vitcli.training.muon import Muon
+from vitcli.training.objective import Objective
 from vitcli.training.recipe import Recipe
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
+
+
+class OutOfMemory(VitError):
+    """A micro-batch did not fit."""
 
 
 class Learner:
@@ -34,19 +40,34 @@ class Learner:
         self.parallel: nn.Module = self.model
         if world.size > 1:
             self.parallel = nn.parallel.DistributedDataParallel(self.model)
+        if recipe.compile:
+            self.parallel = torch.compile(self.parallel)  # type: ignore[assignment]
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.prepare = batch_transform(recipe, task.preprocess)
-        self.mixup = _mixup(recipe, task.classes)
+        self.objective = Objective(task, world.device)
 
     @property
     def averaged(self) -> nn.Module:
         """The weights that are evaluated and kept."""
         return self.model if self.ema is None else self.ema
 
+    def first_step(self, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
+        """`step`, with its running out of memory told apart from other errors. Raises OutOfMemory."""
+        try:
+            return self.step(batches, step, lr)
+        except RuntimeError as error:  # of which CUDA's OutOfMemoryError is one
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise OutOfMemory(
+                    f"{self.recipe.micro_batch} images at once do not fit into memory: "
+                    "lower --set micro_batch, or set grad_checkpointing=true"
+                ) from error
+            raise
+
     def step(self, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
         """One optimiser step. Returns this process's share of the mean loss."""
         self.lr = lr
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         self.parallel.train()
         mine = range(self.world.rank, self.micro_batches, self.world.size)
         total = torch.zeros((), device=self.device)
@@ -55,12 +76,16 @@ class Learner:
             reseed(self.recipe.seed, "pass", step, index)
             with nullcontext() if self.world.size == 1 or index == mine[-1] else self.parallel.no_sync():  # type: ignore[operator]
                 images = self.prepare(images).to(self.device)
-                loss = self._loss(images, labels.to(self.device)) / self.micro_batches
-                (loss * self.world.size).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean over processes
+                with self._autocast():
+                    loss = self.objective(self.parallel, images, labels.to(self.device)) / self.micro_batches
+                # DDP takes the mean over processes
+                self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         if self.ema is not None:
             # The warm-up keeps the first, useless weights from lingering in the average.
@@ -68,11 +93,10 @@ class Learner:
             _lerp(self.ema, self.model, 1 - decay)
         return total.item()
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        if self.mixup is not None:
-            images, labels = self.mixup(images, labels)  # soft targets (B, K), label smoothing included
-            return F.cross_entropy(self.parallel(images), labels)
-        return F.cross_entropy(self.parallel(images), labels, label_smoothing=self.recipe.label_smoothing)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if not self.recipe.amp:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.recipe.amp == "bf16" else torch.float16)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
@@ -81,7 +105,10 @@ class Learner:
             tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         for parameter, slots in self.optimizer.state.items():
             for slot, value in slots.items():
-                tensors[f"optimizer.{self.names[id(parameter)]}:{slot}"] = torch.as_tensor(value)
+                if value is not None:
+                    tensors[f"optimizer.{self.names[id(parameter)]}:{slot}"] = torch.as_tensor(value)
+        for name, value in self.scaler.state_dict().items():  # empty but for fp16
+            tensors[f"scaler.{name}"] = torch.tensor(value, dtype=torch.float64)
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -93,6 +120,9 @@ class Learner:
         self.model.load_state_dict(part("model."))
         if self.ema is not None:
             self.ema.load_state_dict(part("ema."))
+        if scaler := part("scaler."):
+            whole = self.scaler.state_dict()
+            self.scaler.load_state_dict({name: type(whole[name])(value.item()) for name, value in scaler.items()})
         parameters = dict(self.model.named_parameters())
         for name, tensor in part("optimizer.").items():
             owner, slot = name.rsplit(":", 1)
@@ -101,15 +131,15 @@ class Learner:
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Biases, norms and other vectors are not decayed."""
     from timm.optim import create_optimizer_v2
 
-    rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "muon":
-        return Muon(model, betas=recipe.betas, **rates)
+    muon = recipe.optimizer == "muon"
+    groups = parameter_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, orthogonal=muon)
+    if muon:
+        return Muon(groups, lr=recipe.lr, betas=recipe.betas)
     if recipe.optimizer == "sgd":
-        return create_optimizer_v2(model, "momentum", momentum=recipe.betas[0], **rates)  # type: ignore[no-any-return]
-    return create_optimizer_v2(model, recipe.optimizer, betas=recipe.betas, fused=True, **rates)  # type: ignore[no-any-return]
+        return create_optimizer_v2(groups, "momentum", lr=recipe.lr, momentum=recipe.betas[0])  # type: ignore[no-any-return]
+    return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, betas=recipe.betas, fused=True)  # type: ignore[no-any-return]
 
 
 def _averaged(model: nn.Module) -> nn.Module:
@@ -125,11 +155,3 @@ def _lerp(average: nn.Module, model: nn.Module, weight: float) -> None:
     for a, m in pairs:
         if not a.is_floating_point():
             a.copy_(m)
-
-
-def _mixup(recipe: Recipe, classes: int) -> Any:
-    if not (recipe.mixup or recipe.cutmix):
-        return None
-    from timm.data import Mixup
-
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)

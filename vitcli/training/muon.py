@@ -7,41 +7,30 @@ bfloat16 units emulates: 60 ms an image where this takes 8 (docs/decisions.md).
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from vitcli.training.groups import Group
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
 STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """`matrices` (M, N) by Muon, `others` by AdamW, both with the learning rate `lr` and decoupled weight decay."""
+    """Groups marked `orthogonal` (`groups.parameter_groups`) by Muon, the others by AdamW, with one learning rate."""
 
     def __init__(
         self,
-        model: nn.Module,
+        groups: list[Group],
         *,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [(name, p) for name, p in named if _is_inner_matrix(name, p)]
-        taken = {name for name, _ in matrices}
-        decayed = [p for name, p in named if name not in taken and p.ndim > 1]
-        plain = [p for name, p in named if name not in taken and p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            # q, k and v are three matrices that are only stored as one.
-            {"params": [p for name, p in matrices if ".qkv." in name], "orthogonal": True, "parts": 3},
-            {"params": [p for name, p in matrices if ".qkv." not in name], "orthogonal": True, "parts": 1},
-            {"params": decayed, "orthogonal": False},
-            {"params": plain, "orthogonal": False, "weight_decay": 0.0},
-        ]
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum, "eps": 1e-8}
-        super().__init__([group for group in groups if group["params"]], defaults)
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -55,7 +44,7 @@ class Muon(torch.optim.Optimizer):
                 else:
                     p.sub_(self._adam(p, group), alpha=group["lr"])
 
-    def _muon(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+    def _muon(self, p: Tensor, group: Group) -> Tensor:
         state, momentum = self.state[p], group["momentum"]
         average = state.setdefault("momentum", torch.zeros_like(p))
         average.lerp_(p.grad, 1 - momentum)
@@ -64,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         update = torch.cat(parts) * (0.2 * math.sqrt(max(parts[0].shape)))  # the root mean square of an AdamW update
         return update.view_as(p)
 
-    def _adam(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+    def _adam(self, p: Tensor, group: Group) -> Tensor:
         state, (beta1, beta2) = self.state[p], group["betas"]
         if not state:
             state |= {"step": torch.zeros(()), "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
@@ -74,11 +63,6 @@ class Muon(torch.optim.Optimizer):
         state["square"].lerp_(p.grad.square(), 1 - beta2)  # type: ignore[union-attr]
         deviation = (state["square"] / (1 - beta2**steps)).sqrt_().add_(group["eps"])
         return state["mean"] / deviation / (1 - beta1**steps)  # type: ignore[no-any-return]
-
-
-def _is_inner_matrix(name: str, p: Tensor) -> bool:
-    """Of the encoder, and each filter bank of a stem's stages as the matrix (out, in · kernel)."""
-    return (name.startswith("blocks.") and p.ndim == 2) or (".stages." in name and p.ndim == 4)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ import tomllib
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vitcli.errors import UsageError
 from vitcli.text import did_you_mean, safe
+
+Kind = Literal["train", "finetune"]
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,13 @@ class Recipe:
     """One training run. The defaults suit small data and training from scratch (after arXiv 2106.10270, "AugReg")."""
 
     epochs: float = 100.0
+    steps: int = 0  # optimiser steps instead of epochs; 0: epochs count
     batch_size: int = 256  # images per optimiser step, over all processes
     micro_batch: int = 64  # images per forward pass: the unit of accumulation, of distribution and of randomness
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     lr: float = 1e-3  # at the end of the warm-up
+    lrs: tuple[float, ...] = ()  # tried one after the other on held-out images; the best one trains on all of train
+    layer_decay: float = 1.0  # of the learning rate from each block to the one below
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam; the first is SGD's momentum
     weight_decay: float = 0.05
     warmup_steps: int = -1  # -1: a twentieth of the run
@@ -36,17 +41,32 @@ class Recipe:
     crop_padding: int = 0  # instead of a resized crop: pad by this many pixels and crop back (small images)
     hflip: float = 0.5  # probability
     invert: float = 0.0  # probability of a negative
+    class_weights: bool = False  # weigh each class by the inverse of how often it occurs
+    patience: int = 0  # epochs without a better validation accuracy after which the run ends; 0: never
+    teacher_weight: float = 0.5  # share of the loss that a teacher has, when there is one
+    teacher_temperature: float = 1.0
+    amp: Literal["", "bf16", "fp16"] = ""  # autocast of the forward pass
+    compile: bool = False  # torch.compile
+    grad_checkpointing: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
     ema_decay: float = 0.999  # of the averaged weights that are evaluated and kept; 0 switches it off
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "batch_size", "micro_batch", "lr")
-        probabilities = ("label_smoothing", "dropout", "drop_path", "random_erasing", "hflip", "invert", "ema_decay")
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                known = ", ".join(repr(value) for value in get_args(kind))
+                raise UsageError(f"recipe: {name} is {safe(repr(getattr(self, name)))}, it must be one of {known}")
+        positive = ("epochs", "batch_size", "micro_batch", "lr", "layer_decay", "teacher_temperature")
+        probabilities = (
+            "label_smoothing", "dropout", "drop_path", "random_erasing", "hflip", "invert", "ema_decay",
+            "teacher_weight",
+        )  # fmt: skip
+        closed = ("hflip", "invert", "random_erasing", "teacher_weight")  # 1 makes sense
         for name in positive:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UsageError(f"recipe: {name} is {getattr(self, name)}, it must be above 0")
         for name in probabilities:
-            if not 0 <= getattr(self, name) < 1 + (name in ("hflip", "invert", "random_erasing")) * 1e-9:
+            if not 0 <= getattr(self, name) < 1 + (name in closed) * 1e-9:
                 raise UsageError(f"recipe: {name} is {getattr(self, name)}, it must lie between 0 and 1")
         if not 0 < self.crop_scale <= 1:
             raise UsageError(f"recipe: crop_scale is {self.crop_scale}, it must lie in (0, 1]")
@@ -60,14 +80,14 @@ class Recipe:
             raise UsageError(f"recipe: mixup and cutmix pair images, so micro_batch {self.micro_batch} must be even")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        return max(1, round(self.epochs * steps_per_epoch))
+        return self.steps or max(1, round(self.epochs * steps_per_epoch))
 
-    def lr_at(self, step: int, total: int) -> float:
+    def lr_at(self, step: float, total: int) -> float:
         """Learning rate of `step` (from 0) of `total`: linear warm-up, then cosine or linear decay to 0."""
         warmup = min(total // 20 if self.warmup_steps < 0 else self.warmup_steps, total)
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        progress = (step - warmup) / max(1, total - warmup)
+        progress = min((step - warmup) / max(1, total - warmup), 1.0)
         share = 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1 - progress
         return self.lr * share
 
@@ -81,21 +101,21 @@ class RecipeFile:
     source: str
 
 
-def recipe_names() -> list[str]:
-    return sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+def recipe_names(kind: Kind = "train") -> list[str]:
+    names = (entry.name for entry in _shipped(kind).iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
-def load_recipe(name: str | None) -> RecipeFile:
-    """A shipped recipe by name, or a TOML file. None: the defaults above. Raises UsageError naming the field."""
+def load_recipe(name: str | None, kind: Kind = "train") -> RecipeFile:
+    """A shipped recipe by name, or a TOML file. None: the defaults. Raises UsageError naming the field."""
     if name is None:
-        return RecipeFile(Recipe(), {}, "default")
+        return load_recipe("default", kind) if kind == "finetune" else RecipeFile(Recipe(), {}, "default")
     path = Path(name)
     if name.endswith(".toml") and path.is_file():
         text = path.read_text("utf-8")
-    elif name in recipe_names():
-        text = (_shipped() / f"{name}.toml").read_text("utf-8")
+    elif name in (known := recipe_names(kind)):
+        text = (_shipped(kind) / f"{name}.toml").read_text("utf-8")
     else:
-        known = recipe_names()
         raise UsageError(
             f"no recipe '{safe(name)}': give a .toml file or one of {', '.join(known)}.{did_you_mean(name, known)}"
         )
@@ -106,6 +126,11 @@ def load_recipe(name: str | None) -> RecipeFile:
     if unknown := set(document) - {"model", "recipe"}:
         raise UsageError(f"{safe(name)}: unknown section [{safe(min(unknown))}]; there are [model] and [recipe]")
     return RecipeFile(override(Recipe(), document.get("recipe", {}), name), document.get("model", {}), name)
+
+
+def small_images(recipe: Recipe, side: int) -> Recipe:
+    """`recipe` for small images of `side` pixels: shifts by a sixteenth instead of random crops and RandAugment."""
+    return replace(recipe, crop_scale=1.0, crop_padding=max(1, side // 16), randaugment="")
 
 
 def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
@@ -130,5 +155,5 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 
-def _shipped() -> Any:
-    return files("vitcli.training") / "recipes"
+def _shipped(kind: Kind) -> Any:
+    return files("vitcli.training") / "recipes" / kind

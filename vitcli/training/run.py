@@ -43,6 +43,10 @@ class Run:
     folder: Path
     config: Mapping[str, Any]
 
+    @property
+    def resume_command(self) -> str:
+        return f"vit {'finetune' if self.config.get('start') else 'train'} --resume {safe(self.folder)}"
+
     def restore(self, learner: Restorable) -> Progress | None:
         """Load the newest saved state into `learner`; None for a fresh run."""
         state = load_state(self.folder)

@@ -16,9 +16,11 @@ from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.stem import GROUPS
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
+from vitcli.training.origin import Start, from_checkpoint
 from vitcli.training.recipe import Recipe, as_dict, override
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
+from vitcli.training.teacher import load_teacher
 
 # What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
 MODEL_SETTINGS = (
@@ -36,6 +38,9 @@ class Settings:
     data: str
     recipe: Recipe
     val_fraction: float = 0.1
+    start: Start | None = None  # fine-tuning: the checkpoint and how; architecture and model_args are then its own
+    teacher: str | None = None  # a checkpoint to learn from
+    budget: float | None = None  # seconds
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "recipe": as_dict(self.recipe)}
@@ -43,13 +48,36 @@ class Settings:
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "Settings":
         recipe = override(Recipe(), config["recipe"], "run.json")
-        return cls(config["architecture"], dict(config["model_args"]), config["data"], recipe, config["val_fraction"])
+        start = config.get("start")
+        return cls(
+            config["architecture"],
+            dict(config["model_args"]),
+            config["data"],
+            recipe,
+            config["val_fraction"],
+            Start(**start) if start else None,
+            config.get("teacher"),
+            config.get("budget"),
+        )
 
 
 def build_task(settings: Settings, data: DataSet) -> Task:
-    """A freshly initialised model for `data`. Raises UsageError for a model that cannot be."""
+    """The model that `settings` begin with, on `data`. Raises UsageError for a model that cannot be."""
     recipe = settings.recipe
     reseed(recipe.seed, "initialise")
+    task = from_checkpoint(settings.start, data, recipe) if settings.start else _from_scratch(settings, data)
+    if settings.teacher:
+        task = replace(task, teacher=load_teacher(settings.teacher, task.preprocess, data.classes))
+    if recipe.grad_checkpointing:
+        if task.vit is None:
+            raise UsageError(f"grad_checkpointing is for Vision Transformers, not for {safe(task.architecture)}")
+        task.model.grad_checkpointing = True  # type: ignore[assignment]
+    return task
+
+
+def _from_scratch(settings: Settings, data: DataSet) -> Task:
+    """A freshly initialised model."""
+    recipe = settings.recipe
     if settings.architecture in ARCHITECTURES:
         vit = vit_config(settings.architecture, settings.model_args, len(data.classes))
         model: nn.Module = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)

@@ -28,6 +28,8 @@ class Progress:
     step: int  # optimiser steps done
     best_step: int = -1  # of the best validation accuracy so far; -1: none yet
     best_accuracy: float = -1.0
+    seconds: float = 0.0  # of work so far, which a time budget counts
+    ended_of: int = 0  # the planned number of steps, once the run ended before them (patience, time)
 
 
 def save_state(run: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:

@@ -1,7 +1,7 @@
 """What is trained on what: the model, the data, the recipe and the preprocessing, put together once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,9 @@ class Task:
     preprocess: Preprocess
     data: DataSet
     recipe: Recipe
+    teacher: nn.Module | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)  # provenance: the checkpoint that fine-tuning began from
+    notes: tuple[str, ...] = ()  # what was done to the model before its first step
 
     @property
     def classes(self) -> int:

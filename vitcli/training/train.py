@@ -1,20 +1,26 @@
 """`train`: a run from its settings, fresh or resumed. What `vit train` calls, and a Python user too."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
-from vitcli.errors import UsageError
+from vitcli.errors import Stopped, UsageError
 from vitcli.text import safe
-from vitcli.training.distributed import join_world
-from vitcli.training.events import Event
+from vitcli.training.budget import Clock
+from vitcli.training.distributed import World, join_world
+from vitcli.training.estimate import tail
+from vitcli.training.events import Event, Shrunk, Tried
 from vitcli.training.fit import fit
+from vitcli.training.learner import OutOfMemory
 from vitcli.training.run import Run, create_run_folder, locked, read_config, write_config
 from vitcli.training.start import Settings, build_task, default_device
-from vitcli.training.stop import stop_on_signals
+from vitcli.training.state import load_state
+from vitcli.training.stop import StopFlag, stop_on_signals
+from vitcli.training.tune_head import tune_head
 
 
 def open_settings_data(settings: Settings) -> DataSet:
@@ -55,21 +61,77 @@ def extend(settings: Settings, folder: Path) -> None:
 
 
 def train(
-    settings: Settings, data: DataSet, folder: Path, *, device: str | None = None, workers: int = 0
+    settings: Settings,
+    data: DataSet,
+    folder: Path,
+    *,
+    device: str | None = None,
+    workers: int = 0,
+    began: float | None = None,
 ) -> Iterator[Event]:
     """Train in the run folder `folder`, from its newest saved state when it has one. Yields what happens.
 
-    Under `torchrun` every process calls this and only the first writes. Raises Stopped after SIGINT, SIGTERM or
+    A run from scratch and a fine-tuning run alike. Under `torchrun` every process calls this and only the first
+    writes. `began` (time.monotonic) is when a time budget started to run. Raises Stopped after SIGINT, SIGTERM or
     SIGUSR1 once the state is saved.
     """
-    with join_world(device or default_device()) as world, stop_on_signals() as stop:
-        task = build_task(settings, data)
+    clock = Clock(settings.budget, began)
+    with join_world(device or default_device()) as world, stop_on_signals() as stop, ExitStack() as stack:
         run = Run(folder, read_config(folder))
         if world.leads:
-            with locked(folder):
-                yield from fit(task, run, world, stop, workers=workers)
-        else:
-            yield from fit(task, run, world, stop, workers=workers)
+            stack.enter_context(locked(folder))
+        if settings.recipe.lrs:
+            settings, data = yield from _choose_lr(settings, data, run, world, stop, workers)
+        while True:
+            task = build_task(settings, data)
+            tune = settings.start.tune if settings.start else "all"
+            best = (yield from tune_head(task, run, world, stop)) if "head" in tune else -1.0
+            if tune == "head":
+                return
+            clock.tail = tail(task, world.device) if clock.budget else 0.0
+            try:
+                yield from fit(task, run, world, stop, workers=workers, clock=clock, best=best)
+                return
+            except OutOfMemory:
+                recipe = settings.recipe
+                if world.size > 1 or recipe.micro_batch == 1:
+                    raise
+                smaller = max(d for d in range(1, recipe.micro_batch) if recipe.micro_batch % d == 0)
+                settings = replace(settings, recipe=replace(recipe, micro_batch=smaller))
+            write_config(folder, {**run.config, **settings.as_dict()})
+            yield Shrunk(smaller)
+
+
+def _choose_lr(
+    settings: Settings, data: DataSet, run: Run, world: World, stop: StopFlag, workers: int
+) -> Generator[Event, None, tuple[Settings, DataSet]]:
+    """Train once with each of `recipe.lrs`, each in its own folder; the settings and data of the run that follows.
+
+    That one has the learning rate of the best validation accuracy, and a validation split that was drawn from the
+    training images goes back to them (paper, appendix B.1.1).
+    """
+    found: dict[float, float] = {}
+    for lr in settings.recipe.lrs:
+        trial = replace(settings, recipe=replace(settings.recipe, lr=lr, lrs=()))
+        folder = run.folder / "lr" / f"{lr:g}"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for _ in fit(build_task(trial, data), Run(folder, run.config), world, stop, workers=workers):
+                pass
+        except Stopped as stopped:
+            raise Stopped(
+                f"stopped while trying lr {lr:g}; to go on: {run.resume_command}", stopped.exit_code
+            ) from None
+        state = load_state(folder)
+        assert state is not None  # a run that ended has one
+        found[lr] = state[0].best_accuracy
+        yield Tried(lr, found[lr])
+    best = max(found, key=lambda lr: found[lr])
+    yield Tried(best, found[best], chosen=True)
+    if world.leads:
+        write_config(run.folder, {**run.config, "tried_lrs": {f"{lr:g}": value for lr, value in found.items()}})
+    chosen = replace(settings, recipe=replace(settings.recipe, lr=best, lrs=()))
+    return chosen, open_settings_data(replace(chosen, val_fraction=0.0))
 
 
 def default_workers(data: DataSet) -> int:

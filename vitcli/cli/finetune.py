@@ -1,0 +1,145 @@
+"""`vit finetune`: a trained model learns the classes of new data."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vitcli.cli.options import (
+    BatchOpt,
+    ClassesOpt,
+    DataOpt,
+    DeviceOpt,
+    DryRunOpt,
+    EpochsOpt,
+    ImgSizeOpt,
+    JsonOpt,
+    LoraRankOpt,
+    LrOpt,
+    ModelOpt,
+    OutOpt,
+    PosembKernelOpt,
+    RecipeOpt,
+    ResumeOpt,
+    ScoreOpt,
+    SeedOpt,
+    SetOpt,
+    TeacherOpt,
+    TimeBudgetOpt,
+    TuneOpt,
+    ValFractionOpt,
+    WorkersOpt,
+)
+from vitcli.cli.settings import assigned, given, refuse, size, split
+from vitcli.errors import UsageError
+from vitcli.text import safe
+
+DEFAULT_RANK = 8
+
+
+def finetune(
+    data: DataOpt = None,
+    classes: ClassesOpt = None,
+    model: ModelOpt = None,
+    tune: TuneOpt = "auto",
+    lora_rank: LoraRankOpt = None,
+    img_size: ImgSizeOpt = None,
+    posemb_kernel: PosembKernelOpt = None,
+    recipe: RecipeOpt = None,
+    out: OutOpt = None,
+    resume: ResumeOpt = None,
+    epochs: EpochsOpt = None,
+    batch_size: BatchOpt = None,
+    lr: LrOpt = None,
+    teacher: TeacherOpt = None,
+    seed: SeedOpt = None,
+    time_budget: TimeBudgetOpt = None,
+    val_fraction: ValFractionOpt = 0.1,
+    score: ScoreOpt = "auto",
+    set_: SetOpt = None,
+    device: DeviceOpt = None,
+    workers: WorkersOpt = None,
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Fine-tune a trained model on your images: a new head, then the model itself where that pays.
+
+    Shows a plan with its cost first, leaves a run folder with a checkpoint and a report, and says how to use them.
+    """
+    from vitcli.cli.running import Running, seconds_or_none
+
+    running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
+    changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    pixels = size(img_size, "--img-size")
+    if resume is not None:
+        own: dict[str, Any] = {
+            "--data": data,
+            "--classes": classes,
+            "--model": model,
+            "--recipe": recipe,
+            "--out": out,
+            "--set": set_,
+        }
+        own |= {"--tune": tune != "auto", "--lora-rank": lora_rank, "--img-size": pixels, "--teacher": teacher}
+        own |= {"--posemb-kernel": posemb_kernel, "--time-budget": time_budget}
+        own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
+        refuse(own, "--resume goes on with the run's own settings")
+        running.resume(resume, epochs)
+        return
+
+    from vitcli.checkpoint.resolve import resolve
+    from vitcli.model.posemb import KERNELS
+    from vitcli.training.estimate import choose_tune, estimate
+    from vitcli.training.origin import Start, weights_digest
+    from vitcli.training.start import Settings, build_task, default_device
+
+    if data is None:
+        raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
+    if tune not in ("auto", "head", "all", "lora"):
+        raise UsageError(f"--tune {safe(tune)}: choose auto, head, all or lora")
+    if lora_rank is not None and (tune != "lora" or lora_rank < 1):
+        raise UsageError("--lora-rank is a positive number and belongs to --tune lora")
+    if posemb_kernel is not None and posemb_kernel not in KERNELS:
+        raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
+    checkpoint = resolve(model)
+    if checkpoint.why:
+        running.view.say(checkpoint.why)
+    name = checkpoint.name if checkpoint.source in ("bundled", "hub") else str(Path(checkpoint.name).resolve())
+    start = Start(
+        checkpoint=name if not checkpoint.revision else f"{name}@{checkpoint.revision}",
+        sha256=weights_digest(checkpoint),
+        tune="all" if tune == "auto" else tune,  # type: ignore[arg-type]  # checked above
+        img_size=(pixels[0], pixels[1]) if pixels else None,
+        kernel=posemb_kernel or "timm",
+        rank=(lora_rank or DEFAULT_RANK) if tune == "lora" else 0,
+    )
+    chosen = _recipe(recipe, changes, assigned(set_ or []), start.img_size or checkpoint.preprocess.size)
+    settings = Settings(
+        checkpoint.architecture, {}, data, chosen, val_fraction, start, teacher, seconds_or_none(time_budget)
+    )
+    samples = running.open(settings)
+    if classes is not None and classes != len(samples.classes):
+        names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
+        raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
+    why, cost = "", None
+    if tune == "auto":
+        cost = estimate(build_task(settings, samples), device or default_device())
+        auto, why = choose_tune(cost, len(samples.classes), settings.budget)
+        settings = replace(settings, start=replace(start, tune=auto))
+    running.begin(settings, samples, out, cost, why)
+
+
+def _recipe(name: str | None, changes: dict[str, Any], assignments: dict[str, Any], pixels: tuple[int, int]) -> Any:
+    """The recipe; the default one is fitted to small images, which random crops would leave with too little."""
+    from vitcli.training.recipe import Recipe, load_recipe, override, small_images
+
+    loaded = load_recipe(name, "finetune").recipe
+    if name is None and min(pixels) <= 64:
+        loaded = small_images(loaded, min(pixels))
+    of_recipe, _ = split(assignments, list(Recipe.__dataclass_fields__), [])
+    if "epochs" in {**of_recipe, **changes} and "steps" not in of_recipe:
+        of_recipe["steps"] = 0  # epochs were asked for
+    if "lr" in {**of_recipe, **changes} and "lrs" not in of_recipe:
+        of_recipe["lrs"] = []  # this one, no search
+    if "batch_size" in changes and "micro_batch" not in of_recipe:
+        of_recipe["micro_batch"] = next(n for n in range(loaded.micro_batch, 0, -1) if changes["batch_size"] % n == 0)
+    return override(loaded, {**of_recipe, **changes}, "options")

@@ -1,0 +1,71 @@
+"""What `vit train` and `vit finetune` share: show the plan, run, score the result, leave a report."""
+
+import time
+from pathlib import Path
+
+from vitcli.cli.outcome import Outcome, score_run
+from vitcli.cli.training_view import TrainingView
+from vitcli.data.samples import DataSet
+from vitcli.errors import UsageError
+from vitcli.training import train as task
+from vitcli.training.budget import seconds
+from vitcli.training.estimate import Estimate, estimate
+from vitcli.training.run import next_run_folder
+from vitcli.training.start import Settings, build_task, default_device, run_name
+
+
+class Running:
+    """One command's run, fresh (`open`, `begin`) or continued (`resume`)."""
+
+    def __init__(self, *, score: str, device: str | None, workers: int | None, dry_run: bool, json: bool) -> None:
+        if score not in ("auto", "val", "test", "none"):
+            raise UsageError(f"--score {score}: choose auto, val, test or none")
+        self.began = time.monotonic()
+        self.score, self.device, self.workers, self.dry_run = score, device, workers, dry_run
+        self.view = TrainingView(json=json, quiet=not task.leads())
+
+    def open(self, settings: Settings) -> DataSet:
+        return task.open_settings_data(settings)
+
+    def begin(
+        self, settings: Settings, data: DataSet, out: str | None, cost: Estimate | None = None, why: str = ""
+    ) -> None:
+        """A fresh run in `out`, or in the next free folder."""
+        if out is None and not task.alone():
+            raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
+        if settings.budget and settings.recipe.lrs:
+            raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
+        folder = Path(out) if out else next_run_folder(run_name(settings))
+        planned = build_task(settings, data)
+        cost = cost or estimate(planned, self.device or default_device())
+        self.view.plan(planned, settings, folder, cost, why)
+        if self.dry_run:
+            return
+        if task.leads():
+            task.begin(settings, data, folder)
+        self._run(settings, data, folder)
+
+    def resume(self, run: str, epochs: float | None) -> None:
+        """The run in the folder `run` from where it stopped."""
+        folder = Path(run)
+        settings, data = task.resumed(folder, epochs)
+        self.view.plan(build_task(settings, data), settings, folder, None, "resumed")
+        if self.dry_run:
+            return
+        if task.leads():
+            task.extend(settings, folder)
+        self._run(settings, data, folder)
+
+    def _run(self, settings: Settings, data: DataSet, folder: Path) -> None:
+        workers = task.default_workers(data) if self.workers is None else self.workers
+        with self.view:
+            for event in task.train(settings, data, folder, device=self.device, workers=workers, began=self.began):
+                self.view.show(event)
+        if not task.leads():
+            return
+        outcome: Outcome | None = score_run(folder, data, self.score)
+        self.view.finish(folder, outcome)
+
+
+def seconds_or_none(text: str | None) -> float | None:
+    return None if text is None else seconds(text)

@@ -1,0 +1,62 @@
+"""What the user typed becomes the settings of a run: recipe file, then `--set`, then the options of their own names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitcli.errors import UsageError
+from vitcli.text import did_you_mean, safe
+
+
+def assigned(assignments: list[str]) -> dict[str, Any]:
+    """`name=value` texts → values as TOML reads them; bare words are strings. Raises UsageError."""
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {safe(assignment)}: write name=value")
+        values[name] = _value(text)
+    return values
+
+
+def split(values: Mapping[str, Any], recipe: list[str], model: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the recipe, settings of the model. Raises UsageError for those of neither."""
+    for name in values:
+        if name not in recipe and name not in model:
+            raise UsageError(f"--set: no setting '{safe(name)}'.{did_you_mean(name, [*recipe, *model])}")
+    return (
+        {name: value for name, value in values.items() if name in recipe},
+        {name: value for name, value in values.items() if name in model},
+    )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse(options: Mapping[str, Any], reason: str) -> None:
+    """Raises UsageError when any of `options` was typed: a setting that would do nothing is an error."""
+    if useless := [name for name, value in options.items() if value]:
+        raise UsageError(f"{reason}; {', '.join(useless)} would change nothing")
+
+
+def size(text: str | None, option: str) -> list[int] | None:
+    """`224` or `224x320` (height x width) → [height, width]."""
+    if text is None:
+        return None
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides, default=0) < 1:
+        raise UsageError(f"{option} {safe(text)}: write one number of pixels, or HEIGHTxWIDTH")
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def _value(text: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

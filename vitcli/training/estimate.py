@@ -1,0 +1,148 @@
+"""What a run will cost, measured before it starts: a few passes on this machine, and the memory that they keep."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from vitcli.training.batches import Plan
+from vitcli.training.distributed import World
+from vitcli.training.learner import Learner
+from vitcli.training.origin import Tune
+from vitcli.training.task import Task
+
+SLOTS = {"adamw": 2, "adam": 2, "sgd": 1, "muon": 1}  # numbers that the optimiser keeps for each trainable one
+ALLOWED = 2 * 3600.0  # seconds that `auto` spends on its own account
+ENOUGH_EPOCHS = 3.0  # fewer than that fit into a time budget: the head alone is the better use of it
+ENOUGH_IMAGES = 10  # of a class, on average; below it the whole model overfits (docs: transfer)
+FIXED = 5.0  # seconds: start, checkpoints, report
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds and bytes, as measured on this machine for one model and recipe."""
+
+    forward: float  # seconds an image
+    training: float  # seconds an image, forward, backward and optimiser
+    memory: int  # bytes: weights, gradients, optimiser, averaged weights, one micro-batch's activations
+    epochs: float
+    images: int  # of the training split
+    held_out: int  # of the validation split
+
+    @property
+    def head_seconds(self) -> float:
+        """Of `--tune head`: one pass over the training images, two over the held-out ones."""
+        return self.forward * (self.images + 2 * self.held_out) + FIXED
+
+    @property
+    def all_seconds(self) -> float:
+        """Of training for all epochs, each with its validation."""
+        return self.epochs * (self.training * self.images + self.forward * self.held_out) + FIXED
+
+
+def estimate(task: Task, device: str) -> Estimate:
+    """Measure `task` on synthetic images, and its decoding on real ones. The model itself is not changed."""
+    recipe, samples = task.recipe, task.data.train
+    plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
+    world = World(device=torch.device(device))
+    images = torch.zeros(plan.micro_batch, task.preprocess.in_chans, *task.preprocess.size, dtype=torch.uint8)
+    labels = torch.arange(len(images)) % task.classes
+    copy = replace(task, model=deepcopy(task.model))
+
+    def step(micro_batches: int) -> Callable[[], object]:
+        learner = Learner(copy, world, micro_batches)
+        return lambda: learner.step(iter([(images, labels)] * micro_batches), 0, 0.0)
+
+    kept = _kept_for_backward(copy, images, world.device)
+    one, two = _seconds(step(1), device), _seconds(step(2), device)
+    micro = min(max(two - one, one / 2), one)  # of one pass; what is left is the optimiser's
+    per_step = one - micro + plan.micro_batches * micro
+
+    @torch.inference_mode()
+    def forward() -> None:
+        copy.model.eval()(images.float().to(device))
+
+    looked_at = range(min(8, len(samples)))
+    begin = time.perf_counter()
+    for i in looked_at:
+        task.transform(samples.image(i))
+    decoding = (time.perf_counter() - begin) / len(looked_at) / (1 if task.data.kind == "idx" else os.cpu_count() or 1)
+    total = sum(p.numel() for p in task.model.parameters())
+    trainable = trainable_parameters(task.model)
+    numbers = total * (1 + bool(recipe.ema_decay)) + trainable * (1 + SLOTS[recipe.optimizer])
+    return Estimate(
+        forward=_seconds(forward, device) / len(images) + decoding,
+        training=per_step / plan.batch_size + decoding,
+        memory=4 * numbers + kept,
+        epochs=recipe.total_steps(plan.steps_per_epoch) / plan.steps_per_epoch,
+        images=plan.steps_per_epoch * plan.batch_size,
+        held_out=len(task.data.val),
+    )
+
+
+def _kept_for_backward(task: Task, images: Tensor, device: torch.device) -> int:
+    """Bytes of activations that one micro-batch keeps between forward and backward pass."""
+    total, seen = 0, {p.data_ptr() for p in task.model.parameters()}
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+        return tensor
+
+    model = task.model.to(device).train()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(images.float().to(device))
+    return total
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def tail(task: Task, device: torch.device) -> float:
+    """Seconds to keep for what follows the last step: the held-out images twice, checkpoints, the report."""
+    held_out = len(task.data.val) + max(len(task.data.val), len(task.data.test or ()))
+    return estimate(task, str(device)).forward * held_out + FIXED
+
+
+def choose_tune(cost: Estimate, classes: int, budget: float | None) -> tuple[Tune, str]:
+    """What `--tune auto` does, and why in one line."""
+    if cost.images < ENOUGH_IMAGES * classes:
+        return "head", f"fewer than {ENOUGH_IMAGES} images a class would overfit the whole model"
+    together = cost.head_seconds + cost.all_seconds
+    if budget is None:
+        if together <= ALLOWED:
+            return "head+all", f"head first, then all of it: about {minutes(together)}"
+        return "head", f"training all of it would take about {minutes(together)}; --tune all does it"
+    left = budget - cost.head_seconds
+    epochs = left / (cost.all_seconds / cost.epochs)
+    if epochs >= min(ENOUGH_EPOCHS, cost.epochs):
+        return "head+all", f"head first, then about {min(epochs, cost.epochs):.1f} epochs of all of it"
+    return "head", f"the time budget leaves {max(epochs, 0):.1f} epochs for all of it, fewer than {ENOUGH_EPOCHS:g}"
+
+
+def minutes(seconds: float) -> str:
+    """A time span for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _seconds(work: Callable[[], object], device: str, most: float = 3.0) -> float:
+    """Median of up to five calls, or as many as fit into `most` seconds."""
+    times: list[float] = []
+    while len(times) < 5 and sum(times) < most:
+        begin = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)

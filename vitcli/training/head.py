@@ -1,0 +1,108 @@
+"""`--tune head`: the trunk's features once, then a linear classifier on them by L-BFGS.
+
+Multinomial logistic regression with an L2 penalty that is chosen on a held-out slice of train (as in the linear probes
+of CLIP, arXiv 2103.00020, appendix A.3). Features are standardised for the fit; the layer that comes out takes them
+plain.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.data.samples import Samples
+from vitcli.data.split import content_split
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.vit import VisionTransformer
+from vitcli.training.evaluation import batches
+
+PENALTIES = tuple(10.0**exponent for exponent in range(-6, 2))  # on the mean loss, for standardised features
+HELD_OUT = 0.1  # of train, for the choice
+CHOICE_IMAGES = 20_000  # at most as many are used to choose; all of them for the fit itself
+STEPS = 100  # of L-BFGS
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One penalty on the held-out slice."""
+
+    penalty: float
+    loss: float  # mean negative log-likelihood, nats
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A linear layer (K, D), (K,) and how its penalty was chosen; `tried` is empty when nothing could be held out."""
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    tried: tuple[Tried, ...]
+
+
+@torch.inference_mode()
+def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device: torch.device) -> Iterator[Tensor]:
+    """What the head sees of each sample, in order, as float32 batches (B, D) on the CPU."""
+    model.eval().to(device)
+    for pixels, _ in batches(samples, range(len(samples)), preprocess):
+        pixels = pixels.to(device)
+        if isinstance(model, VisionTransformer):
+            found = model.representation(pixels)
+        else:
+            found = model.forward_head(model.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+        yield found.float().cpu()
+
+
+def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int) -> Fitted:
+    """The linear layer for features `x` (N, D) and `labels` (N,)."""
+    mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp(min=1e-6)
+    standard = (x - mean) / std
+    digests = [i.to_bytes(8, "little") for i in range(len(x))]
+    held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))
+    tried: list[Tried] = []
+    if held_out.any():
+        kept = (~held_out).nonzero()[:, 0]
+        kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))[:CHOICE_IMAGES]]
+        tried = list(_try(standard[kept], labels[kept], standard[held_out], labels[held_out], classes))
+    penalty = min(tried, key=lambda one: one.loss).penalty if tried else 1e-2
+    weight, bias = logistic_regression(standard, labels, classes, penalty)
+    weight = weight / std
+    return Fitted(weight, bias - weight @ mean, penalty, tuple(tried))
+
+
+def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes: int) -> Iterator[Tried]:
+    """From the strongest penalty to the weakest, each from the solution before; ends where it only gets worse."""
+    start: tuple[Tensor, Tensor] | None = None
+    best, worse = float("inf"), 0
+    for penalty in reversed(PENALTIES):
+        start = logistic_regression(x, labels, classes, penalty, start=start)
+        logits = F.linear(other, *start)
+        loss = F.cross_entropy(logits, other_labels).item()
+        yield Tried(penalty, loss, (logits.argmax(dim=1) == other_labels).float().mean().item())
+        worse = worse + 1 if loss > best else 0
+        best = min(best, loss)
+        if worse == 2:
+            return
+
+
+def logistic_regression(
+    x: Tensor, labels: Tensor, classes: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Minimises mean cross-entropy + penalty/2 · ‖W‖²: weight (K, D) and bias (K,). The bias is free."""
+    weight, bias = start or (torch.zeros(classes, x.shape[1]), torch.zeros(classes))
+    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=STEPS, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()

@@ -1,0 +1,53 @@
+"""A trained model that a student learns from (Hinton et al. 2015, arXiv 1503.02531; DeiT, arXiv 2012.12877)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.checkpoint.load import load_any
+from vitcli.checkpoint.resolve import resolve
+from vitcli.errors import UsageError
+from vitcli.images.preprocess import Preprocess
+from vitcli.text import safe
+
+
+class Teacher(nn.Module):
+    """Images (B, C, H, W) as the student sees them → the teacher's logits (B, K), in the student's order of classes.
+
+    The images are normalised anew and resized on the tensor (bilinear), so the teacher's own input size may differ.
+    """
+
+    def __init__(self, model: nn.Module, own: Preprocess, student: Preprocess, order: list[int]) -> None:
+        super().__init__()
+        self.model, self.size = model.eval().requires_grad_(False), own.size
+        # (x · s + m − μ) / σ: from the student's normalisation (m, s) to the teacher's (μ, σ)
+        mean, std, own_mean, own_std = (
+            torch.tensor(values).view(-1, 1, 1) for values in (student.mean, student.std, own.mean, own.std)
+        )
+        self.scale: Tensor
+        self.shift: Tensor
+        self.order: Tensor
+        self.register_buffer("scale", std / own_std)
+        self.register_buffer("shift", (mean - own_mean) / own_std)
+        self.register_buffer("order", torch.tensor(order))
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.scale + self.shift
+        if x.shape[-2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
+        return self.model(x)[:, self.order]  # type: ignore[no-any-return]
+
+
+def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Teacher:
+    """The checkpoint `name` as a teacher of `classes`. Raises UsageError when it does not know all of them."""
+    checkpoint = resolve(name)
+    if unknown := [label for label in classes if label not in checkpoint.labels]:
+        raise UsageError(f"the teacher {safe(name)} does not know the class '{safe(unknown[0])}' of the data")
+    if checkpoint.preprocess.in_chans != student.in_chans:
+        raise UsageError(f"the teacher {safe(name)} takes {checkpoint.preprocess.in_chans} channels, the student "
+                         f"{student.in_chans}")  # fmt: skip
+    order = [checkpoint.labels.index(label) for label in classes]
+    return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order)
