@@ -22,7 +22,7 @@ from vitcli.checkpoint.write import write_checkpoint
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.find import ImageSource
 from vitcli.images.load import load as load_pixels
-from vitcli.inference import predict as module
+from vitcli.inference import stream as module
 from vitcli.inference.engines import open_engine
 
 

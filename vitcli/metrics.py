@@ -11,7 +11,7 @@ Legend: K classes, N samples.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -152,9 +152,7 @@ def paired(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Paire
     gained, lost = (c + 1) / (n + 2), (b + 1) / (n + 2)
     half = Z * sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
     interval = Interval(max(-1.0, gained - lost - half), min(1.0, gained - lost + half))
-    # Whole numbers, divided once: exact for any count.
-    tail = sum(comb(b + c, i) for i in range(min(b, c) + 1))
-    return Paired(n, b, c, (c - b) / n, interval, min(1.0, 2 * tail / 2 ** (b + c)))
+    return Paired(n, b, c, (c - b) / n, interval, _two_sided(min(b, c), b + c))
 
 
 def mistakes(
@@ -179,6 +177,15 @@ def confused_pairs(
         ConfusedPair(true, predicted, len(samples), tuple(samples)) for (true, predicted), samples in found.items()
     ]
     return sorted(pairs, key=lambda pair: -pair.n)
+
+
+def _two_sided(fewer: int, n: int) -> float:
+    """Twice the chance of at most `fewer` heads in `n` tosses, at most 1; in whole numbers, so exact for any `n`."""
+    term = tail = 1
+    for i in range(fewer):
+        term = term * (n - i) // (i + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**n)
 
 
 def _check(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -> tuple[int, int]:

@@ -5,9 +5,9 @@ and for models that are not plain ViTs. Knows no files of images and no labels.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
@@ -70,13 +70,14 @@ class OnnxEngine:
 class TorchEngine:
     """torch, on a GPU or the CPU; any model that timm knows."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None, head: bool = True) -> None:
         import torch
 
         from vitcli.checkpoint.load import load_any
 
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._model = load_any(checkpoint).to(self._device)
+        model = load_any(checkpoint).to(self._device)
+        self._compute: Callable[[Any], Any] = model if head else _features_of(model)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
@@ -86,7 +87,14 @@ class TorchEngine:
         # TF32, the default of cuDNN's convolutions, would move probabilities by 1e-4.
         exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
         with self._alone, torch.inference_mode(), exact:
-            return self._model(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
+            return self._compute(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _features_of(model: Any) -> Callable[[Any], Any]:
+    """Images (B, C, H, W) → what the head of a torch model sees, (B, D)."""
+    if hasattr(model, "representation"):
+        return model.representation  # type: ignore[no-any-return]
+    return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
 
 
 @dataclass(frozen=True)
@@ -138,14 +146,22 @@ def open_engine(
     precision: Precision = "fp32",
     device: str | None = None,
     at_once: int = 1,
+    head: bool = True,
 ) -> Engine:
-    """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError."""
+    """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError.
+
+    Without `head`, "logits" are the features that the head would see, (B, D).
+    """
     if engine == "torch":
-        return TorchEngine(checkpoint, device=device)
+        return TorchEngine(checkpoint, device=device, head=head)
     assert checkpoint.vit is not None
-    opened = OnnxEngine(checkpoint.vit, read_weights(checkpoint), precision=precision, at_once=at_once)
+    vit, tensors = checkpoint.vit, read_weights(checkpoint)
+    if not head:
+        vit = replace(vit, num_classes=0)
+        tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
+    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once)
     seed = selftest_seed(checkpoint)
-    if seed is not None and precision == "fp32":  # int8 is further off than the test allows
+    if seed is not None and precision == "fp32" and head:  # int8 is further off than the test allows
         check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
     return opened
 

@@ -1,0 +1,192 @@
+"""Images → what a model makes of each, as a stream: in the order given, in constant memory.
+
+Decoding and computing go on in several threads: Pillow and the engines let go of Python's lock. `predict`, `evaluate`
+and `few_shot` all see images through this one path, which is why they agree to the last bit. Knows no class names.
+
+Legend: C channels, H W pixels, D features, K classes.
+"""
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.data.samples import Samples
+from vitcli.errors import ImageError
+from vitcli.images.find import ImageSource, find_images
+from vitcli.images.load import load as load_pixels
+from vitcli.images.preprocess import Preprocess
+from vitcli.inference.engines import (
+    Array,
+    Choice,
+    Engine,
+    EngineName,
+    available_cpus,
+    choose,
+    gpu_visible,
+    open_engine,
+)
+from vitcli.inference.onnx_graph import Precision
+from vitcli.text import safe
+
+Input = str | Path | ImageSource | Image.Image
+
+LOOK_AHEAD = 64  # images counted before a GPU is worth its start
+IMAGES_PER_CALL: dict[EngineName, int] = {"onnxruntime": 1, "torch": 16}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image to be: its name, and how to get it as float32 (C, H, W); `load` raises ImageError."""
+
+    name: str
+    load: Callable[[Preprocess, bool], Array]  # the second argument: decode large JPEGs in full
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model makes of one image: logits (K,), or features (D,) without the head; or why there is nothing."""
+
+    name: str
+    values: Array | None
+    error: str | None = None
+
+
+class Stream:
+    """A checkpoint and how it is to be run. Once read, its weights stay in memory."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        engine: EngineName | Literal["auto"] = "auto",
+        precision: Precision = "fp32",
+        device: str | None = None,
+        head: bool = True,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._engine: EngineName | Literal["auto"] = engine
+        self._precision: Precision = precision
+        self._device = device
+        self._head = head
+        self._opened: dict[tuple[EngineName, int], Engine] = {}
+        self._opening = Lock()
+        self.choose(1)  # wishes that exclude each other are an error at once
+
+    def choose(self, images: int) -> Choice:
+        """The engine for that many images or more, and why."""
+        return choose(
+            self.checkpoint, engine=self._engine, precision=self._precision, device=self._device, images=images
+        )
+
+    def answers(
+        self, sources: Iterator[Source], *, batch_size: int | None = None, exact: bool = False
+    ) -> Iterator[Answer]:
+        """One answer for each source, in their order; `batch_size` of them are computed together."""
+        cpus = available_cpus()
+        first = list(islice(sources, LOOK_AHEAD if gpu_visible() else cpus // 2 + 1))
+        engine = self.choose(len(first)).engine
+        # A few images get all cores each, one after the other; many are computed side by side.
+        at_once = cpus if len(first) > cpus // 2 else 1
+        batches = _batches(chain(first, sources), batch_size or IMAGES_PER_CALL[engine])
+        threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
+        try:
+            opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
+            waiting: deque[Future[list[Answer]]] = deque()
+            for batch in batches:
+                waiting.append(threads.submit(self._answer, batch, opened, exact))
+                while waiting and (len(waiting) > 2 * max(cpus, 2) or waiting[0].done()):
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def _open(self, engine: EngineName, at_once: int) -> Engine:
+        with self._opening:
+            key = engine, at_once
+            if key not in self._opened:
+                self._opened[key] = open_engine(
+                    self.checkpoint,
+                    engine,
+                    precision=self._precision,
+                    device=self._device,
+                    at_once=at_once,
+                    head=self._head,
+                )
+            return self._opened[key]
+
+    def _answer(self, batch: Sequence[Source], opened: "Future[Engine]", exact: bool) -> list[Answer]:
+        """All that happens to a batch, in one thread."""
+        pixels: list[Array] = []
+        errors: list[str | None] = []
+        for source in batch:
+            try:
+                pixels.append(source.load(self.checkpoint.preprocess, exact))
+                errors.append(None)
+            except ImageError as error:
+                errors.append(str(error))
+        engine = opened.result()
+        rows = iter(engine.logits(np.stack(pixels)) if pixels else ())
+        return [
+            Answer(source.name, None, error) if error else _finite(source.name, next(rows))
+            for source, error in zip(batch, errors, strict=True)
+        ]
+
+
+def sources(inputs: Input | Iterable[Input]) -> Iterator[Source]:
+    """Files, folders, globs (see `find_images`) and Pillow images, as they come."""
+    if isinstance(inputs, str | Path | ImageSource | Image.Image):
+        inputs = [inputs]
+    for number, item in enumerate(inputs, start=1):
+        if isinstance(item, Image.Image):
+            yield Source(f"image {number}", partial(_from_pillow, item, f"image {number}"))
+        elif isinstance(item, ImageSource):
+            yield _from_file(item)
+        else:
+            yield from map(_from_file, find_images([item]))
+
+
+def sources_of(samples: Samples, indices: Iterable[int]) -> Iterator[Source]:
+    """Those images of a data set."""
+    return (Source(samples.name(i), partial(_from_samples, samples, i)) for i in indices)
+
+
+def _batches(sources: Iterator[Source], size: int) -> Iterator[list[Source]]:
+    while batch := list(islice(sources, size)):
+        yield batch
+
+
+def _from_file(found: ImageSource) -> Source:
+    return Source(
+        found.name,
+        lambda preprocess, exact: load_pixels(found.source, preprocess, exact=exact, name=found.name),
+    )
+
+
+def _from_samples(samples: Samples, i: int, preprocess: Preprocess, exact: bool) -> Array:
+    return samples.load(i, preprocess, exact=exact)
+
+
+def _from_pillow(image: Image.Image, name: str, preprocess: Preprocess, exact: bool) -> Array:
+    if image.mode == "RGB":
+        return preprocess(image, exact=exact)
+    file = io.BytesIO()  # through the decoder, which knows what to do with transparency, palettes and 16 bits
+    image.save(file, "PNG", compress_level=0)
+    return load_pixels(file.getvalue(), preprocess, exact=exact, name=name)
+
+
+def _finite(name: str, values: Array) -> Answer:
+    if np.isfinite(values).all():
+        return Answer(name, values)
+    return Answer(name, None, f"{safe(name)}: the model's answer is not finite")
