@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from checkpoints import TINY, write_tiny
 from sklearn.linear_model import LogisticRegression
-from test_training import state_digest, write_idx
+from test_training import _run_and_signal, state_digest, write_idx
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -154,8 +153,8 @@ class TestStart:
         run_to_end(cnn, tmp_path / "cnn")
         settings = settings_of(tmp_path / "cnn" / "best", data, "head", small)
         assert one_step(settings)[0] == pytest.approx(math.log(3), abs=1e-5)
+        broken = settings_of(tmp_path / "cnn" / "best", data, "lora", small, rank=2)
         with pytest.raises(UsageError, match="needs a Vision Transformer"):
-            broken = settings_of(tmp_path / "cnn" / "best", data, "lora", small, rank=2)
             build_task(broken, training.open_settings_data(broken))
 
 
@@ -332,8 +331,8 @@ class TestObjective:
         torch.testing.assert_close(teacher(gray), known(seen)[:, [2, 0, 1]], rtol=1e-4, atol=1e-5)
 
     def test_a_teacher_that_does_not_know_a_class(self, base: Path, data: Path) -> None:
+        settings = replace(settings_of(base, data), teacher=str(base))
         with pytest.raises(UsageError, match="does not know the class '0'"):
-            settings = replace(settings_of(base, data), teacher=str(base))
             build_task(settings, training.open_settings_data(settings))
 
     @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -357,12 +356,9 @@ class TestObjective:
 
 def interrupt(settings: Settings, folder: Path, step: int) -> None:
     """Run until SIGTERM at `step`."""
-    samples = training.open_settings_data(settings)
-    training.begin(settings, samples, folder)
+    training.begin(settings, training.open_settings_data(settings), folder)
     with pytest.raises(Stopped, match="vit finetune --resume"):
-        for event in training.train(settings, samples, folder, device="cpu"):
-            if isinstance(event, Stepped) and event.step == step:
-                os.kill(os.getpid(), signal.SIGTERM)
+        _run_and_signal(settings, folder, step, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("tune", "rank"), [("all", 0), ("head+all", 0), ("lora", 2)])
