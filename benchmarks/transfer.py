@@ -31,7 +31,7 @@ EPOCHS = {1: 60, 5: 40, 10: 30, 25: 20}  # of n images a class; the fewer there 
 
 
 def digits(folder: Path, shots: int | None, seed: int) -> Path:
-    """The data as class folders: the first `shots` of each class in the order of `seed`; always the same test images."""
+    """The data as class folders: the first `shots` of each class in the order of `seed`; one test split."""
     data, place = load_digits(), folder / "data" / f"{shots or 'all'}-{seed if shots else 0}"
     order = np.random.default_rng(0).permutation(len(data.images))
     test, rest = order[:TEST], np.random.default_rng(seed).permutation(order[TEST:])
