@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import parse_header
+from vitcli.checkpoint.header import parse_header, read_header
 from vitcli.checkpoint.shapes import Shape, weight_shapes
-from vitcli.checkpoint.tensors import Array, check_finite, read_data
+from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_data
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.model.config import Size
@@ -40,6 +40,12 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
         tensors = {unwrapped(name): array for name, array in read_data(file, header, path).items()}
     check_finite(tensors, path)
     return tensors
+
+
+def stored_type(checkpoint: Checkpoint) -> StoredType:
+    """The type to write a changed copy of `checkpoint` in: float16 where all of its weights are."""
+    kinds = {info.dtype for info in read_header(checkpoint.weights_path).tensors.values()}
+    return "float16" if kinds == {"F16"} else "float32"
 
 
 def unwrapped(name: str) -> str:

@@ -15,7 +15,7 @@ from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.selftest import selftest_entry
 from vitcli.checkpoint.tensors import Array, StoredType, as_stored, write_tensors
 from vitcli.checkpoint.untrusted import read_config
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
 from vitcli.text import safe
@@ -69,6 +69,14 @@ def write_checkpoint(
         _write_json(folder / CONFIG_NAME, config)
     except OSError as error:
         raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was saved") from error
+
+
+def new_folder(path: str) -> Path:
+    """`path` as a folder to write a checkpoint into. Raises UsageError when something is there already."""
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{safe(folder)} is there already and not empty; choose another --out")
+    return folder
 
 
 def _selftest_before(folder: Path, new: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import finetune, models, predict, train
+from vitcli.cli import finetune, models, predict, resize_posemb, train
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
 
 
@@ -81,4 +81,5 @@ def _root(
 app.command()(predict.predict)
 app.command()(train.train)
 app.command()(finetune.finetune)
+app.command()(resize_posemb.resize_posemb)
 app.command()(models.models)

@@ -1,0 +1,119 @@
+"""A checkpoint for another image size, grid or patch size (paper, section 3.2), and what that did to its positions.
+
+Knows checkpoints and tensors; writes nothing. Besides `load` and `save` the only module of this room with torch.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.load import build
+from vitcli.checkpoint.weights import read_weights, stored_grid
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.images.preprocess import Preprocess
+from vitcli.model.config import Size
+from vitcli.model.patchemb import resample_patch_embed
+from vitcli.model.posemb import Kernel, resample_pos_embed
+from vitcli.model.vit import VisionTransformer
+from vitcli.text import safe
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A position embedding in numbers. Similarities are mean cosines, −1 to 1; None on a grid of one row or column."""
+
+    grid: Size
+    neighbours: float | None  # between patches side by side or one above the other
+    far: float | None  # between patches half the grid apart in one direction; needs three rows or columns
+
+
+@dataclass(frozen=True)
+class Resized:
+    """A model at its new size, with the report on it."""
+
+    model: VisionTransformer
+    preprocess: Preprocess
+    kernel: Kernel
+    before: Positions | None  # None: the model has no position embedding
+    after: Positions | None
+    round_trip: float | None  # ‖there and back − original‖ / ‖original‖ of the patches' embeddings
+    patch_before: Size
+    tiles: tuple[Tensor, Tensor] | None  # patches' embeddings (h·w, D) before and after, for pictures
+
+
+def resize(
+    checkpoint: Checkpoint,
+    *,
+    img_size: Size | None = None,
+    grid: Size | None = None,
+    patch_size: Size | None = None,
+    from_grid: Size | None = None,
+    kernel: Kernel = "timm",
+) -> Resized:
+    """`checkpoint` for `img_size` pixels or for a `grid` of patches, with patches of `patch_size`.
+
+    `from_grid` is the stored position embedding's grid where neither the file nor its being square tells. Raises
+    UsageError for what does not go together, CheckpointError for a model that cannot be resized.
+    """
+    vit = checkpoint.vit
+    if vit is None:
+        raise CheckpointError(f"{safe(checkpoint.name)}: {checkpoint.architecture} has no position embedding to resize")
+    if patch_size and vit.stem:
+        raise UsageError("a hybrid's patches are cells of its CNN's feature map; their size cannot be changed")
+    target = replace(vit, patch_size=patch_size or vit.patch_size)
+    if grid:
+        img_size = grid[0] * target.stride[0], grid[1] * target.stride[1]
+    target = replace(target, img_size=img_size or vit.img_size)
+    if min(target.grid) < 1:
+        raise UsageError(f"{_by(target.img_size)} pixels are less than one patch of {_by(target.stride)}")
+    if target.img_size != (target.grid[0] * target.stride[0], target.grid[1] * target.stride[1]):
+        raise UsageError(f"{_by(target.img_size)} pixels are not a multiple of the patch's {_by(target.stride)}")
+    tensors = {name: torch.from_numpy(a) for name, a in read_weights(checkpoint, img_size=vit.img_size).items()}
+    if target.patch_size != vit.patch_size:
+        name = "patch_embed.proj.weight"
+        tensors[name] = resample_patch_embed(tensors[name], target.patch_size)
+    before = after = tiles = round_trip = None
+    if (pos := tensors.get("pos_embed")) is not None:
+        prefix = vit.num_pos_tokens - vit.num_patches
+        source = _source_grid(checkpoint, pos.shape[1] - prefix, from_grid)
+        new = resample_pos_embed(pos, source, target.grid, prefix, kernel)
+        back = resample_pos_embed(new, target.grid, source, prefix, kernel)
+        before, after = measure(pos[0, prefix:], source), measure(new[0, prefix:], target.grid)
+        original = pos[:, prefix:]
+        round_trip = float((back[:, prefix:] - original).norm() / original.norm().clamp(min=1e-12))
+        tiles = pos[0, prefix:], new[0, prefix:]
+        tensors["pos_embed"] = new
+    preprocess = replace(checkpoint.preprocess, size=target.img_size)
+    return Resized(build(target, tensors), preprocess, kernel, before, after, round_trip, vit.patch_size, tiles)
+
+
+def measure(patches: Tensor, grid: Size) -> Positions:
+    """Similarities of the position embeddings `patches` (h·w, D) on `grid`."""
+    tiles = F.normalize(patches.double(), dim=1).unflatten(0, grid)  # (h, w, D)
+
+    def cosines(rows: int, columns: int) -> list[float]:
+        h, w = grid
+        if rows >= h or columns >= w:
+            return []
+        pairs = (tiles[rows:, columns:] * tiles[: h - rows, : w - columns]).sum(dim=-1)
+        return pairs.flatten().tolist()  # type: ignore[no-any-return]
+
+    near = cosines(0, 1) + cosines(1, 0)
+    far = (cosines(0, grid[1] // 2) if grid[1] > 2 else []) + (cosines(grid[0] // 2, 0) if grid[0] > 2 else [])
+    return Positions(grid, sum(near) / len(near) if near else None, sum(far) / len(far) if far else None)
+
+
+def _source_grid(checkpoint: Checkpoint, patches: int, said: Size | None) -> Size:
+    if said is None:
+        assert checkpoint.vit is not None
+        return stored_grid(checkpoint, patches + checkpoint.vit.num_pos_tokens - checkpoint.vit.num_patches)
+    if said[0] * said[1] != patches:
+        raise UsageError(f"--from-grid {_by(said)}, but the checkpoint has position embeddings for {patches} patches")
+    return said
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}×{size[1]}"

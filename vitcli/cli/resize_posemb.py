@@ -1,0 +1,178 @@
+"""`vit resize-posemb`: a checkpoint for another image size, grid or patch size."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitcli.cli.options import JsonOpt, PosembKernelOpt
+from vitcli.errors import UsageError
+from vitcli.text import safe
+
+if TYPE_CHECKING:
+    from vitcli.checkpoint.config import Checkpoint
+    from vitcli.checkpoint.resize import Positions, Resized
+
+CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
+SizeOpt = Annotated[str | None, typer.Option("--size", "-s", help="Image size to fit: 384, or HxW such as 384x512.")]
+GridOpt = Annotated[str | None, typer.Option("--grid", help="The same as patches: 24, or ROWSxCOLUMNS.")]
+FromGridOpt = Annotated[
+    str | None, typer.Option("--from-grid", help="The stored grid, where it is neither square nor said in the file.")
+]
+NewPatchOpt = Annotated[str | None, typer.Option("--patch-size", help="Resize the patches too: 14, or HxW.")]
+NewFolderOpt = Annotated[str, typer.Option("--out", "-o", help="Folder for the new checkpoint.")]
+CheckOpt = Annotated[
+    str | None, typer.Option("--check", help="Labelled images: accuracy before and after, through `vit evaluate`.")
+]
+PictureOpt = Annotated[
+    str | None, typer.Option("--picture", help="Draw position similarity before and after to this .png or .svg.")
+]
+
+
+def resize_posemb(
+    checkpoint: CheckpointArg,
+    out: NewFolderOpt,
+    size: SizeOpt = None,
+    grid: GridOpt = None,
+    patch_size: NewPatchOpt = None,
+    from_grid: FromGridOpt = None,
+    posemb_kernel: PosembKernelOpt = None,
+    check: CheckOpt = None,
+    picture: PictureOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Fit a checkpoint to another image size: position embeddings are resampled in 2-D, by their place in the image.
+
+    Writes a full checkpoint, its preprocessing included, and reports what the positions lost.
+    """
+    from vitcli.checkpoint.resize import resize
+    from vitcli.checkpoint.resolve import resolve
+    from vitcli.checkpoint.write import new_folder
+    from vitcli.cli.console import note
+    from vitcli.cli.settings import size as pair
+    from vitcli.model.posemb import KERNELS
+
+    if not (size or grid or patch_size):
+        raise UsageError("say what to resize to: --size, --grid or --patch-size")
+    if size and grid:
+        raise UsageError("--size and --grid are two ways to say the same; give one")
+    if posemb_kernel is not None and posemb_kernel not in KERNELS:
+        raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
+    folder = new_folder(out)
+    source = resolve(checkpoint)
+    for line in source.notes:
+        note(line)
+    sizes: dict[str, Any] = {
+        "img_size": pair(size, "--size"),
+        "grid": pair(grid, "--grid"),
+        "patch_size": pair(patch_size, "--patch-size"),
+        "from_grid": pair(from_grid, "--from-grid"),
+    }
+    wishes = {name: (value[0], value[1]) for name, value in sizes.items() if value}
+    resized = resize(source, **wishes, kernel=posemb_kernel or "timm")
+    if picture:
+        _draw(resized, Path(picture))
+    _write(resized, source, folder)
+    report = _report(resized, source, folder)
+    if check:
+        report["accuracy"] = _check(source, folder, check)
+    if json:
+        import json as json_format
+
+        print(json_format.dumps(report, allow_nan=False))
+    else:
+        _show(report)
+
+
+def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
+    from vitcli.checkpoint.save import save_model
+    from vitcli.checkpoint.weights import stored_type
+
+    kept = {key: source.extra[key] for key in ("base_model", "temperature") if key in source.extra}
+    change = {
+        "from": source.name,
+        "grid": [list(p.grid) for p in (resized.before, resized.after) if p],
+        "patch_size": [list(resized.patch_before), list(resized.model.config.patch_size)],
+        "kernel": resized.kernel,
+    }
+    provenance = source.extra.get("provenance", {})
+    save_model(
+        folder,
+        resized.model,
+        architecture=source.architecture,
+        labels=source.labels,
+        label_descriptions=source.label_descriptions,
+        preprocess=resized.preprocess,
+        provenance={**provenance, "resized": [*provenance.get("resized", []), change]},
+        dtype=stored_type(source),
+        extra=kept,
+    )
+
+
+def _report(resized: "Resized", source: "Checkpoint", folder: Path) -> dict[str, Any]:
+    """What --json prints."""
+
+    def positions(found: "Positions | None") -> dict[str, Any] | None:
+        return found and {"grid": list(found.grid), "neighbours": found.neighbours, "far": found.far}
+
+    before = source.vit
+    assert before is not None
+    return {
+        "schema": "vit.resize-posemb/1",
+        "from": source.name,
+        "checkpoint": str(folder),
+        "kernel": resized.kernel,
+        "image_size": [list(before.img_size), list(resized.model.config.img_size)],
+        "patch_size": [list(resized.patch_before), list(resized.model.config.patch_size)],
+        "positions": [positions(resized.before), positions(resized.after)],
+        "round_trip_error": resized.round_trip,
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    from vitcli.cli import console
+
+    def by(size: list[int]) -> str:
+        return f"{size[0]}×{size[1]}"
+
+    def cosine(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    table = console.table("", "before", "after", right=("before", "after"))
+    console.row(table, "image, pixels", *map(by, report["image_size"]))
+    console.row(table, "patch, pixels", *map(by, report["patch_size"]))
+    before, after = report["positions"]
+    if before and after:
+        console.row(table, "grid, patches", by(before["grid"]), by(after["grid"]))
+        console.row(table, "similarity of neighbours", cosine(before["neighbours"]), cosine(after["neighbours"]))
+        console.row(table, "similarity half the image apart", cosine(before["far"]), cosine(after["far"]))
+    for name, value in report.get("accuracy", {}).items():
+        console.row(table, name, *(f"{share:.4f}" for share in value))
+    console.stdout().print(table)
+    if report["round_trip_error"] is not None:
+        change = f"{report['round_trip_error']:.1%}"
+        console.note(f"kernel {report['kernel']}; there and back the embeddings change by {change}")
+    else:
+        console.note("the model has no position embedding: only its sizes changed")
+    console.note(f"use it: vit predict -m {report['checkpoint']} IMAGE…")
+
+
+def _check(source: "Checkpoint", folder: Path, data: str) -> dict[str, list[float]]:
+    """Accuracy of the checkpoint before and after, on labelled images."""
+    from vitcli.data.sources import open_data
+    from vitcli.inference.evaluate import evaluate
+
+    found = open_data(data, val_fraction=0.0)
+    samples = found.test or (found.val if len(found.val) else found.train)
+    models = (source, str(folder))
+    return {f"accuracy of {len(samples)} images": [evaluate(m, samples, found.classes).measures.top1 for m in models]}
+
+
+def _draw(resized: "Resized", path: Path) -> None:
+    if resized.tiles is None or resized.before is None or resized.after is None:
+        raise UsageError("--picture: the model has no position embedding to draw")
+    from vitcli.report.figures import save, similarity_figure
+
+    grids = (resized.before.grid, resized.after.grid)
+    pairs = [(tiles.numpy(), grid) for tiles, grid in zip(resized.tiles, grids, strict=True)]
+    save(similarity_figure(pairs, ("before", "after")), path)
