@@ -9,7 +9,7 @@ import vitcli
 
 ROOT = Path(vitcli.__file__).parent
 TASKS = {"training", "inference", "inspection", "comparison"}
-GROUND = {"errors", "text"}
+GROUND = {"errors", "metrics", "text"}
 MAY_IMPORT = {
     "cli": TASKS | {"data", "checkpoint", "report", "images", "model"} | GROUND,
     **{task: {"data", "checkpoint", "report", "images", "model"} | GROUND for task in TASKS},
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "images": GROUND,
     "model": GROUND,
     "errors": set(),
+    "metrics": set(),
     "text": set(),
 }
 TERMINAL = {"typer", "rich"}

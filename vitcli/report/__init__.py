@@ -1,0 +1,1 @@
+"""Results → pictures and self-contained pages. Knows no models, no torch, no terminal."""
