@@ -20,7 +20,8 @@ SLOTS = {"adamw": 2, "adam": 2, "sgd": 1, "muon": 1}  # numbers that the optimis
 ALLOWED = 2 * 3600.0  # seconds that `auto` spends on its own account
 ENOUGH_EPOCHS = 3.0  # fewer than that fit into a time budget: the head alone is the better use of it
 ENOUGH_IMAGES = 10  # of a class, on average; below it the whole model overfits (docs: transfer)
-FIXED = 5.0  # seconds: start, checkpoints, report
+FIXED = 5.0  # seconds: start, checkpoints
+AFTER = 9.0  # seconds from the last step to the end: checkpoints, scores (torchmetrics takes 3 to import), report
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def trainable_parameters(model: nn.Module) -> int:
 def tail(task: Task, device: torch.device) -> float:
     """Seconds to keep for what follows the last step: the held-out images twice, checkpoints, the report."""
     held_out = len(task.data.val) + max(len(task.data.val), len(task.data.test or ()))
-    return estimate(task, str(device)).forward * held_out + FIXED
+    return estimate(task, str(device)).forward * held_out + AFTER
 
 
 def choose_tune(cost: Estimate, classes: int, budget: float | None) -> tuple[Tune, str]:
