@@ -55,6 +55,11 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     @property
+    def exported(self) -> bool:
+        """Whether this is an .onnx file, which can only be run."""
+        return self.weights_path.suffix == ".onnx"
+
+    @property
     def folder(self) -> Path:
         return self.config_path.parent
 

@@ -37,8 +37,8 @@ def load_model(
     """The ViT of `checkpoint`, in evaluation mode, with `config.img_size` = `img_size` when that is given.
 
     `img_size` (height, width) in pixels resamples the position embedding by `kernel` when the grid changes; `say` is
-    told so in one line. Raises CheckpointError when the checkpoint is not a plain ViT, when weights and config do not fit, when a
-    weight is not finite, and when the stored self-test gives other logits.
+    told so in one line. Raises CheckpointError when the checkpoint is not a plain ViT, when weights and config do not
+    fit, when a weight is not finite, and when the stored self-test gives other logits.
     """
     vit = checkpoint.vit
     if vit is None:

@@ -24,6 +24,7 @@ from vitcli.checkpoint.layout import (
     find_cached,
     repo_of,
 )
+from vitcli.checkpoint.onnx_metadata import config_in
 from vitcli.checkpoint.untrusted import read_config
 from vitcli.errors import CheckpointError, HubError
 from vitcli.model.architectures import ALIASES as OLD_NAMES
@@ -38,9 +39,10 @@ _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
-    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder; a .safetensors file with config.json beside it; a
-    bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first. None: the
-    environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
+    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder; a .safetensors file with config.json beside it; an
+    .onnx file of `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub,
+    cache first. None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled
+    checkpoint.
 
     Raises CheckpointError, or HubError when only the Hub could have helped.
     """
@@ -67,6 +69,8 @@ def _named(name: str, progress: OnProgress | None) -> Checkpoint:
         raise CheckpointError(f"{safe(name)}: {PICKLE_HINT}")
     if name.endswith(".safetensors"):
         return _file(path)
+    if name.endswith(".onnx"):
+        return _exported(path)
     if name in bundled_names():
         return _bundled(name)
     if name in ALIASES:
@@ -116,6 +120,14 @@ def _file(path: Path) -> Checkpoint:
     if not os.path.lexists(config_path):
         raise CheckpointError(f"{safe(path)}: no {CONFIG_NAME} beside it, which would say what model it is")
     return _open(config_path, path, str(path), "file", f"the file {safe(path)}")
+
+
+def _exported(path: Path) -> Checkpoint:
+    """A file of `vit export`: its config is in its metadata."""
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{safe(path)}: no such file")
+    checkpoint = parse_config(config_in(path), name=str(path), source="file", config_path=path, weights_path=path)
+    return replace(_with_names(checkpoint), why=f"the file {safe(path)}")
 
 
 def _bundled(name: str) -> Checkpoint:

@@ -28,6 +28,8 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
     Raises CheckpointError listing missing, unexpected and mismatched weights, and whatever `read_tensors` refuses.
     """
     path = checkpoint.weights_path
+    if checkpoint.exported:
+        raise CheckpointError(f"{safe(path)}: an ONNX file can only predict; give the checkpoint it was made from")
     if checkpoint.source == "hub":
         verify_blob(path, checkpoint.name)
     with open_regular(path) as file:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.onnx_metadata import PIXELS_KEY, SHARES_KEY, read_metadata
 from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
 from vitcli.checkpoint.weights import read_weights
 from vitcli.errors import CheckpointError, UsageError
@@ -67,6 +68,38 @@ class OnnxEngine:
         return self._session.run(None, {INPUT: image})[0]  # type: ignore[no-any-return]
 
 
+class ExportedEngine:
+    """An .onnx file of `vit export`, on the CPU; whatever went into its graph is undone around it."""
+
+    def __init__(self, checkpoint: Checkpoint, *, at_once: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = max(available_cpus() // at_once, 1)
+        path = checkpoint.weights_path
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its classes have no common base but this
+            raise CheckpointError(f"{safe(path)}: ONNX Runtime cannot load it: {safe(error)}") from error
+        metadata = read_metadata(path)
+        self._shares = metadata.get(SHARES_KEY) == "1"
+        self._preprocess = checkpoint.preprocess if metadata.get(PIXELS_KEY) == "1" else None
+        self._threads = ThreadPoolExecutor(at_once)
+
+    def logits(self, pixels: Array) -> Array:
+        return np.concatenate([*self._threads.map(self._run, np.split(pixels, len(pixels)))])
+
+    def _run(self, image: Array) -> Array:
+        if self._preprocess is not None:
+            std, mean = (
+                np.array(v, np.float32).reshape(-1, 1, 1) for v in (self._preprocess.std, self._preprocess.mean)
+            )
+            image = (image * std + mean) * np.float32(255)
+        found: Array = self._session.run(None, {INPUT: image})[0]
+        return np.log(np.maximum(found, np.float32(1e-37))) if self._shares else found
+
+
 class TorchEngine:
     """torch, on a GPU or the CPU; any model that timm knows."""
 
@@ -115,6 +148,10 @@ def choose(
 
     Raises UsageError for wishes that exclude each other.
     """
+    if checkpoint.exported and (engine == "torch" or precision != "fp32" or device not in (None, "cpu")):
+        raise UsageError(f"{safe(checkpoint.name)} runs as it is, with ONNX Runtime on the CPU")
+    if checkpoint.exported:
+        return Choice("onnxruntime", "an ONNX file")
     plain = checkpoint.vit is not None
     if precision == "int8" and (engine == "torch" or not plain or device not in (None, "cpu")):
         raise UsageError("int8 is for plain ViTs on the CPU with ONNX Runtime")
@@ -152,6 +189,8 @@ def open_engine(
 
     Without `head`, "logits" are the features that the head would see, (B, D).
     """
+    if checkpoint.exported and head:
+        return ExportedEngine(checkpoint, at_once=at_once)
     if engine == "torch":
         return TorchEngine(checkpoint, device=device, head=head)
     assert checkpoint.vit is not None

@@ -1,0 +1,165 @@
+"""`vit export`: the file alone predicts as its checkpoint does, and one that does not is not left behind."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from checkpoints import LABELS, TINY, write_tiny
+from PIL import Image
+from typer.testing import CliRunner
+
+from vitcli.checkpoint.load import load_model
+from vitcli.checkpoint.onnx_metadata import read_metadata
+from vitcli.checkpoint.resolve import resolve
+from vitcli.cli.app import app
+from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.inference import export as exporting
+from vitcli.inference.export import export_onnx
+from vitcli.inference.predict import load
+from vitcli.model.config import StemConfig
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("base") / "tiny", replace(TINY, reg_tokens=1), extra={"temperature": 2.5})
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)) for _ in range(3)]
+
+
+def shares(model: object, images: list[Image.Image]) -> np.ndarray:
+    found = load(str(model)).predict(images, top_k=3)
+    return np.array([[s.probability for s in sorted(p.labels, key=lambda s: s.index)] for p in found])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"pixels": True}, {"softmax": True}, {"pixels": True, "softmax": True}, {"precision": "fp16"}],
+    ids=str,
+)
+def test_the_file_alone_predicts_as_the_checkpoint_does(
+    base: Path, images: list[Image.Image], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    made = export_onnx(resolve(str(base)), tmp_path / "m.onnx", **options)
+    assert [one.batch for one in made.parity] == [1, 2, 7]
+    assert all(one.agreement == 1 for one in made.parity)
+    # the temperature of 2.5 counts once, inside the file or outside; float16 rounds at 2⁻¹¹
+    tolerance = 5e-3 if "precision" in options else 1e-5
+    np.testing.assert_allclose(shares(made.path, images), shares(base, images), atol=tolerance)
+    assert resolve(str(made.path)).labels == LABELS
+
+
+def test_int8_is_near(base: Path, images: list[Image.Image], tmp_path: Path) -> None:
+    made = export_onnx(resolve(str(base)), tmp_path / "m.onnx", precision="int8")
+    assert made.bytes < 0.9 * (base / "model.safetensors").stat().st_size
+    difference = np.abs(shares(made.path, images) - shares(base, images)).max()
+    assert 0 < difference < 0.05  # seen: 0.01
+
+
+def test_another_size_bakes_the_positions(base: Path, tmp_path: Path) -> None:
+    made = export_onnx(resolve(str(base)), tmp_path / "m.onnx", img_size=(96, 64))
+    session = onnxruntime.InferenceSession(made.path)
+    x = torch.rand(3, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = load_model(resolve(str(base)), img_size=(96, 64))(x).numpy()
+    np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[0], expected, rtol=1e-4, atol=1e-5)
+    assert resolve(str(made.path)).preprocess.size == (96, 64)
+
+
+def test_a_hybrid(tmp_path: Path) -> None:
+    vit = replace(TINY, patch_size=(1, 1), img_size=(32, 32), stem=StemConfig((1, 1), 32))
+    made = export_onnx(resolve(str(write_tiny(tmp_path / "hybrid", vit))), tmp_path / "m.onnx", softmax=True)
+    assert made.output == "probabilities"
+
+
+def test_others_read_the_metadata(base: Path, tmp_path: Path) -> None:
+    path = export_onnx(resolve(str(base)), tmp_path / "m.onnx", pixels=True).path
+    theirs = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert read_metadata(path) == theirs == onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(theirs["vit.config"])["label_names"] == list(LABELS)
+    assert theirs["vit.pixels"] == "1"
+
+
+def test_an_export_that_is_wrong_does_not_stay(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = exporting.build
+
+    def shifted(config: Any, tensors: Any, **options: Any) -> Any:
+        bias = tensors["head.bias"] + np.array([3, 0, 0], np.float32)
+        return whole(config, {**tensors, "head.bias": bias}, **options)
+
+    monkeypatch.setattr(exporting, "build", shifted)
+    (tmp_path / "m.onnx").write_bytes(b"before")
+    with pytest.raises(VitError, match="nothing was written"):
+        export_onnx(resolve(str(base)), tmp_path / "m.onnx")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.onnx", b"before")]
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"not onnx at all", b"\x72\xff\xff\xff\x7f"])
+    def test_not_onnx(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "m.onnx"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"m\.onnx: (not an ONNX file|an ONNX file without labels)"):
+            resolve(str(path))
+
+    def test_cut_off(self, base: Path, tmp_path: Path) -> None:
+        whole = export_onnx(resolve(str(base)), tmp_path / "m.onnx").path.read_bytes()
+        for part in (10, len(whole) // 2, len(whole) - 5):
+            (tmp_path / "cut.onnx").write_bytes(whole[:part])
+            with pytest.raises(CheckpointError, match=r"cut\.onnx"):
+                resolve(str(tmp_path / "cut.onnx"))
+
+    def test_somebody_elses(self, tmp_path: Path) -> None:
+        node = onnx.helper.make_node("Relu", ["x"], ["y"])
+        value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy"]
+        onnx.save(
+            onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:])), tmp_path / "m.onnx"
+        )
+        with pytest.raises(CheckpointError, match="without labels and preprocessing"):
+            resolve(str(tmp_path / "m.onnx"))
+
+    def test_only_for_prediction(self, base: Path, tmp_path: Path) -> None:
+        checkpoint = resolve(str(export_onnx(resolve(str(base)), tmp_path / "m.onnx").path))
+        with pytest.raises(CheckpointError, match="give the checkpoint it was made from"):
+            load_model(checkpoint)
+        with pytest.raises(UsageError, match="runs as it is"):
+            load(checkpoint, engine="torch")
+        with pytest.raises(UsageError, match="runs as it is"):
+            load(checkpoint, precision="int8")
+
+
+class TestCommand:
+    def invoke(self, *arguments: object) -> Any:
+        return CliRunner().invoke(app, ["export", *map(str, arguments)])
+
+    def test_measures_and_says_how_to_use_it(self, base: Path, tmp_path: Path) -> None:
+        result = self.invoke(base, "--out", tmp_path / "m.onnx")
+        assert result.exit_code == 0, result.stderr
+        assert [line.split()[0] for line in result.stdout.splitlines()] == ["batch", "1", "2", "7"]
+        assert f"vit predict -m {tmp_path / 'm.onnx'}" in result.stderr
+        again = self.invoke(base, "--out", tmp_path / "m.onnx")
+        assert again.exit_code == 2
+        assert "--force replaces it" in again.stderr
+
+    def test_json(self, base: Path, tmp_path: Path) -> None:
+        result = self.invoke(base, "--out", tmp_path / "m.onnx", "--json", "--softmax")
+        document = json.loads(result.stdout)
+        assert document["output"] == "probabilities"
+        assert document["parity"][2]["batch"] == 7
+
+    @pytest.mark.parametrize(
+        ("out", "message"), [("m.pb", "must end with .onnx"), ("no/folder/m.onnx", "no such folder")]
+    )
+    def test_wrong_places(self, base: Path, tmp_path: Path, out: str, message: str) -> None:
+        result = self.invoke(base, "--out", tmp_path / out)
+        assert result.exit_code == 2
+        assert message in result.stderr
