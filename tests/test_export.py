@@ -20,7 +20,7 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.inference import export as exporting
-from vitcli.inference.export import export_onnx
+from vitcli.inference.export import Options, export
 from vitcli.inference.predict import load
 from vitcli.model.config import StemConfig
 
@@ -49,7 +49,7 @@ def shares(model: object, images: list[Image.Image]) -> np.ndarray:
 def test_the_file_alone_predicts_as_the_checkpoint_does(
     base: Path, images: list[Image.Image], tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    made = export_onnx(resolve(str(base)), tmp_path / "m.onnx", **options)
+    made = export(resolve(str(base)), tmp_path / "m.onnx", options=Options(**options))
     assert [one.batch for one in made.parity] == [1, 2, 7]
     assert all(one.agreement == 1 for one in made.parity)
     # the temperature of 2.5 counts once, inside the file or outside; float16 rounds at 2⁻¹¹
@@ -59,14 +59,14 @@ def test_the_file_alone_predicts_as_the_checkpoint_does(
 
 
 def test_int8_is_near(base: Path, images: list[Image.Image], tmp_path: Path) -> None:
-    made = export_onnx(resolve(str(base)), tmp_path / "m.onnx", precision="int8")
+    made = export(resolve(str(base)), tmp_path / "m.onnx", options=Options(precision="int8"))
     assert made.bytes < 0.9 * (base / "model.safetensors").stat().st_size
     difference = np.abs(shares(made.path, images) - shares(base, images)).max()
     assert 0 < difference < 0.05  # seen: 0.01
 
 
 def test_another_size_bakes_the_positions(base: Path, tmp_path: Path) -> None:
-    made = export_onnx(resolve(str(base)), tmp_path / "m.onnx", img_size=(96, 64))
+    made = export(resolve(str(base)), tmp_path / "m.onnx", options=Options(sizes=((96, 64),)))
     session = onnxruntime.InferenceSession(made.path)
     x = torch.rand(3, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -75,14 +75,57 @@ def test_another_size_bakes_the_positions(base: Path, tmp_path: Path) -> None:
     assert resolve(str(made.path)).preprocess.size == (96, 64)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"no_embed_class": True, "reg_tokens": 3}, {"class_token": False, "global_pool": "map"}, {"qk_norm": True},
+     {"global_pool": "avg"}, {"pos_embed": "none"}],
+    ids=str,
+)  # fmt: skip
+def test_one_file_for_several_sizes(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Parity is measured at each of them; other sizes fail instead of answering something."""
+    base = write_tiny(tmp_path / "base", replace(TINY, **changes))
+    sizes = ((64, 64), (32, 96), (96, 96))
+    made = export(resolve(str(base)), tmp_path / "m.onnx", options=Options(sizes=sizes))
+    assert {one.size for one in made.parity} == set(sizes)
+    assert max(one.difference for one in made.parity) < 1e-5
+    session = onnxruntime.InferenceSession(made.path)
+    with pytest.raises(Exception, match="Add"):
+        session.run(None, {"images": np.zeros((1, 3, 96, 32), np.float32)})
+
+
+def test_torch_export(base: Path, tmp_path: Path) -> None:
+    path = export(resolve(str(base)), tmp_path / "m.pt2", "torch").path
+    x = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    files = {"config.json": ""}
+    module = torch.export.load(path, extra_files=files).module()
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), load_model(resolve(str(base)))(x))
+    assert json.loads(files["config.json"])["label_names"] == list(LABELS)
+    with pytest.raises(UsageError, match="--to torch"):
+        export(resolve(str(base)), tmp_path / "n.pt2", "torch", Options(pixels=True))
+
+
+@pytest.mark.parametrize("options", [Options(), Options(precision="fp16", pixels=True, softmax=True)], ids=str)
+def test_openvino(base: Path, tmp_path: Path, options: Options) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is an extra")
+    made = export(resolve(str(base)), tmp_path / "m.xml", "openvino", options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin", "m.xml"]
+    config = json.loads(openvino.Core().read_model(made.path).get_rt_info(["vit", "config"]).astype(str))
+    assert config["label_names"] == list(LABELS)
+
+
 def test_a_hybrid(tmp_path: Path) -> None:
     vit = replace(TINY, patch_size=(1, 1), img_size=(32, 32), stem=StemConfig((1, 1), 32))
-    made = export_onnx(resolve(str(write_tiny(tmp_path / "hybrid", vit))), tmp_path / "m.onnx", softmax=True)
-    assert made.output == "probabilities"
+    made = export(
+        resolve(str(write_tiny(tmp_path / "hybrid", vit))), tmp_path / "m.onnx", options=Options(softmax=True)
+    )
+    assert made.parity[0].difference < 1e-5
+    with pytest.raises(UsageError, match="takes one image size"):
+        export(resolve(str(tmp_path / "hybrid")), tmp_path / "m.onnx", options=Options(sizes=((32, 32), (64, 64))))
 
 
 def test_others_read_the_metadata(base: Path, tmp_path: Path) -> None:
-    path = export_onnx(resolve(str(base)), tmp_path / "m.onnx", pixels=True).path
+    path = export(resolve(str(base)), tmp_path / "m.onnx", options=Options(pixels=True)).path
     theirs = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert read_metadata(path) == theirs == onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert json.loads(theirs["vit.config"])["label_names"] == list(LABELS)
@@ -99,7 +142,7 @@ def test_an_export_that_is_wrong_does_not_stay(base: Path, tmp_path: Path, monke
     monkeypatch.setattr(exporting, "build", shifted)
     (tmp_path / "m.onnx").write_bytes(b"before")
     with pytest.raises(VitError, match="nothing was written"):
-        export_onnx(resolve(str(base)), tmp_path / "m.onnx")
+        export(resolve(str(base)), tmp_path / "m.onnx")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.onnx", b"before")]
 
 
@@ -112,7 +155,7 @@ class TestBadFiles:
             resolve(str(path))
 
     def test_cut_off(self, base: Path, tmp_path: Path) -> None:
-        whole = export_onnx(resolve(str(base)), tmp_path / "m.onnx").path.read_bytes()
+        whole = export(resolve(str(base)), tmp_path / "m.onnx").path.read_bytes()
         for part in (10, len(whole) // 2, len(whole) - 5):
             (tmp_path / "cut.onnx").write_bytes(whole[:part])
             with pytest.raises(CheckpointError, match=r"cut\.onnx"):
@@ -128,7 +171,7 @@ class TestBadFiles:
             resolve(str(tmp_path / "m.onnx"))
 
     def test_only_for_prediction(self, base: Path, tmp_path: Path) -> None:
-        checkpoint = resolve(str(export_onnx(resolve(str(base)), tmp_path / "m.onnx").path))
+        checkpoint = resolve(str(export(resolve(str(base)), tmp_path / "m.onnx").path))
         with pytest.raises(CheckpointError, match="give the checkpoint it was made from"):
             load_model(checkpoint)
         with pytest.raises(UsageError, match="runs as it is"):
@@ -144,7 +187,7 @@ class TestCommand:
     def test_measures_and_says_how_to_use_it(self, base: Path, tmp_path: Path) -> None:
         result = self.invoke(base, "--out", tmp_path / "m.onnx")
         assert result.exit_code == 0, result.stderr
-        assert [line.split()[0] for line in result.stdout.splitlines()] == ["batch", "1", "2", "7"]
+        assert [line.split()[0] for line in result.stdout.splitlines()] == ["pixels", "64x64", "64x64", "64x64"]
         assert f"vit predict -m {tmp_path / 'm.onnx'}" in result.stderr
         again = self.invoke(base, "--out", tmp_path / "m.onnx")
         assert again.exit_code == 2
@@ -153,7 +196,7 @@ class TestCommand:
     def test_json(self, base: Path, tmp_path: Path) -> None:
         result = self.invoke(base, "--out", tmp_path / "m.onnx", "--json", "--softmax")
         document = json.loads(result.stdout)
-        assert document["output"] == "probabilities"
+        assert document["options"]["softmax"] is True
         assert document["parity"][2]["batch"] == 7
 
     @pytest.mark.parametrize(

@@ -25,12 +25,13 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.inference.onnx_file import GraphWriter, OnnxModel
 from vitcli.inference.onnx_stem import StemWriter
 from vitcli.inference.quantise import quantise
-from vitcli.model.config import ViTConfig
+from vitcli.model.config import Size, ViTConfig
 
 Precision = Literal["fp32", "int8"]
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 INPUT, OUTPUT = "images", "logits"
+LAST = (1 << 63) - 1  # the end of an axis, whatever its length
 
 
 def build(
@@ -39,19 +40,22 @@ def build(
     *,
     precision: Precision = "fp32",
     pixels_of: Preprocess | None = None,
+    positions: Mapping[Size, Array] | None = None,
 ) -> OnnxModel:
     """The graph from `images` (B, C, H, W) to `logits` (B, K), float32, for any B.
 
     `tensors` are float32 under timm's names, with the shapes of `config`; most are used as they are, not copied.
     "int8" rounds the weights of the encoder's linear layers per output channel, and their inputs as they come with one
     scale for the whole batch; patches, head and what is computed once per image stay in float32. With `pixels_of`
-    the images are pixels from 0 to 255, and the normalisation is part of the graph.
+    the images are pixels from 0 to 255, and the normalisation is part of the graph. `positions` are the position
+    embeddings (1, prefix + h·w, D) of several grids (h, w): the graph then takes images of each of these sizes, and
+    fails for others.
     """
-    writer = _ViTWriter(config, tensors, precision)
+    writer = _ViTWriter(config, tensors, precision, positions or {})
     writer.head(writer.encode(writer.embed(pixels_of)))
     return writer.graph.model(
         name="vit",
-        inputs={INPUT: ("batch", config.in_chans, *config.img_size)},
+        inputs={INPUT: ("batch", config.in_chans, *(("height", "width") if positions else config.img_size))},
         outputs={OUTPUT: ("batch", config.num_classes or config.num_features)},
     )
 
@@ -62,9 +66,12 @@ class _ViTWriter:
     Tokens are (B·N, D) wherever each is on its own, because ONNX's Gemm wants a matrix.
     """
 
-    def __init__(self, config: ViTConfig, tensors: Mapping[str, Array], precision: Precision) -> None:
+    def __init__(
+        self, config: ViTConfig, tensors: Mapping[str, Array], precision: Precision, positions: Mapping[Size, Array]
+    ) -> None:
         self.config = config
         self.tensors = tensors
+        self.positions = positions
         self.graph = GraphWriter()
         self.int8 = precision == "int8"
         self._rounded: dict[str, tuple[str, str, str]] = {}  # value → its 8-bit form, scale and zero point
@@ -86,18 +93,23 @@ class _ViTWriter:
             x = StemWriter(graph, self.tensors, "patch_embed.backbone.").write(x, config.stem, config.img_size)
         kernel = graph.constant(weight, "patch_embed.proj.weight")
         x = graph.node("Conv", x, kernel, kernel_shape=config.patch_size, strides=config.patch_size)  # (B, D, h, w)
-        x = graph.node("Reshape", x, graph.ints(0, D, config.num_patches))
+        grid = graph.node("Shape", x, start=2, end=4) if self.positions else ""
+        x = graph.node("Reshape", x, graph.ints(0, D, -1 if self.positions else config.num_patches))
         x = graph.node("Transpose", x, perm=(0, 2, 1))  # (B, h·w, D)
 
         names = [name for name in ("cls_token", "reg_token") if name in self.tensors]
         prefix = np.concatenate([np.zeros((1, 0, D), np.float32), *(self.tensors[name] for name in names)], axis=1)
         patches = np.zeros((1, 1, D), np.float32) if bias is None else bias.reshape(1, 1, D)
-        if "pos_embed" in self.tensors:
+        if self.positions and not config.no_embed_class:
+            prefix = prefix + next(iter(self.positions.values()))[:, : config.num_prefix_tokens]
+        elif "pos_embed" in self.tensors and not self.positions:
             position = self.tensors["pos_embed"]  # (1, N or h·w, D)
             patches = patches + position[:, -config.num_patches :]
             if not config.no_embed_class:
                 prefix = prefix + position[:, : config.num_prefix_tokens]
         x = graph.node("Add", x, graph.constant(patches, "patch_embed.offset"))
+        if self.positions:
+            x = graph.node("Add", x, self._position(grid))
         if names:
             batch = graph.node("Shape", INPUT, start=0, end=1)
             shape = graph.node("Concat", batch, graph.ints(*prefix.shape[1:]), axis=0)
@@ -105,6 +117,20 @@ class _ViTWriter:
             x = graph.node("Concat", tokens, x, axis=1)  # (B, N, D)
         x = self._rows(x)
         return self._norm(x, "norm_pre") if config.pre_norm else x
+
+    def _position(self, grid: str) -> str:
+        """Position embeddings (1, h·w, D) of the patches for the `grid` (h, w) at hand; none, (1, 0, D), if unknown."""
+        graph, sizes = self.graph, np.array([*self.positions], np.int64)  # (S, 2)
+        ends = np.cumsum(sizes.prod(axis=1))
+        tables = [table[:, -h * w :] for (h, w), table in self.positions.items()]
+        table = graph.constant(np.concatenate(tables, axis=1), "pos_embed.patches")  # (1, Σ h·w, D)
+        same = graph.node("Equal", graph.constant(sizes, "pos_embed.grids"), grid)
+        same = graph.node("ReduceMin", graph.node("Cast", same, to=7), graph.ints(1), keepdims=0)  # (S,), 0 or 1
+        which = graph.node("ArgMax", same, axis=0, keepdims=1)  # (1,)
+        known = graph.node("ReduceMax", same, graph.ints(0), keepdims=1)
+        start = graph.node("Gather", graph.constant(ends - sizes.prod(axis=1), "pos_embed.starts"), which)
+        end = graph.node("Gather", graph.constant(ends, "pos_embed.ends"), which)
+        return graph.node("Slice", table, start, graph.node("Mul", end, known), graph.ints(1))
 
     def encode(self, x: str) -> str:
         """Tokens z_0 (B·N, D) → the representation y (B, D): encoded, pooled and normalised."""
@@ -295,7 +321,7 @@ class _ViTWriter:
         if self._pooled == config.num_tokens:
             return x
         x = self._images(x, config.num_tokens)
-        span = graph.ints(config.num_prefix_tokens), graph.ints(config.num_tokens)
+        span = graph.ints(config.num_prefix_tokens), graph.ints(LAST if self.positions else config.num_tokens)
         return self._rows(graph.node("Slice", x, *span, graph.ints(1)))
 
     def _mean(self, x: str, width: int) -> str:
@@ -308,7 +334,7 @@ class _ViTWriter:
 
     def _images(self, x: str, tokens: int, width: int | None = None) -> str:
         """(B·tokens, width) → (B, tokens, width), D wide unless said otherwise."""
-        return self.graph.node("Reshape", x, self.graph.ints(-1, tokens, width or self.config.embed_dim))
+        return self._by_image(x, tokens, width or self.config.embed_dim)
 
     def _rows(self, x: str) -> str:
         """(B, …) → (B·N, D), or (B, D) where an image has D values."""
@@ -317,7 +343,15 @@ class _ViTWriter:
     def _heads(self, x: str) -> str:
         """(B·N, D) → (B, N, n, d)"""
         config = self.config
-        return self.graph.node("Reshape", x, self.graph.ints(-1, config.num_tokens, config.num_heads, config.head_dim))
+        return self._by_image(x, config.num_tokens, config.num_heads, config.head_dim)
+
+    def _by_image(self, x: str, tokens: int, *rest: int) -> str:
+        """(B·tokens, …) → (B, tokens, *rest); how many tokens is known beforehand unless sizes differ."""
+        graph = self.graph
+        if not self.positions:
+            return graph.node("Reshape", x, graph.ints(-1, tokens, *rest))
+        batch = graph.node("Shape", INPUT, start=0, end=1)
+        return graph.node("Reshape", x, graph.node("Concat", batch, graph.ints(-1, *rest), axis=0))
 
     def _by_head(self, weight: Array) -> Array:
         """Weights (D, D) of keys or values → (n, d, D)."""
