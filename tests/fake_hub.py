@@ -1,11 +1,16 @@
-"""A Hugging Face Hub on 127.0.0.1 that speaks what huggingface_hub asks when it downloads, and that can misbehave.
+"""A Hugging Face Hub on 127.0.0.1 that speaks what huggingface_hub asks when it downloads and uploads, and misbehaves.
 
 HEAD and GET of `/{org}/{name}/resolve/{revision}/{file}` with ETag, X-Repo-Commit and X-Error-Code. Large files answer
 as the Hub's do: a redirect to another host (here the same server under the name localhost) that carries X-Linked-Etag,
 the SHA-256, and X-Linked-Size.
+
+Uploads: a repository is made, asked how each file should come (weights as LFS objects, the rest inline), gets the LFS
+objects, then one commit of all. Only a token named in `tokens` may write.
 """
 
+import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +46,9 @@ class FakeHub:
     repos: dict[str, Repo] = field(default_factory=dict)
     faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=lambda: {"hf_right"})
+    objects: dict[str, bytes] = field(default_factory=dict)  # LFS, by SHA-256
+    private: set[str] = field(default_factory=set)
     released: threading.Event = field(default_factory=threading.Event)
 
     def add(self, name: str, files: Mapping[str, bytes], branches: tuple[str, ...] = ("main",)) -> Repo:
@@ -83,6 +91,71 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._take()
+
+    def do_PUT(self) -> None:
+        self._take()
+
+    def _take(self) -> None:
+        self.hub.requests.append(f"{self.command} {self.path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = self.path.partition("?")[0].lstrip("/").split("/")
+        if self._misbehave("*"):
+            return
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if parts[0] != "lfs" and token not in self.hub.tokens:
+            self._error(401, "")
+        elif parts[:2] == ["api", "validate-yaml"]:
+            self._json({"errors": [], "warnings": []})
+        elif parts[:3] == ["api", "repos", "create"]:
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            if asked.get("private"):
+                self.hub.private.add(name)
+            if name in self.hub.repos:
+                self._json({"error": "You already created this model repo"}, 409)
+            else:
+                self.hub.add(name, {})
+                self._json({"url": f"{self.hub.url}/{name}"})
+        elif parts[0] == "lfs":
+            self.hub.objects[parts[1]] = body
+            self._json({})
+        elif parts[-3:] == ["lfs", "objects", "batch"]:
+            objects = [
+                {**o, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{o['oid']}"}}}
+                for o in json.loads(body)["objects"]
+            ]
+            self._json({"transfer": "basic", "objects": objects})
+        elif parts[4] == "preupload":
+            files = [
+                {
+                    "path": f["path"],
+                    "shouldIgnore": False,
+                    "uploadMode": "lfs" if f["path"].endswith("tensors") else "regular",
+                }
+                for f in json.loads(body)["files"]
+            ]
+            self._json({"files": files})
+        else:
+            self._commit(f"{parts[2]}/{parts[3]}", body)
+
+    def _commit(self, name: str, body: bytes) -> None:
+        files = dict(self.hub.repos[name].files)
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.objects[value["oid"]]
+        repo = self.hub.add(name, files)
+        self._json(
+            {"success": True, "commitOid": repo.commit, "commitUrl": f"{self.hub.url}/{name}/commit/{repo.commit}"}
+        )
+
+    def _json(self, value: object, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -92,6 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "cdn":
             file, content = parts[2], self._blob(parts[1])
             self._send_file(file, content, {"ETag": f'"{parts[1]}"'})
+            return
+        if len(parts) != 5:
+            self._error(404, "")
             return
         organisation, name, _, revision, file = parts
         repo = self.hub.repos.get(f"{organisation}/{name}")
@@ -173,5 +249,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)

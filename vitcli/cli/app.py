@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import export, finetune, models, predict, resize_posemb, train
+from vitcli.cli import export, finetune, models, predict, push, resize_posemb, train
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
 
 
@@ -83,4 +83,5 @@ app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(resize_posemb.resize_posemb)
 app.command()(export.export)
+app.command()(push.push)
 app.command()(models.models)

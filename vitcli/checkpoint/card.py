@@ -1,0 +1,88 @@
+"""A model card for the Hub: what the checkpoint says of itself, and how to use it. Text only.
+
+Numbers come from the checkpoint's provenance; what is not there is not said.
+"""
+
+import json
+from typing import Any
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.text import safe
+
+
+def model_card(checkpoint: Checkpoint, repo: str, license: str) -> str:
+    """README.md for `repo` (org/name): metadata, facts, where it comes from, four ways to load it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    provenance = checkpoint.extra.get("provenance", {})
+    data, accuracy = provenance.get("data", {}), provenance.get("validation_accuracy")
+    name = data.get("name") if isinstance(data, dict) else None
+    results = []
+    if isinstance(accuracy, float) and name:
+        results = [
+            EvalResult("image-classification", safe(name), safe(name), "accuracy", accuracy,
+                       dataset_split="validation", task_name="Image classification")
+        ]  # fmt: skip
+    base = checkpoint.extra.get("base_model") or provenance.get("base_model")
+    metadata = ModelCardData(
+        license=license,
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "transformers", "vit"],
+        base_model=base if isinstance(base, str) and "/" in base else None,
+        model_name=repo.partition("/")[2] if results else None,
+        eval_results=results or None,
+    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {repo}",
+        _facts(checkpoint),
+        _origin(provenance),
+        _use(checkpoint, repo),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(checkpoint: Checkpoint) -> str:
+    height, width = checkpoint.preprocess.size
+    lines = [f"- Architecture: `{checkpoint.architecture}`", f"- Input: {height}×{width} pixels"]
+    if vit := checkpoint.vit:
+        lines.append(f"- Patches: {vit.grid[0]}×{vit.grid[1]} of {vit.stride[0]}×{vit.stride[1]} pixels")
+        lines.append(f"- Width {vit.embed_dim}, {vit.depth} blocks, {vit.num_heads} heads")
+    shown = ", ".join(safe(label).replace("|", "\\|") for label in checkpoint.labels[:20])
+    more = ", …" if len(checkpoint.labels) > 20 else ""
+    lines.append(f"- {checkpoint.num_classes} classes: {shown}{more}")
+    if "temperature" in checkpoint.extra:
+        lines.append(f"- Calibrated: logits are divided by {checkpoint.extra['temperature']:.4g} before the softmax")
+    return "\n".join(lines)
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    if not provenance:
+        return ""
+    text = json.dumps(provenance, indent=1, ensure_ascii=False).replace("```", "'''")
+    return f"## Where it comes from\n\n```json\n{text}\n```"
+
+
+def _use(checkpoint: Checkpoint, repo: str) -> str:
+    transformers = f"""
+```python
+from transformers import pipeline
+
+print(pipeline("image-classification", "{repo}")("photo.jpg"))
+```
+"""
+    return f"""## Use it
+
+```sh
+vit predict -m {repo} photo.jpg
+```
+
+```python
+import timm
+
+model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+{transformers}
+Written with [vit](https://pypi.org/project/vitcli/).""".replace("\n\n\n", "\n\n")
