@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[:3] == ["api", "repos", "create"]:
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            if asked.get("private"):
+            if asked.get("private") or asked.get("visibility") == "private":
                 self.hub.private.add(name)
             if name in self.hub.repos:
                 self._json({"error": "You already created this model repo"}, 409)
