@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             if asked.get("private") or asked.get("visibility") == "private":
                 self.hub.private.add(name)
             if name in self.hub.repos:
-                self._json({"error": "You already created this model repo"}, 409)
+                self._json({"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}, 409)
             else:
                 self.hub.add(name, {})
                 self._json({"url": f"{self.hub.url}/{name}"})
