@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import export, finetune, models, predict, push, resize_posemb, train
+from vitcli.cli import evaluate, export, finetune, models, predict, push, resize_posemb, train
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
 
 
@@ -81,6 +81,7 @@ def _root(
 app.command()(predict.predict)
 app.command()(train.train)
 app.command()(finetune.finetune)
+app.command()(evaluate.evaluate)
 app.command()(resize_posemb.resize_posemb)
 app.command()(export.export)
 app.command()(push.push)

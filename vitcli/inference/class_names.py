@@ -23,7 +23,7 @@ class ClassMap:
 
 
 def map_classes(classes: Sequence[str], known: Sequence[str], ids: Sequence[str] = ()) -> ClassMap:
-    """`classes` of the data among the model's labels `known` (K,), whose WordNet ids are `ids` (K,) where it has any."""
+    """`classes` of the data among the model's labels `known` (K,), whose WordNet ids are `ids` (K,) or nothing."""
     found: dict[str, int] = {}
     notes = []
     for spelling, of in ((_exact, known), (_exact, ids), (_letters, known), (_first_synonym, known)):

@@ -1,0 +1,192 @@
+"""Few-shot linear evaluation: how good a model's features are for new classes with a few images of each.
+
+A regularised least-squares map from frozen features to {-1, +1}^K, in closed form (paper, section 4.1 "Metrics").
+The constants are those the authors' code settled on (big_vision `evaluators/fewshot_lsr.py`): features standardised
+with the support set, a constant 100 appended as bias, L2 penalty 2^10. Prints nothing.
+
+Legend: N support images, M test images, D features, K classes of the data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import cos, pi, sin, sqrt, tan
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitcli.data.samples import Progress, Samples
+from vitcli.errors import DataError, UsageError
+from vitcli.inference.class_names import listed
+from vitcli.inference.evaluate import Unreadable
+from vitcli.inference.stream import Stream, sources_of
+from vitcli.metrics import Interval, Labels
+
+BIAS = 100.0
+L2 = 2.0**10
+STD_EPS = 1e-5
+
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Accuracy with `shots` images a class, once for each draw of them."""
+
+    shots: int
+    accuracies: tuple[float, ...]  # of the seeds 0, 1, …
+    mean: float
+    interval: Interval | None  # of the mean over draws, Student's t; the test images stay the same. None: one draw
+
+
+@dataclass(frozen=True)
+class FewShot:
+    model: str
+    revision: str | None
+    classes: tuple[str, ...]
+    features: int  # D
+    n: int  # test images scored
+    results: tuple[Shots, ...]
+    failed: tuple[Unreadable, ...]
+
+
+def few_shot(
+    stream: Stream,
+    classes: Sequence[str],
+    train: Samples,
+    test: Samples,
+    shots: Sequence[int],
+    *,
+    seeds: int = 5,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> FewShot:
+    """Support images drawn from `train`, accuracy on all of `test`; labels of both are indices of `classes`.
+
+    `stream` is one without head. Draws are nested: those for 1 image are among those for 5 of the same seed. An image
+    that cannot be read is left out. Raises DataError when a class has too few images, and where none can be read.
+    """
+    _check(classes, train, test, shots, seeds)
+    orders = [_order(train.labels, len(classes), seed) for seed in range(seeds)]
+    wanted = sorted({i for order in orders for members in order for i in members[: max(shots)]})
+    found = _Features(stream, batch_size, progress, len(wanted) + len(test))
+    support = found.of(train, wanted)
+    x = found.of(test, range(len(test)))
+    if not x or not support:
+        raise DataError(f"none of the images could be read, such as {found.failed[-1].error}")
+    kept = np.array(list(x), np.int64)
+    test_x, test_y = np.stack(list(x.values())), test.labels[kept]
+    results = []
+    for n in sorted(shots):
+        accuracies = []
+        for order in orders:
+            rows = [i for members in order for i in members[:n] if i in support]
+            weights = fit(np.stack([support[i] for i in rows]), train.labels[rows], len(classes))
+            accuracies.append(float((weights.predict(test_x) == test_y).mean()))
+        results.append(Shots(n, tuple(accuracies), float(np.mean(accuracies)), t_interval(accuracies)))
+    checkpoint = stream.checkpoint
+    return FewShot(
+        checkpoint.name,
+        checkpoint.revision,
+        tuple(classes),
+        test_x.shape[1],
+        len(kept),
+        tuple(results),
+        tuple(found.failed),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    mean: Matrix  # of the support features, (D,)
+    std: Matrix
+    weight: Matrix  # (D + 1, K), the last row that of the constant
+
+    def predict(self, x: npt.NDArray[np.float32]) -> Labels:
+        """Features (M, D) → classes (M,)."""
+        return (_design(x, self.mean, self.std) @ self.weight).argmax(axis=1)
+
+
+def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
+    """Minimises ‖XW − Y‖² + L2 ‖W‖² for features `x` (N, D), Y = 2·onehot − 1, in float64.
+
+    With the smaller of the two matrices: (XᵀX + L2)⁻¹XᵀY, or the same as Xᵀ(XXᵀ + L2)⁻¹Y when N < D + 1.
+    """
+    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + STD_EPS
+    design = _design(x, mean, std)  # (N, D + 1)
+    target = 2.0 * np.eye(classes)[labels] - 1.0  # (N, K)
+    if len(design) >= design.shape[1]:
+        gram = design.T @ design + L2 * np.eye(design.shape[1])
+        return Linear(mean, std, np.linalg.solve(gram, design.T @ target))
+    kernel = design @ design.T + L2 * np.eye(len(design))
+    return Linear(mean, std, design.T @ np.linalg.solve(kernel, target))
+
+
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """95 % for the mean of independent draws, Student's; None for a single one."""
+    n = len(values)
+    if n < 2:
+        return None
+    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
+    return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
+
+
+def t_quantile(freedom: int) -> float:
+    """What |t| with that many degrees of freedom exceeds in 5 % of cases (Abramowitz and Stegun, 26.7.3, 26.7.4)."""
+    low, high = 0.0, pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        term = total = cos(angle) if freedom % 2 else 1.0
+        for i in range(2 + freedom % 2, freedom - 1, 2):
+            term *= cos(angle) ** 2 * (i - 1) / i
+            total += term
+        inside = 2 / pi * (angle + sin(angle) * total * (freedom > 1)) if freedom % 2 else sin(angle) * total
+        low, high = (angle, high) if inside < 0.95 else (low, angle)
+    return sqrt(freedom) * tan((low + high) / 2)
+
+
+class _Features:
+    """Images → features, counting what was done and what could not be read."""
+
+    def __init__(self, stream: Stream, batch_size: int | None, progress: Progress | None, total: int) -> None:
+        self.stream, self.batch_size, self.progress, self.total = stream, batch_size, progress, total
+        self.done = 0
+        self.failed: list[Unreadable] = []
+
+    def of(self, samples: Samples, indices: Sequence[int]) -> dict[int, npt.NDArray[np.float32]]:
+        """Index → features (D,), of those that could be read, in the order given."""
+        found = {}
+        answers = self.stream.answers(sources_of(samples, indices), batch_size=self.batch_size)
+        for i, answer in zip(indices, answers, strict=True):
+            if answer.values is None:
+                self.failed.append(Unreadable(answer.name, answer.error or ""))
+            else:
+                found[i] = answer.values
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.total)
+        return found
+
+
+def _design(x: npt.NDArray[np.float32], mean: Matrix, std: Matrix) -> Matrix:
+    return np.pad((x - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS)
+
+
+def _order(labels: Labels, classes: int, seed: int) -> list[list[int]]:
+    """The samples of each class in the order in which this seed draws them."""
+    generator = np.random.default_rng(seed)
+    return [generator.permutation(np.flatnonzero(labels == label)).tolist() for label in range(classes)]
+
+
+def _check(classes: Sequence[str], train: Samples, test: Samples, shots: Sequence[int], seeds: int) -> None:
+    if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
+        raise UsageError("--few-shot: different whole numbers of images a class, from 1, such as 1,5,10,25")
+    if seeds < 1:
+        raise UsageError("--seeds must be at least 1")
+    if len(classes) < 2:
+        raise DataError("few-shot evaluation needs at least two classes")
+    if not len(test):
+        raise DataError("there are no images to score")
+    counts = np.bincount(train.labels, minlength=len(classes))
+    if few := [name for name, n in zip(classes, counts, strict=True) if n < max(shots)]:
+        raise DataError(f"fewer than {max(shots)} training images of {listed(few)}; ask for fewer with --few-shot")

@@ -1,0 +1,52 @@
+"""Which labelled images a command means: the splits of a data set by name, and the one that is scored.
+
+Knows no models. Reading is `data.sources`'; what it demands for training (images of every class) is not asked here.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from vitcli.data.samples import Samples, Split, Splits
+from vitcli.data.sources import open_data, read_splits
+from vitcli.errors import DataError, UsageError
+from vitcli.text import safe
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def open_splits(path: str | Path, wanted: Collection[Split] = ()) -> Splits:
+    """The splits at `path`, those `wanted` among them. Raises DataError where one is missing.
+
+    A validation split that is asked for and not there is drawn from train, as `vit train` draws it by default: the
+    same images, and train is what remains.
+    """
+    found = read_splits(path)
+    if "val" in wanted and "val" not in found.named and "train" in found.named:
+        data = open_data(path)
+        named: dict[Split, Samples] = {"train": data.train, "val": data.val}
+        if data.test is not None:
+            named["test"] = data.test
+        note = f"val: {len(data.val)} of {len(data.train) + len(data.val)} training images, those of `vit train`"
+        found = replace(found, named=named, notes=(*found.notes, f"{note} with its defaults"))
+    for split in wanted:
+        if split not in found.named:
+            raise DataError(f"{safe(path)} has no {split} split, only {', '.join(found.named)}")
+    return found
+
+
+def scored_split(found: Splits, asked: Split | None) -> Split:
+    """The split that is scored: the one asked for, else test, val, or whatever there is, in this order."""
+    if asked is not None:
+        return asked
+    return next(split for split in ("test", "val", "train") if split in found.named)
+
+
+def split_named(text: str | None, option: str) -> Split | None:
+    """Raises UsageError."""
+    if text is None:
+        return None
+    for split in SPLITS:
+        if text == split:
+            return split
+    raise UsageError(f"{option} {safe(text)}: choose train, val or test")
