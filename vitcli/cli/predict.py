@@ -78,6 +78,8 @@ def predict(
         left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing else either"
         raise VitError(f"no images in {safe(' '.join(images or [from_file or '']))} ({left_out})")
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
+    if loaded.temperature != 1:
+        note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     predictions = loaded.predict(chain([first], sources), top_k=top, batch_size=batch_size, exact=exact)
     write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
     if failed := write(predictions, checkpoint):

@@ -132,7 +132,7 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def t_quantile(freedom: int) -> float:
-    """What |t| with that many degrees of freedom exceeds in 5 % of cases (Abramowitz and Stegun, 26.7.3, 26.7.4)."""
+    """What |t| with that many degrees of freedom exceeds in 5 % of cases (Abramowitz, Stegun 26.7.3, 26.7.4)."""
     low, high = 0.0, pi / 2
     for _ in range(60):
         angle = (low + high) / 2

@@ -1,0 +1,124 @@
+"""Measures against scikit-learn, scipy and closed forms, at the ends of their ranges too."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from vitcli.metrics import BINS, confused_pairs, measure, mistakes, paired, wilson
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 7, 400)
+PROBABILITIES = RNG.dirichlet(np.ones(7) * 0.5, 400)
+PROBABILITIES[np.arange(400), LABELS] += 0.5
+PROBABILITIES /= PROBABILITIES.sum(axis=1, keepdims=True)
+NAMES = [f"class {i}" for i in range(7)]
+
+
+class TestMeasure:
+    def test_against_scikit_learn(self) -> None:
+        found = measure(PROBABILITIES, LABELS, NAMES)
+        predicted = PROBABILITIES.argmax(axis=1)
+        assert found.top1 == pytest.approx(sk.accuracy_score(LABELS, predicted))
+        assert found.top5 == pytest.approx(sk.top_k_accuracy_score(LABELS, PROBABILITIES, k=5))
+        assert found.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(LABELS, predicted))
+        assert found.macro_f1 == pytest.approx(sk.f1_score(LABELS, predicted, average="macro"))
+        assert found.nll == pytest.approx(sk.log_loss(LABELS, PROBABILITIES))
+        one_hot = np.eye(7)[LABELS]
+        assert found.brier == pytest.approx(((PROBABILITIES - one_hot) ** 2).sum(axis=1).mean())
+        np.testing.assert_array_equal(found.confusion, sk.confusion_matrix(LABELS, predicted))
+        precision, recall, f1, n = sk.precision_recall_fscore_support(LABELS, predicted)
+        rows = np.array([(c.precision, c.recall, c.f1, c.n) for c in found.classes])
+        np.testing.assert_allclose(rows, np.stack([precision, recall, f1, n], axis=1))
+
+    def test_calibration_error_by_hand(self) -> None:
+        found = measure(PROBABILITIES, LABELS, NAMES)
+        confidence, right = PROBABILITIES.max(axis=1), PROBABILITIES.argmax(axis=1) == LABELS
+        which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        parts = [(which == i).mean() * abs(right[which == i].mean() - confidence[which == i].mean())
+                 for i in range(BINS) if (which == i).any()]  # fmt: skip
+        assert found.ece == pytest.approx(sum(parts), abs=1e-9)
+        assert sum(b.n for b in found.reliability) == 400
+        assert [b.n for b in found.reliability] == np.bincount(which, minlength=BINS).tolist()
+
+    def test_classes_without_images_or_answers(self) -> None:
+        """Two classes of four occur, one is never predicted; means are over those that occur."""
+        probabilities = np.array([[0.9, 0.1, 0, 0], [0.8, 0.2, 0, 0], [0.7, 0.1, 0.2, 0]])
+        found = measure(probabilities, np.array([0, 0, 1]), list("abcd"))
+        assert [c.n for c in found.classes] == [2, 1, 0, 0]
+        assert [c.recall for c in found.classes] == [1.0, 0.0, None, None]
+        assert [c.precision for c in found.classes] == [pytest.approx(2 / 3), None, None, None]
+        assert found.balanced_accuracy == 0.5
+        assert found.top5 is None
+
+    def test_one_image_of_two_classes(self) -> None:
+        found = measure(np.array([[0.0, 1.0]]), np.array([1]), ["a", "b"])
+        assert (found.top1, found.nll, found.brier, found.ece) == (1.0, 0.0, 0.0, pytest.approx(0.0, abs=1e-15))
+        impossible = measure(np.array([[1.0, 0.0]]), np.array([1]), ["a", "b"])
+        assert impossible.brier == 2
+        assert math.isfinite(impossible.nll)
+
+    def test_of_equals_the_first_class(self) -> None:
+        found = measure(np.full((2, 7), 1 / 7), np.array([0, 5]), NAMES)
+        assert found.top1 == 0.5
+        assert found.top5 == 0.5  # the first five
+
+    @pytest.mark.parametrize(
+        ("probabilities", "labels"),
+        [(np.empty((0, 2)), []), (np.full((2, 3), 0.3), [0, 1]), (np.full((1, 2), 0.5), [2]),
+         (np.full((1, 2), np.nan), [0]), (np.full((1, 2), -0.5), [0])],
+    )  # fmt: skip
+    def test_what_cannot_be_measured(self, probabilities: np.ndarray, labels: list[int]) -> None:
+        with pytest.raises(ValueError, match=r"nothing|probabilities|labels"):
+            measure(probabilities, np.array(labels, np.int64), ["a", "b"])
+
+
+class TestIntervals:
+    @given(st.integers(1, 300), st.floats(0, 1))
+    @settings(max_examples=50, deadline=None)
+    def test_wilson_is_scipys(self, n: int, share: float) -> None:
+        correct = round(n * share)
+        theirs = scipy.stats.binomtest(correct, n).proportion_ci(method="wilson")
+        ours = wilson(correct, n)
+        assert (ours.low, ours.high) == (pytest.approx(theirs.low, abs=1e-9), pytest.approx(theirs.high, abs=1e-9))
+
+    @given(st.integers(0, 60), st.integers(0, 60))
+    @settings(max_examples=50, deadline=None)
+    def test_mcnemar_is_the_binomial_test(self, b: int, c: int) -> None:
+        first = np.array([True] * b + [False] * c + [True] * 5, dtype=bool)
+        second = np.array([False] * b + [True] * c + [True] * 5, dtype=bool)
+        found = paired(first, second)
+        assert (found.only_first, found.only_second) == (b, c)
+        expected = scipy.stats.binomtest(b, b + c).pvalue if b + c else 1.0
+        assert found.p_value == pytest.approx(expected)
+        assert found.difference == pytest.approx((c - b) / (b + c + 5))
+
+    def test_the_interval_of_the_difference_covers(self) -> None:
+        """Simulated: 95 % of 2000 intervals of 200 pairs hold the true difference; three standard errors are 1.5 %."""
+        rng = np.random.default_rng(0)
+        shares, hits = [0.6, 0.12, 0.2, 0.08], 0  # both right, only first, only second, none
+        for draw in rng.choice(4, size=(2000, 200), p=shares):
+            found = paired(np.isin(draw, (0, 1)), np.isin(draw, (0, 2)))
+            hits += found.interval.low <= 0.08 <= found.interval.high
+        assert 0.935 < hits / 2000 < 0.975
+
+
+class TestMistakes:
+    def test_the_most_confident_come_first(self) -> None:
+        names = [f"{i}.png" for i in range(400)]
+        found = mistakes(PROBABILITIES, LABELS, NAMES, names)
+        assert len(found) == (PROBABILITIES.argmax(axis=1) != LABELS).sum()
+        assert [m.probability for m in found] == sorted((m.probability for m in found), reverse=True)
+        first = int(found[0].name.removesuffix(".png"))
+        assert (found[0].true, found[0].predicted) == (NAMES[LABELS[first]], NAMES[PROBABILITIES[first].argmax()])
+
+    def test_pairs_count_the_confusion(self) -> None:
+        pairs = confused_pairs(PROBABILITIES, LABELS, NAMES, [str(i) for i in range(400)])
+        confusion = np.array(measure(PROBABILITIES, LABELS, NAMES).confusion)
+        off = confusion - np.diag(np.diag(confusion))
+        assert sum(pair.n for pair in pairs) == off.sum()
+        assert pairs[0].n == off.max() == len(pairs[0].names)
