@@ -185,7 +185,7 @@ def _two_sided(fewer: int, n: int) -> float:
     for i in range(fewer):
         term = term * (n - i) // (i + 1)
         tail += term
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1.0, 2 * tail / 2**n))
 
 
 def _check(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -> tuple[int, int]:

@@ -92,14 +92,14 @@ def resize(
 
 def measure(patches: Tensor, grid: Size) -> Positions:
     """Similarities of the position embeddings `patches` (h·w, D) on `grid`."""
-    tiles = F.normalize(patches.double(), dim=1).unflatten(0, grid)  # (h, w, D)
+    tiles = F.normalize(patches.double(), dim=1).view(*grid, -1)  # (h, w, D)
 
     def cosines(rows: int, columns: int) -> list[float]:
         h, w = grid
         if rows >= h or columns >= w:
             return []
         pairs = (tiles[rows:, columns:] * tiles[: h - rows, : w - columns]).sum(dim=-1)
-        return pairs.flatten().tolist()  # type: ignore[no-any-return]
+        return pairs.flatten().tolist()
 
     near = cosines(0, 1) + cosines(1, 0)
     far = (cosines(0, grid[1] // 2) if grid[1] > 2 else []) + (cosines(grid[0] // 2, 0) if grid[0] > 2 else [])

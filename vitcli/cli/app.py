@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import evaluate, export, finetune, models, predict, push, resize_posemb, train
+from vitcli.cli import check, evaluate, export, finetune, models, predict, push, resize_posemb, train
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
 
 
@@ -79,6 +79,7 @@ def _root(
 
 
 app.command()(predict.predict)
+app.command()(check.check)
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)

@@ -66,7 +66,7 @@ class Evaluating:
         models = [self._load(name) for name in names]
         splits, scored = self._open(())
         first, second = (self._evaluate(model, splits, scored) for model in models)
-        result = compare(first, second, splits.named[scored].labels, splits.classes)
+        result = compare(first, second, splits.named[scored].labels.tolist(), splits.classes)
         output.comparison(self.form, result, self._described(splits, scored))
         return _report(dict.fromkeys((*first.failed, *second.failed)))
 

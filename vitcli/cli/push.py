@@ -44,7 +44,7 @@ def push(
             )
         license = typer.prompt("Licence of the weights (apache-2.0, mit, cc-by-4.0, …)", err=True)
     upload = plan(source, repo, license)
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -113,7 +113,7 @@ def _report(resized: "Resized", source: "Checkpoint", folder: Path) -> dict[str,
     """What --json prints."""
 
     def positions(found: "Positions | None") -> dict[str, Any] | None:
-        return found and {"grid": list(found.grid), "neighbours": found.neighbours, "far": found.far}
+        return None if found is None else {"grid": list(found.grid), "neighbours": found.neighbours, "far": found.far}
 
     before = source.vit
     assert before is not None

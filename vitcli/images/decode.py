@@ -106,6 +106,35 @@ def decode(
             raise ImageError(f"{name} is damaged: {safe(error) or type(error).__name__}") from error
 
 
+def oddities(path: Path) -> tuple[str, ...]:
+    """What may surprise in a readable image, from its header: "turned by EXIF", "16-bit", "transparent", "animated".
+
+    Raises ImageError when even that cannot be read.
+    """
+    name = safe(path)
+    with _open_regular(path, name) as file:
+        try:
+            image = _opener(file, name)(file)
+            found = [
+                ("turned by EXIF", _orientation(image) != 1),
+                ("16-bit", image.mode in ("I", "F") or image.mode.startswith("I;16")),
+                ("transparent", image.has_transparency_data),
+                ("animated", _moves(image)),
+            ]
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(f"{name} is damaged: {safe(error) or type(error).__name__}") from error
+    return tuple(what for what, is_so in found if is_so)
+
+
+def _moves(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a second frame that is damaged does not matter
+        return False
+
+
 def _open_regular(path: Path, name: str) -> IO[bytes]:
     """The file at `path`, opened without ever waiting for a pipe or a device."""
     try:

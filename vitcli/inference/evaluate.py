@@ -56,7 +56,7 @@ class Evaluation:
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         """(N,)"""
-        return self.probabilities.argmax(axis=1) == self.labels
+        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
 
 
 def evaluate(

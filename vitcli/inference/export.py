@@ -120,7 +120,7 @@ def _onnx(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images})[0]  # type: ignore[no-any-return]
+    return lambda images: session.run(None, {INPUT: images})[0]
 
 
 def _openvino(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Run:
@@ -137,7 +137,7 @@ def _openvino(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], optio
         openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
     # As exact as it gets: on a CPU with bfloat16 it would use that.
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: compiled([images])[0]  # type: ignore[no-any-return]
+    return lambda images: compiled([images])[0]
 
 
 def _torch(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Run:

@@ -104,7 +104,7 @@ class Linear:
 
     def predict(self, x: npt.NDArray[np.float32]) -> Labels:
         """Features (M, D) → classes (M,)."""
-        return (_design(x, self.mean, self.std) @ self.weight).argmax(axis=1)
+        return np.asarray((_design(x, self.mean, self.std) @ self.weight).argmax(axis=1))
 
 
 def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
@@ -112,14 +112,15 @@ def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
 
     With the smaller of the two matrices: (XᵀX + L2)⁻¹XᵀY, or the same as Xᵀ(XXᵀ + L2)⁻¹Y when N < D + 1.
     """
-    mean, std = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64) + STD_EPS
+    mean: Matrix = x.mean(axis=0, dtype=np.float64)
+    std: Matrix = x.std(axis=0, dtype=np.float64) + STD_EPS
     design = _design(x, mean, std)  # (N, D + 1)
     target = 2.0 * np.eye(classes)[labels] - 1.0  # (N, K)
     if len(design) >= design.shape[1]:
         gram = design.T @ design + L2 * np.eye(design.shape[1])
-        return Linear(mean, std, np.linalg.solve(gram, design.T @ target))
+        return Linear(mean, std, np.asarray(np.linalg.solve(gram, design.T @ target), np.float64))
     kernel = design @ design.T + L2 * np.eye(len(design))
-    return Linear(mean, std, design.T @ np.linalg.solve(kernel, target))
+    return Linear(mean, std, np.asarray(design.T @ np.linalg.solve(kernel, target), np.float64))
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:

@@ -6,6 +6,7 @@ Knows no models. Reading is `data.sources`'; what it demands for training (image
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from vitcli.data.samples import Samples, Split, Splits
 from vitcli.data.sources import open_data, read_splits
@@ -28,7 +29,7 @@ def open_splits(path: str | Path, wanted: Collection[Split] = ()) -> Splits:
         if data.test is not None:
             named["test"] = data.test
         note = f"val: {len(data.val)} of {len(data.train) + len(data.val)} training images, those of `vit train`"
-        found = replace(found, named=named, notes=(*found.notes, f"{note} with its defaults"))
+        found = replace(found, named=cast(Any, named), notes=(*found.notes, f"{note} with its defaults"))
     for split in wanted:
         if split not in found.named:
             raise DataError(f"{safe(path)} has no {split} split, only {', '.join(found.named)}")

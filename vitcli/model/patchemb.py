@@ -25,7 +25,8 @@ def resample_patch_embed(weight: Tensor, target: Size) -> Tensor:
     resize = resize_matrix(source, target)  # (p'q', pq): new patch = resize · old patch
     back = torch.linalg.pinv(resize.T)  # (p'q', pq)
     filters = weight.flatten(2).double()  # (D, C, pq)
-    return (filters @ back.T).unflatten(2, target).to(weight.dtype)
+    resized: Tensor = filters @ back.T
+    return resized.view(*weight.shape[:2], *target).to(weight.dtype)
 
 
 def resize_matrix(source: Size, target: Size) -> Tensor:

@@ -57,7 +57,7 @@ def curves_figure(panels: Sequence[tuple[str, Mapping[str, Curve]]], x_label: st
         for axes, (label, curves) in zip(
             np.atleast_1d(drawing.subplots(1, len(panels))),
             panels,
-            strict=True,  # type: ignore[arg-type]
+            strict=True,
         ):
             for colour, (name, (x, y)) in zip(COLOURS, curves.items(), strict=False):
                 dots = "o" if len(x) <= 30 else None

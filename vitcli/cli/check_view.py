@@ -1,0 +1,65 @@
+"""What `vit check` found, as tables for people."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.text import Text
+
+from vitcli.cli.console import row, stderr, stdout, table
+from vitcli.data.check import Report
+from vitcli.data.samples import Progress
+from vitcli.text import safe
+
+CLASSES_SHOWN = 40
+INDENT = " " * 8
+
+
+def show(report: Report) -> None:
+    console = stdout()
+    splits = [split for split in ("train", "val", "test") if split in report.counts]
+    counts = table("class", *splits, right=tuple(splits))
+    for i, name in enumerate(report.classes[:CLASSES_SHOWN]):
+        row(counts, name, *(report.counts[split][i] for split in splits))
+    if len(report.classes) > CLASSES_SHOWN:
+        row(counts, f"{len(report.classes) - CLASSES_SHOWN} more classes", *("…" for _ in splits), style="dim")
+    row(counts, "all", *(sum(report.counts[split]) for split in splits), style="bold")
+    console.print(counts)
+    console.print()
+    if report.sizes:
+        low_w, high_w, low_h, high_h = report.sizes
+        console.print(Text(f"sizes   {_range(low_w, high_w)} wide, {_range(low_h, high_h)} high, in pixels"))
+    for line in report.notes:
+        console.print(Text(f"note    {safe(line, None)}"))
+    if not report.findings:
+        console.print(Text("nothing found that would spoil a measurement, and nothing odd", style="green"))
+    for finding in report.findings:
+        spoils = finding.grade == "spoils a measurement"
+        console.print()
+        console.print(
+            Text.assemble(
+                (f"{'SPOILS' if spoils else 'note  '}  ", "red" if spoils else "dim"), safe(finding.what, None)
+            )
+        )
+        console.print(Text(f"{INDENT}→ {finding.advice}"))
+        for example in finding.examples:
+            console.print(Text(f"{INDENT}{safe(example, None)}", style="dim"))
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+@contextmanager
+def progress() -> Iterator[Progress | None]:
+    """A bar on standard error while there is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=stderr(),
+              transient=True) as bars:  # fmt: skip
+        task = bars.add_task("")
+        yield lambda done, total: bars.update(task, completed=done, total=total)
