@@ -145,7 +145,7 @@ def test_resampling_happens_when_asked_and_is_said(tmp_path: Path) -> None:
     checkpoint = resolve(str(tmp_path))
     said: list[str] = []
     larger = load_model(checkpoint, img_size=(96, 64), say=said.append)
-    assert said == ["position embedding resampled from 4×4 to 6×4 patches"]
+    assert said == ["position embedding resampled from 4×4 to 6×4 patches (kernel timm)"]
     assert larger.config.img_size == (96, 64)
     assert model.pos_embed is not None
     assert larger.pos_embed is not None

@@ -214,11 +214,12 @@ class TestTrain:
         assert result.stderr.startswith("error: ")
 
     def test_options_reach_the_recipe(self) -> None:
-        settings = train_command._settings(
-            lambda *args: args, "d", None, None, {"lr": 0.5}, {"img_size": [8, 8]}, ["mixup=0.7", "depth=3"], 0.1
+        architecture, model_args, recipe = train_command._model_and_recipe(
+            None, None, {"lr": 0.5}, {"img_size": [8, 8]}, {"mixup": 0.7, "depth": 3}
         )
-        assert settings[1] == {"depth": 3, "img_size": [8, 8]}
-        assert (settings[3].lr, settings[3].mixup, settings[3].epochs) == (0.5, 0.7, Recipe().epochs)
+        assert architecture == train_command.DEFAULT_ARCHITECTURE
+        assert model_args == {"depth": 3, "img_size": [8, 8]}
+        assert (recipe.lr, recipe.mixup, recipe.epochs) == (0.5, 0.7, Recipe().epochs)
 
 
 def test_half_blocks_carry_two_pixels_each() -> None:

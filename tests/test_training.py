@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vitcli.data.sources import open_data
 from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
+from vitcli.images.preprocess import Preprocess
 from vitcli.training import train as training
-from vitcli.training.augment import shifted
+from vitcli.training.augment import shifted, training_transform
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.distributed import World
 from vitcli.training.evaluation import evaluate
@@ -363,6 +365,16 @@ class TestAugmentation:
         sums = {int(shifted(image, 2).sum()) for _ in range(50)}
         assert max(sums) == image.sum()  # not moved at all, once in 25
         assert min(sums) == 7 * 3 * (6 - 2) * (8 - 2)
+
+    def test_every_randaugment_step_at_every_magnitude(self) -> None:
+        """Timm asks Pillow for an image of 0 bits a channel at magnitude 10, which is refused."""
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+        preprocess = Preprocess((16, 16))
+        for magnitude in range(11):
+            recipe = replace(RECIPE, randaugment=f"rand-m{magnitude}-n2-inc1", crop_scale=1.0)
+            augment = training_transform(recipe, preprocess)
+            for _ in range(40):  # of 15 steps, 2 at a time
+                assert augment(image).shape == (3, 16, 16)
 
     def test_keys_differ(self) -> None:
         keys = {key(seed, what, i) for seed in range(5) for what in ("order", "augment", "pass") for i in range(50)}

@@ -17,7 +17,7 @@ INDENT = " " * 8
 
 def show(report: Report) -> None:
     console = stdout()
-    splits = [split for split in ("train", "val", "test") if split in report.counts]
+    splits = list(report.counts)
     counts = table("class", *splits, right=tuple(splits))
     for i, name in enumerate(report.classes[:CLASSES_SHOWN]):
         row(counts, name, *(report.counts[split][i] for split in splits))

@@ -6,6 +6,7 @@ library's cost more than a tenth of the training step. Everything draws from the
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from vitcli.images.preprocess import Preprocess
 from vitcli.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from timm.data.auto_augment import RandAugment
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, C)
 Transform = Callable[[Image.Image], Tensor]
@@ -35,7 +39,7 @@ def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
     if recipe.randaugment:
         fill = tuple(min(255, round(255 * mean)) for mean in preprocess.mean)
         hyper = {"img_mean": fill, "translate_const": int(width * 0.45)}
-        on_image.append(rand_augment_transform(recipe.randaugment, hyper))
+        on_image.append(_posterizing(rand_augment_transform(recipe.randaugment, hyper)))
 
     def transform(image: Image.Image) -> Tensor:
         for step in on_image:
@@ -50,6 +54,16 @@ def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     return transform
+
+
+def _posterizing(augment: "RandAugment") -> "RandAugment":
+    """Keep at least one bit: at the highest magnitude timm 1.0.31 asks for none, which Pillow 13 refuses."""
+    from timm.data.auto_augment import posterize
+
+    for op in augment.ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = lambda image, bits, **_: posterize(image, max(bits, 1))
+    return augment
 
 
 def shifted(pixels: Pixels, most: int) -> Pixels:

@@ -126,15 +126,28 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
 
 
+_LOCKED: set[Path] = set()  # by this process, which its own lock would not keep out
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against a second run in it. The lock dies with the process, however it dies."""
+    """Holds the folder against a second run in it. The lock dies with the process, however it dies.
+
+    A POSIX lock, which forked children do not inherit: data workers outlive a killed trainer by seconds.
+    """
+    place = folder.resolve()
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if place in _LOCKED:
+                raise BlockingIOError
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(f"another run is at work in {safe(folder)}; wait for it or choose another --out") from None
-        yield
+        _LOCKED.add(place)
+        try:
+            yield
+        finally:
+            _LOCKED.discard(place)
 
 
 def disk_free(folder: Path) -> int:
