@@ -20,7 +20,8 @@ signal after saving · 130 Ctrl-C. `VIT_DEBUG=1` shows the traceback behind a on
 
 
 def command_names() -> list[str]:
-    return [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    return [name.replace("_", "-") for name in names]
 
 
 def reference() -> str:
