@@ -353,6 +353,25 @@ class TestRecipe:
         with pytest.raises(UsageError, match=message):
             override(Recipe(), changes, "test")
 
+    @pytest.mark.parametrize(
+        ("changes", "micro"),
+        [
+            ({"batch_size": 96}, 48),
+            ({"batch_size": 10}, 10),
+            ({"batch_size": 102}, 34),  # 51 divides it too, and pairs nothing
+            ({"batch_size": 102, "mixup": 0.0}, 51),
+            ({"batch_size": 512}, 64),
+            ({"batch_size": 96, "micro_batch": 12}, 12),
+        ],
+    )
+    def test_a_batch_size_brings_its_micro_batch(self, changes: dict[str, object], micro: int) -> None:
+        recipe = override(Recipe(), changes, "test")
+        assert (recipe.batch_size, recipe.micro_batch) == (changes["batch_size"], micro)
+
+    def test_an_odd_batch_has_no_pairs(self) -> None:
+        with pytest.raises(UsageError, match="choose an even batch size, or set both to 0"):
+            override(Recipe(), {"batch_size": 75}, "test")
+
     def test_unknown_recipe(self) -> None:
         with pytest.raises(UsageError, match="Did you mean 'paper'"):
             load_recipe("papr")

@@ -140,6 +140,4 @@ def _recipe(name: str | None, changes: dict[str, Any], assignments: dict[str, An
         of_recipe["steps"] = 0  # epochs were asked for
     if "lr" in {**of_recipe, **changes} and "lrs" not in of_recipe:
         of_recipe["lrs"] = []  # this one, no search
-    if "batch_size" in changes and "micro_batch" not in of_recipe:
-        of_recipe["micro_batch"] = next(n for n in range(loaded.micro_batch, 0, -1) if changes["batch_size"] % n == 0)
     return override(loaded, {**of_recipe, **changes}, "options")

@@ -77,7 +77,10 @@ class Recipe:
         if self.batch_size % self.micro_batch:
             raise UsageError(f"recipe: micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
         if (self.mixup or self.cutmix) and self.micro_batch % 2:
-            raise UsageError(f"recipe: mixup and cutmix pair images, so micro_batch {self.micro_batch} must be even")
+            raise UsageError(
+                f"recipe: mixup and cutmix pair images, so micro_batch {self.micro_batch} must be even: "
+                "choose an even batch size, or set both to 0"
+            )
 
     def total_steps(self, steps_per_epoch: int) -> int:
         return self.steps or max(1, round(self.epochs * steps_per_epoch))
@@ -134,7 +137,10 @@ def small_images(recipe: Recipe, side: int) -> Recipe:
 
 
 def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
-    """`recipe` with `changes`, each checked for name and type. Raises UsageError."""
+    """`recipe` with `changes`, each checked for name and type. Raises UsageError.
+
+    A batch size that comes without a micro-batch gets the largest one that divides it and is no larger than `recipe`'s.
+    """
     types = {field.name: type(getattr(recipe, field.name)) for field in fields(recipe)}
     converted = {}
     for name, value in changes.items():
@@ -148,7 +154,16 @@ def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
         if not isinstance(value, expected):
             raise UsageError(f"{safe(source)}: {name} = {safe(value)} should be of type {expected.__name__}")
         converted[name] = value
+    if "batch_size" in converted and "micro_batch" not in converted:
+        converted["micro_batch"] = _micro_batch(recipe, converted)
     return replace(recipe, **converted)
+
+
+def _micro_batch(recipe: Recipe, changes: dict[str, Any]) -> int:
+    """The largest divisor of the changed batch size up to `recipe.micro_batch`; an even one where images are paired."""
+    divisors = [n for n in range(recipe.micro_batch, 0, -1) if changes["batch_size"] % n == 0]
+    paired = changes.get("mixup", recipe.mixup) or changes.get("cutmix", recipe.cutmix)
+    return next((n for n in divisors if n % 2 == 0), divisors[0]) if paired else divisors[0]
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
