@@ -39,6 +39,11 @@ def test_a_prediction_on_the_cpu_never_imports_torch() -> None:
     )
 
 
+@pytest.mark.parametrize("more", [[], ["--weights"]], ids=str)
+def test_what_a_model_is_is_told_without_torch(more: list[str]) -> None:
+    assert imported_by("inspect", *more) & (HEAVY | {"huggingface_hub", "onnx", "matplotlib"}) == set()
+
+
 def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
     heavy = PROBE.replace("    main()", "    import numpy; main()")

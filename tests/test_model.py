@@ -185,7 +185,9 @@ def test_attention_weights(settings: dict[str, object]) -> None:
     assert weights.shape == (2, 2, 7, 7)
     assert_close(weights.sum(dim=-1), torch.ones(2, 2, 7))
     assert weights.std() > 0.05, "even weights would prove nothing"
-    assert_close(block.attn.gather(z, weights), block.attn(z))
+    taken = []
+    assert_close(block.attn.watched(z, lambda _, one: taken.append(one.clone())), block.attn(z))
+    assert_close(torch.stack(taken), weights)
     assert_close(block.attn(z, queries=3), block.attn(z)[:, :3])
 
 

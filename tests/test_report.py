@@ -16,6 +16,8 @@ from PIL import Image
 from vitcli.errors import ImageError, UsageError
 from vitcli.metrics import measure, mistakes
 from vitcli.report.figures import (
+    CELL,
+    GAP,
     confusion_figure,
     curves_figure,
     reliability_figure,
@@ -201,12 +203,13 @@ class TestFigures:
 
     def test_similarity_tiles(self) -> None:
         patches = np.eye(6, dtype=np.float32)
-        cells = similarity_figure([(patches, (2, 3))], ["x"]).axes[:6]
-        for i, cell in enumerate(cells):
-            tile = np.asarray(cell.images[0].get_array())
-            assert tile.shape == (2, 3)
+        sheet = np.ma.filled(similarity_figure([(patches, (2, 3))], ["x"]).axes[0].images[0].get_array(), np.nan)
+        for i, (row, column) in enumerate(np.ndindex(2, 3)):
+            high, wide = 2 * CELL + GAP, 3 * CELL + GAP
+            tile = sheet[row * high :, column * wide :][: 2 * CELL : CELL, : 3 * CELL : CELL]
             assert tile.flat[i] == 1
             assert tile.sum() == 1
+            assert np.isnan(sheet[2 * CELL]).all()  # the gap
 
     def test_hostile_labels_are_drawn_as_text(self) -> None:
         drawn = svg(confusion_figure([[1, 0], [0, 1]], [HOSTILE, "$\\frac{$"]))

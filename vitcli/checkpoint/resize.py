@@ -41,7 +41,7 @@ class Resized:
     after: Positions | None
     round_trip: float | None  # ‖there and back − original‖ / ‖original‖ of the patches' embeddings
     patch_before: Size
-    tiles: tuple[Tensor, Tensor] | None  # patches' embeddings (h·w, D) before and after, for pictures
+    tiles: tuple[Tensor, Tensor] | None  # cosines (h·w, h·w) of the patches' embeddings before and after, for pictures
 
 
 def resize(
@@ -84,25 +84,31 @@ def resize(
         before, after = measure(pos[0, prefix:], source), measure(new[0, prefix:], target.grid)
         original = pos[:, prefix:]
         round_trip = float((back[:, prefix:] - original).norm() / original.norm().clamp(min=1e-12))
-        tiles = pos[0, prefix:], new[0, prefix:]
+        tiles = cosines(pos[0, prefix:]), cosines(new[0, prefix:])
         tensors["pos_embed"] = new
     preprocess = replace(checkpoint.preprocess, size=target.img_size)
     return Resized(build(target, tensors), preprocess, kernel, before, after, round_trip, vit.patch_size, tiles)
+
+
+def cosines(patches: Tensor) -> Tensor:
+    """Cosine similarity of every two position embeddings (h·w, D), (h·w, h·w) in float64."""
+    unit = F.normalize(patches.double(), dim=1)
+    return unit @ unit.T
 
 
 def measure(patches: Tensor, grid: Size) -> Positions:
     """Similarities of the position embeddings `patches` (h·w, D) on `grid`."""
     tiles = F.normalize(patches.double(), dim=1).view(*grid, -1)  # (h, w, D)
 
-    def cosines(rows: int, columns: int) -> list[float]:
+    def apart(rows: int, columns: int) -> list[float]:
         h, w = grid
         if rows >= h or columns >= w:
             return []
         pairs = (tiles[rows:, columns:] * tiles[: h - rows, : w - columns]).sum(dim=-1)
         return pairs.flatten().tolist()
 
-    near = cosines(0, 1) + cosines(1, 0)
-    far = (cosines(0, grid[1] // 2) if grid[1] > 2 else []) + (cosines(grid[0] // 2, 0) if grid[0] > 2 else [])
+    near = apart(0, 1) + apart(1, 0)
+    far = (apart(0, grid[1] // 2) if grid[1] > 2 else []) + (apart(grid[0] // 2, 0) if grid[0] > 2 else [])
     return Positions(grid, sum(near) / len(near) if near else None, sum(far) / len(far) if far else None)
 
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import check, evaluate, export, finetune, models, predict, push, resize_posemb, train
+from vitcli.cli import check, convert, evaluate, export, finetune, inspect, models, predict, push, resize_posemb, train
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
+from vitcli.text import safe
 
 
 class Boundary(TyperGroup):
@@ -40,7 +41,7 @@ class Boundary(TyperGroup):
         except OSError as error:
             if os.environ.get("VIT_DEBUG") or (error.filename is None and error.errno is None):
                 raise
-            where = f"{error.filename}: " if error.filename else ""
+            where = f"{safe(error.filename)}: " if error.filename else ""
             _say(f"error: {where}{error.strerror}")
             raise typer.Exit(EXIT_FAILED) from error
 
@@ -83,7 +84,9 @@ app.command()(check.check)
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
+app.command()(inspect.inspect)
 app.command()(resize_posemb.resize_posemb)
+app.command()(convert.convert)
 app.command()(export.export)
 app.command()(push.push)
 app.command()(models.models)

@@ -19,7 +19,8 @@ def check(data: DataArg, near: NearOpt = True, json: JsonOpt = False) -> None:
     Exit code 3 when something would spoil a measurement.
     """
     from vitcli.cli import console
-    from vitcli.cli.check_view import progress, show
+    from vitcli.cli.check_view import show
+    from vitcli.cli.progress import progress
     from vitcli.data.check import check as look
 
     with progress() as bar:

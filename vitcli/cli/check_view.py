@@ -1,14 +1,9 @@
 """What `vit check` found, as tables for people."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from rich.text import Text
 
-from vitcli.cli.console import row, stderr, stdout, table
+from vitcli.cli.console import row, stdout, table
 from vitcli.data.check import Report
-from vitcli.data.samples import Progress
 from vitcli.text import safe
 
 CLASSES_SHOWN = 40
@@ -48,18 +43,3 @@ def show(report: Report) -> None:
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
-
-
-@contextmanager
-def progress() -> Iterator[Progress | None]:
-    """A bar on standard error while there is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    with Bars(BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=stderr(),
-              transient=True) as bars:  # fmt: skip
-        task = bars.add_task("")
-        yield lambda done, total: bars.update(task, completed=done, total=total)

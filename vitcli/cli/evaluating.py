@@ -1,8 +1,6 @@
 """What `vit evaluate` does, one method a mode: open model and data, work with progress, hand the result to the view."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import evaluation_output as output
 from vitcli.cli.console import note
-from vitcli.data.samples import Progress, Samples, Split, Splits
+from vitcli.cli.progress import progress
+from vitcli.data.samples import Samples, Split, Splits
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.calibrate import check_writable, fit_temperature, store_temperature
 from vitcli.inference.compare import compare
@@ -78,7 +77,7 @@ class Evaluating:
             splits, scored = self._open(("train", "val"))
         if scored == "train":
             raise UsageError("--few-shot learns from train, so that split cannot be scored: --split test or val")
-        with _progress("features") as progress:
+        with progress("features") as bar:
             result = few_shot(
                 stream,
                 splits.classes,
@@ -87,7 +86,7 @@ class Evaluating:
                 numbers,
                 seeds=seeds,
                 batch_size=self.scoring["batch_size"],
-                progress=progress,
+                progress=bar,
             )
         output.few_shot(self.form, result, self._described(splits, scored))
         return _report(result.failed)
@@ -106,8 +105,8 @@ class Evaluating:
         samples: Samples = splits.named[split]
         if not len(samples):
             raise DataError(f"the {split} split of {safe(splits.root)} holds no images")
-        with _progress(safe(model.checkpoint.name, 30)) as progress:
-            result = evaluate(model, samples, splits.classes, progress=progress, **self.scoring)
+        with progress(safe(model.checkpoint.name, 30)) as bar:
+            result = evaluate(model, samples, splits.classes, progress=bar, **self.scoring)
         for line in result.notes if say else ():
             note(line)
         trained_on = model.checkpoint.extra.get("provenance", {}).get("data")
@@ -169,20 +168,3 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--few-shot {safe(text)}: write images a class, such as 1,5,10,25") from None
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Progress | None]:
-    """A bar on standard error while there is a terminal, gone when the work is done."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    from vitcli.cli.console import stderr
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
-    with Bars(*columns, TimeRemainingColumn(compact=True), console=stderr(), transient=True) as bars:
-        task = bars.add_task(name)
-        yield lambda done, total: bars.update(task, completed=done, total=total)

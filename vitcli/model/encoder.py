@@ -7,11 +7,15 @@ Module and parameter names are timm's, so that state dicts fit. Knows tokens, no
 Legend: B batch, N tokens, M queries (M ≤ N), D width, n heads, d width of a head.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.model.config import Activation, ViTConfig
+
+Watch = Callable[[int, Tensor], None]  # index in the batch, attention weights (n, N, N)
 
 
 class QuickGELU(nn.Module):
@@ -82,9 +86,22 @@ class Attention(nn.Module):
         q, k, _ = self._heads(x)
         return ((q * self.head_dim**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # type: ignore[no-any-return]
 
-    def gather(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The output (B, N, D) that attention `weights` (B, n, N, N) give for input `x`: `forward`, taken apart."""
-        return self._project(weights @ self._heads(x)[2])
+    @torch.no_grad()
+    def watched(self, x: Tensor, watch: Watch) -> Tensor:
+        """`forward`, image by image: the weights (n, N, N) of each are shown to `watch(image, weights)` and then used.
+
+        One buffer serves all images, so `watch` must copy what it wants to keep, and the memory is that of one image.
+        """
+        q, k, v = self._heads(x)
+        q = q * self.head_dim**-0.5
+        gathered = torch.empty_like(q)
+        weights = x.new_empty(self.num_heads, x.shape[1], x.shape[1])
+        for image in range(len(x)):
+            torch.bmm(q[image], k[image].transpose(-2, -1), out=weights)
+            torch.softmax(weights, dim=-1, out=weights)
+            watch(image, weights)
+            gathered[image] = weights @ v[image]
+        return self._project(gathered)
 
     def _heads(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, n, M, d), k and v (B, n, N, d)."""
@@ -154,7 +171,12 @@ class Block(nn.Module):
         self.ls2 = LayerScale(D, config.init_values) if config.init_values else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
-        """Tokens (B, N, D) → (B, M, D): the first `queries` tokens after this block (all tokens when None)."""
-        x = x[:, :queries] + self.drop_path(self.ls1(self.attn(self.norm1(x), queries)))
+    def forward(self, x: Tensor, queries: int | None = None, watch: Watch | None = None) -> Tensor:
+        """Tokens (B, N, D) → (B, M, D): the first `queries` tokens after this block (all tokens when None).
+
+        `watch` is shown the attention weights (`Attention.watched`); all tokens are then computed.
+        """
+        y = self.norm1(x)
+        y = self.attn.watched(y, watch) if watch else self.attn(y, queries)
+        x = x[:, :queries] + self.drop_path(self.ls1(y))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # type: ignore[no-any-return]

@@ -113,10 +113,8 @@ def reliability_figure(bins: Sequence[tuple[float, float, int, float | None]]) -
     return drawing
 
 
-def similarity_figure(
-    panels: Sequence[tuple[npt.NDArray[np.float32], tuple[int, int]]], titles: Sequence[str]
-) -> "Figure":
-    """Position embeddings (h·w, D) on their grids (h, w): a tile a position, its cosine similarity with all others.
+def similarity_figure(panels: Sequence[tuple[npt.NDArray[Any], tuple[int, int]]], titles: Sequence[str]) -> "Figure":
+    """Cosines (h·w, h·w) of position embeddings on grids (h, w): a tile a position, its similarity with all others.
 
     Figure 7 (centre) of the paper. On grids of more than ten rows or columns every second, third, … tile is shown.
     """
@@ -125,27 +123,44 @@ def similarity_figure(
     drawing = figure(WIDE if len(panels) > 1 else COLUMN, 3.4)
     with rc_context(STYLE):
         parts = drawing.subfigures(1, len(panels), squeeze=False)[0]
-        for part, (patches, grid), title in zip(parts, panels, titles, strict=True):
-            unit = patches / np.maximum(np.linalg.norm(patches, axis=1, keepdims=True), 1e-12)
-            tiles = (unit @ unit.T).reshape(*grid, *grid)  # (row, column) of the tile, then of what it is compared with
-            rows, columns = (list(range(0, n, -(-n // 10))) for n in grid)
-            axes = part.subplots(len(rows), len(columns), squeeze=False)
-            for i, row in enumerate(rows):
-                for j, column in enumerate(columns):
-                    cell = axes[i, j]
-                    image = cell.imshow(tiles[row, column], cmap="viridis", vmin=-1, vmax=1, aspect="auto")
-                    cell.set(xticks=[], yticks=[])
-                    for spine in cell.spines.values():
-                        spine.set_visible(False)
-                    if i == len(rows) - 1:
-                        cell.set_xlabel(str(column + 1), fontsize=6)
-                    if j == 0:
-                        cell.set_ylabel(str(row + 1), fontsize=6, rotation=0, ha="right", va="center")
-            part.suptitle(f"{title}: {grid[0]}×{grid[1]} patches", fontsize=8)
-            part.supxlabel("patch column", fontsize=8)
-            part.supylabel("patch row", fontsize=8)
-        drawing.colorbar(image, ax=axes.ravel().tolist(), label="cosine similarity")
+        for part, (cosines, grid), title in zip(parts, panels, titles, strict=True):
+            draw_similarity(part, cosines, grid, f"{title}: {grid[0]}×{grid[1]} patches")
     return drawing
+
+
+def draw_similarity(part: Any, cosines: npt.NDArray[Any], grid: tuple[int, int], title: str) -> None:
+    """The tiles of `similarity_figure` in one part of a figure."""
+    rows, columns = (list(range(0, n, -(-n // 10))) for n in grid)
+    tiles = cosines.reshape(*grid, *grid)[np.ix_(rows, columns)]  # (row, column) of the tile, then of the other patch
+    axes = part.subplots()
+    sheet = mosaic(tiles)
+    image = axes.imshow(sheet, cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+    for places, numbers, set_ticks in (
+        (sheet.shape[0], rows, axes.set_yticks),
+        (sheet.shape[1], columns, axes.set_xticks),
+    ):
+        step = (places + GAP) / len(numbers)
+        set_ticks([i * step + (step - GAP - 1) / 2 for i in range(len(numbers))], [str(n + 1) for n in numbers])
+    axes.tick_params(length=0, labelsize=6)
+    axes.spines[:].set_visible(False)
+    axes.set(xlabel="patch column", ylabel="patch row", title=title)
+    part.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
+
+
+GAP = 4  # cells between the tiles of a mosaic, whose every value is `CELL` cells wide
+CELL = 6
+
+
+def mosaic(tiles: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Tiles (rows, columns, h, w, …) → one sheet, NaN between them."""
+    rows, columns, h, w = tiles.shape[:4]
+    high, wide = h * CELL + GAP, w * CELL + GAP
+    sheet = np.full((rows * high, columns * wide, *tiles.shape[4:]), np.nan)
+    for i in range(rows):
+        for j in range(columns):
+            large = tiles[i, j].repeat(CELL, axis=0).repeat(CELL, axis=1)
+            sheet[i * high : i * high + h * CELL, j * wide : j * wide + w * CELL] = large
+    return sheet[:-GAP, :-GAP]
 
 
 def svg(drawing: "Figure") -> str:

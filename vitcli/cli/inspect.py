@@ -1,0 +1,109 @@
+"""`vit inspect`: what a model is, and what it has learnt."""
+
+from typing import Annotated
+
+import typer
+
+from vitcli.cli.options import DeviceOpt, ImgSizeOpt, JsonOpt
+from vitcli.errors import EXIT_SOME_FAILED, UsageError
+
+COUNT = 128  # images, as in the paper
+
+ModelArg = Annotated[
+    str | None, typer.Argument(help="A checkpoint, as for vit predict -m; the default model when left out.")
+]
+WeightsOpt = Annotated[bool, typer.Option("--weights", help="Read the weights: SHA-256, statistics, NaN, dead heads.")]
+DistanceOpt = Annotated[
+    bool, typer.Option("--attention-distance", help="How far each head looks, in pixels (figure 7 right).")
+]
+FiltersOpt = Annotated[
+    bool, typer.Option("--filters", help="Principal components of the patch embedding (figure 7 left).")
+]
+PosembOpt = Annotated[bool, typer.Option("--posemb", help="Similarity of the position embeddings (figure 7 centre).")]
+RolloutOpt = Annotated[bool, typer.Option("--rollout", help="Attention through all layers, over the image (figure 6).")]
+AttentionOpt = Annotated[bool, typer.Option("--attention", help="The class token's attention, head by head.")]
+TokensOpt = Annotated[bool, typer.Option("--tokens", help="Norms of the tokens, and where artefacts sit.")]
+HeadsOpt = Annotated[
+    bool, typer.Option("--heads", help="Entropy, attention on prefix tokens, near-duplicates of each head.")
+]
+LensOpt = Annotated[bool, typer.Option("--logit-lens", help="What the head would say after each block.")]
+AllOpt = Annotated[bool, typer.Option("--all", help="All of these, figure 7 in one picture, and one HTML page.")]
+ImagesOpt = Annotated[
+    list[str] | None, typer.Option("--images", "-i", help="Files, folders, globs to look with; may be repeated.")
+]
+DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to draw images from, as for vit train.")]
+CountOpt = Annotated[int, typer.Option("--count", "-n", min=1, help="How many images at most.")]
+LayersOpt = Annotated[str | None, typer.Option("--layers", help="For --attention: 1,6,12 or all; the last by default.")]
+BeforeOpt = Annotated[str | None, typer.Option("--before", help="With --after: two checkpoints side by side.")]
+AfterOpt = Annotated[str | None, typer.Option("--after", help="The second of the two.")]
+FolderOpt = Annotated[
+    str | None, typer.Option("--out", "-o", help="Folder for figures, numbers and report.html; --all always has one.")
+]
+
+
+def inspect(
+    model: ModelArg = None,
+    weights: WeightsOpt = False,
+    attention_distance: DistanceOpt = False,
+    filters: FiltersOpt = False,
+    posemb: PosembOpt = False,
+    rollout: RolloutOpt = False,
+    attention: AttentionOpt = False,
+    tokens: TokensOpt = False,
+    heads: HeadsOpt = False,
+    logit_lens: LensOpt = False,
+    all_: AllOpt = False,
+    images: ImagesOpt = None,
+    data: DataOpt = None,
+    count: CountOpt = COUNT,
+    layers: LayersOpt = None,
+    img_size: ImgSizeOpt = None,
+    before: BeforeOpt = None,
+    after: AfterOpt = None,
+    out: FolderOpt = None,
+    json: JsonOpt = False,
+    device: DeviceOpt = None,
+) -> None:
+    """Show what a model is, and with the options below what it has learnt: the figures of the paper, and the numbers.
+
+    Without options only config and header are read. Images for the others: --images, --data, or a built-in set.
+    """
+    aspects = {
+        "attention-distance": attention_distance,
+        "filters": filters,
+        "posemb": posemb,
+        "rollout": rollout,
+        "attention": attention,
+        "tokens": tokens,
+        "heads": heads,
+        "logit-lens": logit_lens,
+    }
+    wanted = [name for name, asked in aspects.items() if asked or all_]
+    if (before is None) != (after is None):
+        raise UsageError("--before and --after go together")
+    if before and model:
+        raise UsageError("give one model, or two with --before and --after")
+    if images and data:
+        raise UsageError("--images and --data are two ways to say the same; give one")
+    if layers and "attention" not in wanted:
+        raise UsageError("--layers is for --attention; without it, it would change nothing")
+    names = {"before": before, "after": after} if before else {"": model}
+    if not wanted:
+        if useless := [o for o, v in {"--images": images, "--data": data, "--out": out, "--device": device,
+                                      "--img-size": img_size, "--before": before}.items() if v]:  # fmt: skip
+            raise UsageError(
+                f"say what to look at, such as --attention-distance or --all; {useless[0]} changes nothing"
+            )
+        from vitcli.cli.overview_view import show
+
+        show(model, weights=weights, json=json)
+        return
+    if weights:
+        raise UsageError("--weights goes with the overview; run it by itself")
+    from vitcli.cli.inspecting import Inspecting
+
+    inspecting = Inspecting(
+        names, wanted, images=images, data=data, count=count, layers=layers, img_size=img_size, device=device
+    )
+    if inspecting.run(out=out, make_folder=all_, json=json):
+        raise typer.Exit(EXIT_SOME_FAILED)

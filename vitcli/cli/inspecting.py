@@ -1,0 +1,151 @@
+"""What `vit inspect` does: open models and images, look, and show it as terminal, JSON or files."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.load import load_model
+from vitcli.checkpoint.resolve import resolve
+from vitcli.cli import inspection_view as view
+from vitcli.cli.console import note
+from vitcli.cli.exhibits import flow, heads, maps, parameters
+from vitcli.cli.exhibits.exhibit import Exhibit
+from vitcli.cli.inspection_files import write_folder
+from vitcli.cli.progress import progress
+from vitcli.cli.settings import size
+from vitcli.errors import UsageError, VitError
+from vitcli.images.preprocess import Preprocess
+from vitcli.inference.labelled import open_splits, scored_split
+from vitcli.inspection.images import Feed, Picture, built_in, from_files, from_samples
+from vitcli.inspection.look import Aspect, Seen, images_needed, look
+from vitcli.model.vit import VisionTransformer
+from vitcli.text import safe
+
+
+class Inspecting:
+    """One command on one model, or on two whose titles are the keys of `names`."""
+
+    def __init__(
+        self,
+        names: Mapping[str, str | None],
+        wanted: Sequence[str],
+        *,
+        images: list[str] | None,
+        data: str | None,
+        count: int,
+        layers: str | None,
+        img_size: str | None,
+        device: str | None,
+    ) -> None:
+        self.wanted = cast(Sequence[Aspect], wanted)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.layers, self.size = layers, size(img_size, "--img-size")
+        self.names = names
+        needed = images_needed(self.wanted, count)
+        self.pictures = _pictures(images, data, needed) if needed else []
+
+    def run(self, *, out: str | None, make_folder: bool, json: bool) -> int:
+        """Look and show. Returns how many images could not be read."""
+        checkpoints, seen = {}, {}
+        for title, name in self.names.items():
+            checkpoint = resolve(name)
+            if name is None:
+                note(f"{safe(checkpoint.name)} ({checkpoint.why})")
+            for line in checkpoint.notes:
+                note(line)
+            title = title or _short(checkpoint)
+            checkpoints[title] = checkpoint
+            seen[title] = self._look(title, checkpoint)
+        found = _exhibits(seen, self.wanted, next(iter(checkpoints.values())).labels)
+        folder = Path(out) if out else Path(f"inspect-{_short(next(iter(checkpoints.values())))}")
+        if out or make_folder:
+            write_folder(folder, checkpoints, seen, found)
+        if json:
+            view.document(checkpoints, seen, found)
+        else:
+            view.show(found)
+        if out or make_folder:
+            note(f"figures, numbers and report.html are in {safe(folder)}")
+        failed = next(iter(seen.values())).failed
+        for line in failed[:5]:
+            note(line)
+        return len(failed)
+
+    def _look(self, title: str, checkpoint: Checkpoint) -> Seen:
+        wished = (self.size[0], self.size[1]) if self.size else None
+        model = load_model(checkpoint, img_size=wished, say=note).to(self.device)
+        preprocess = replace(checkpoint.preprocess, size=model.config.img_size)
+        with progress(safe(title, 30)) as bar:
+            feed = _Shown(self.pictures, preprocess, self.device, bar)
+            seen = look(model, self.wanted, feed, _layers(self.layers, model))
+        if self.pictures and not seen.images:
+            raise VitError(f"none of the {len(self.pictures)} images could be read; the first: {seen.failed[0]}")
+        return seen
+
+
+class _Shown(Feed):
+    """A feed that moves a progress bar."""
+
+    def __init__(self, pictures: Sequence[Picture], preprocess: Preprocess, device: torch.device, bar: Any) -> None:
+        super().__init__(pictures, preprocess, device)
+        self.bar = bar
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            yield batch
+            if self.bar:
+                self.bar(len(self.shown) + len(self.failed), len(self.pictures))
+
+
+def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequence[str]) -> list[Exhibit]:
+    makers = {
+        "filters": parameters.filters,
+        "posemb": parameters.positions,
+        "attention-distance": heads.distance,
+        "heads": heads.heads,
+        "tokens": flow.tokens,
+        "logit-lens": lambda models: flow.lens(models, labels),
+        "rollout": maps.rollout,
+        "attention": maps.attention,
+    }
+    return [make(seen) for aspect, make in makers.items() if aspect in wanted]
+
+
+def _pictures(images: list[str] | None, data: str | None, count: int) -> list[Picture]:
+    if images:
+        return from_files(images, count)
+    if data:
+        splits = open_splits(data)
+        return from_samples(splits.named[scored_split(splits, None)], count)
+    pictures = built_in(count)
+    note(f"looking with {len(pictures)} built-in pictures of Fashion-MNIST; --images or --data takes yours")
+    return pictures
+
+
+def _layers(text: str | None, model: VisionTransformer) -> list[int]:
+    """`1,6,12`, `all`, or nothing for the last → layers from 0."""
+    depth = model.config.depth
+    if text is None:
+        return [depth - 1]
+    if text == "all":
+        return list(range(depth))
+    try:
+        layers = [int(part) - 1 for part in text.split(",")]
+    except ValueError:
+        layers = [-1]
+    if not all(0 <= layer < depth for layer in layers):
+        raise UsageError(f"--layers {safe(text)}: write numbers from 1 to {depth}, such as 1,{depth}, or all")
+    return layers
+
+
+def _short(checkpoint: Checkpoint) -> str:
+    """A name for titles and files: of `runs/a/best` `a`."""
+    parts = [
+        part for part in re.split(r"[/\\]", checkpoint.name.partition("@")[0]) if part not in ("", ".", "best", "last")
+    ]
+    return re.sub(r"[^\w.-]+", "-", parts[-1] if parts else "model")

@@ -1,0 +1,88 @@
+"""Which images a model is watched on: files, a data set's, or 128 pictures that come with the program.
+
+Legend: B batch, C channels, H W pixels.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitcli.data.samples import Samples
+from vitcli.errors import ImageError
+from vitcli.images.find import find_images
+from vitcli.images.load import load
+from vitcli.images.preprocess import Preprocess
+
+Pixels = npt.NDArray[np.float32]
+
+BATCH = 8
+BUILT_IN = Path(__file__).with_name("pictures.png")  # validation images of Fashion-MNIST (MIT licence), in tiles
+TILE = 28
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to be; `load` gives it as a model sees it, float32 (C, H, W), or raises ImageError."""
+
+    name: str
+    load: Callable[[Preprocess], Pixels]
+
+
+def from_files(arguments: Iterable[str], count: int) -> list[Picture]:
+    """The first `count` images that files, folders and globs name."""
+    found = islice(find_images(arguments), count)
+    return [Picture(one.name, partial(load, one.source, name=one.name)) for one in found]
+
+
+def from_samples(samples: Samples, count: int, seed: int = 0) -> list[Picture]:
+    """`count` of a data set's images, drawn at random, in the data set's order."""
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return [Picture(samples.name(i), partial(samples.load, i)) for i in sorted(chosen.tolist())]
+
+
+def built_in(count: int) -> list[Picture]:
+    """The first `count` of the 128 pictures that come with the program."""
+    with Image.open(BUILT_IN) as sheet:
+        gray = np.asarray(sheet)
+    tiles = gray.reshape(-1, TILE, gray.shape[1] // TILE, TILE).transpose(0, 2, 1, 3).reshape(-1, TILE, TILE)
+    return [Picture(f"picture {i + 1}", partial(_prepared, tile)) for i, tile in enumerate(tiles[:count])]
+
+
+def _prepared(tile: npt.NDArray[np.uint8], preprocess: Preprocess) -> Pixels:
+    return preprocess(Image.fromarray(tile).convert("RGB"))
+
+
+class Feed:
+    """Pictures in batches. One that cannot be read is left out and listed in `failed`."""
+
+    def __init__(self, pictures: Sequence[Picture], preprocess: Preprocess, device: torch.device) -> None:
+        self.pictures, self.preprocess, self.device = pictures, preprocess, device
+        self.shown: list[Picture] = []
+        self.failed: list[str] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Float32 (B, C, H, W) with B ≤ 8, in order."""
+        waiting: list[Pixels] = []
+        for picture in self.pictures:
+            try:
+                waiting.append(picture.load(self.preprocess))
+            except ImageError as error:
+                self.failed.append(str(error))
+                continue
+            self.shown.append(picture)
+            if len(waiting) == BATCH:
+                yield self._batch(waiting)
+                waiting = []
+        if waiting:
+            yield self._batch(waiting)
+
+    def _batch(self, arrays: list[Pixels]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self.device)

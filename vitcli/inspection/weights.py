@@ -1,0 +1,81 @@
+"""What is in the weights themselves: digest, size of the numbers, damage, dead heads. Damage is no error here.
+
+Imports no torch. Legend: D width, n heads, d width of a head, L layers.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.tensors import Array, read_tensors
+from vitcli.checkpoint.untrusted import open_regular
+from vitcli.checkpoint.weights import unwrapped
+from vitcli.model.config import ViTConfig
+
+DEAD = 0.01  # a head whose output matrix is this much smaller than its layer's median
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One tensor. The moments are those of its finite entries."""
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    std: float
+    largest: float  # in size
+    not_finite: int  # NaN and infinities
+
+
+@dataclass(frozen=True)
+class Weights:
+    sha256: str  # of the file
+    tensors: tuple[Statistics, ...]
+    head_sizes: tuple[tuple[float, ...], ...]  # (L, n): Frobenius norm of each head's way from value to output
+    dead: tuple[tuple[int, int], ...]  # (layer, head), from 0
+
+
+def weights(checkpoint: Checkpoint) -> Weights:
+    """Read the whole file of `checkpoint` once for its digest and once for its numbers."""
+    digest = hashlib.sha256()
+    with open_regular(checkpoint.weights_path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    tensors = read_tensors(checkpoint.weights_path, allow_nonfinite=True)
+    arrays = {unwrapped(name): array for name, array in tensors.items()}
+    sizes = _head_sizes(checkpoint.vit, arrays) if checkpoint.vit else ()
+    dead = tuple(
+        (layer, head)
+        for layer, heads in enumerate(sizes)
+        for head, size in enumerate(heads)
+        if size < DEAD * float(np.median(heads))
+    )
+    return Weights(digest.hexdigest(), tuple(_statistics(n, a) for n, a in arrays.items()), sizes, dead)
+
+
+def _statistics(name: str, array: Array) -> Statistics:
+    finite = array[np.isfinite(array)].astype(np.float64)
+    if not finite.size:
+        return Statistics(name, array.shape, 0.0, 0.0, 0.0, array.size)
+    return Statistics(
+        name, array.shape, finite.mean(), finite.std(), abs(finite).max(), int(array.size - finite.size)
+    )  # fmt: skip
+
+
+def _head_sizes(vit: ViTConfig, arrays: Mapping[str, Array]) -> tuple[tuple[float, ...], ...]:
+    """‖P_h V_h‖ of each head h: what reaches the residual stream of what it gathers, (L, n)."""
+    n, d, D = vit.num_heads, vit.head_dim, vit.embed_dim
+    sizes = []
+    for layer in range(vit.depth):
+        qkv, proj = (arrays.get(f"blocks.{layer}.attn.{part}.weight") for part in ("qkv", "proj"))
+        if qkv is None or proj is None or qkv.shape != (3 * n * d, D) or proj.shape != (D, n * d):
+            return ()
+        values = qkv[2 * n * d :].reshape(n, d, D).astype(np.float64)
+        outputs = proj.reshape(D, n, d).transpose(1, 2, 0).astype(np.float64)  # (n, d, D)
+        # ‖PᵀᵀV‖² = trace of (P Pᵀ)(V Vᵀ), of d×d matrices instead of D×D
+        squared = ((outputs @ outputs.transpose(0, 2, 1)) * (values @ values.transpose(0, 2, 1))).sum(axis=(1, 2))
+        sizes.append(tuple(float(size) for size in np.sqrt(np.maximum(squared, 0))))
+    return tuple(sizes)
