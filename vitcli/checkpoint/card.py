@@ -10,8 +10,11 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.text import safe
 
 
-def model_card(checkpoint: Checkpoint, repo: str, license: str) -> str:
-    """README.md for `repo` (org/name): metadata, facts, where it comes from, four ways to load it."""
+def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
+    """README.md: metadata, facts, where it comes from, four ways to load it.
+
+    `repo` is a name on the Hub (org/name), or that of a folder, whose card names no licence.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     provenance = checkpoint.extra.get("provenance", {})
@@ -27,7 +30,7 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str) -> str:
     metadata = ModelCardData(
         license=license,
         library_name="timm",
-        pipeline_tag="image-classification",
+        pipeline_tag="image-classification" if checkpoint.num_classes else "image-feature-extraction",
         tags=["image-classification", "timm", "transformers", "vit"],
         base_model=base if isinstance(base, str) and "/" in base else None,
         model_name=repo.partition("/")[2] if results else None,
@@ -51,7 +54,10 @@ def _facts(checkpoint: Checkpoint) -> str:
         lines.append(f"- Width {vit.embed_dim}, {vit.depth} blocks, {vit.num_heads} heads")
     shown = ", ".join(safe(label).replace("|", "\\|") for label in checkpoint.labels[:20])
     more = ", …" if len(checkpoint.labels) > 20 else ""
-    lines.append(f"- {checkpoint.num_classes} classes: {shown}{more}")
+    if checkpoint.num_classes:
+        lines.append(f"- {checkpoint.num_classes} classes: {shown}{more}")
+    else:
+        lines.append("- No classes: the representation itself, to be fine-tuned (`vit finetune -m`)")
     if "temperature" in checkpoint.extra:
         lines.append(f"- Calibrated: logits are divided by {checkpoint.extra['temperature']:.4g} before the softmax")
     return "\n".join(lines)
@@ -72,16 +78,20 @@ from transformers import pipeline
 print(pipeline("image-classification", "{repo}")("photo.jpg"))
 ```
 """
+    source = "hf-hub" if "/" in repo else "local-dir"
+    if not checkpoint.num_classes:
+        transformers = ""
+    command = "predict" if checkpoint.num_classes else "finetune --data photos/"
     return f"""## Use it
 
 ```sh
-vit predict -m {repo} photo.jpg
+vit {command} -m {repo}{" photo.jpg" if checkpoint.num_classes else ""}
 ```
 
 ```python
 import timm
 
-model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
+model = timm.create_model("{source}:{repo}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```
 {transformers}

@@ -17,7 +17,8 @@ from vitcli.checkpoint.untrusted import open_regular, parse_object
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}  # I64: scalars only, the batches BatchNorm counted
+# I64: scalars, the batches BatchNorm counted; others' checkpoints have position indices, too
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 10_000  # timm's largest ViTs have fewer than 1 000
@@ -49,8 +50,11 @@ def read_header(path: Path) -> Header:
         return parse_header(file, path)
 
 
-def parse_header(file: BinaryIO, path: Path) -> Header:
-    """The header at the start of the open `file`, which is left at the first byte of the data section."""
+def parse_header(file: BinaryIO, path: Path, *, indices: bool = False) -> Header:
+    """The header at the start of the open `file`, which is left at the first byte of the data section.
+
+    `indices` lets arrays of whole numbers pass, which no weight of ours is.
+    """
     where = safe(path)
     size = os.fstat(file.fileno()).st_size
     if size == 0:
@@ -70,7 +74,7 @@ def parse_header(file: BinaryIO, path: Path) -> Header:
         raise CheckpointError(f"{where}: header: __metadata__ must map strings to strings")
     if len(entries) > MAX_TENSORS:
         raise CheckpointError(f"{where}: too many tensors ({len(entries)}; {MAX_TENSORS} is the limit)")
-    tensors = {name: _tensor_info(name, entry, where) for name, entry in entries.items()}
+    tensors = {name: _tensor_info(name, entry, where, indices) for name, entry in entries.items()}
     _check_layout(tensors, size - 8 - length, where)
     return Header(tensors, metadata, data_bytes=size - 8 - length)
 
@@ -97,7 +101,7 @@ def sniff(start: bytes) -> str | None:
 PICKLE_HINT = "pickles can run code and are not read; `vit convert FILE --allow-pickle` makes a safe copy"
 
 
-def _tensor_info(name: str, entry: Any, where: str) -> TensorInfo:
+def _tensor_info(name: str, entry: Any, where: str, indices: bool) -> TensorInfo:
     shown = safe(name, 80)
     if not _NAME.match(name):
         raise CheckpointError(f"{where}: header: '{shown}' is not a tensor name")
@@ -107,7 +111,7 @@ def _tensor_info(name: str, entry: Any, where: str) -> TensorInfo:
         raise CheckpointError(f"{where}: header: {shown} lacks dtype, shape or data_offsets") from None
     if not (isinstance(shape, list) and len(shape) <= 8 and all(map(_is_count, [*shape, start, stop]))):
         raise CheckpointError(f"{where}: header: {shown} has a bad shape or bad offsets")
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES or (dtype == "I64" and shape):
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES or (dtype == "I64" and shape and not indices):
         raise CheckpointError(f"{where}: {shown} is stored as {safe(dtype, 20)}; only F32, F16, BF16 and F64 are read")
     if stop - start != prod(shape) * ITEM_BYTES[dtype]:
         raise CheckpointError(f"{where}: header: {shown} has {stop - start} bytes, not those of its shape {shape}")

@@ -88,6 +88,14 @@ def other_fields_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
     return other
 
 
+def checked_facts(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What no weight's shape tells about a model (num_heads, act, norm_eps, img_size), checked.
+
+    Raises CheckpointError for another name and for a value that cannot be meant, naming `where` it was said.
+    """
+    return _checked(values, _FACTS, where)
+
+
 def _base(architecture: str) -> ViTConfig:
     if architecture not in ARCHITECTURES:
         near = did_you_mean(architecture, ARCHITECTURES)
@@ -231,6 +239,13 @@ _OTHER: dict[str, Check] = {
     "head_hidden": _or_none(_whole(1, 1 << 14)),
     "head_act": _one_of("tanh", "gelu"),
     "stem": _or_none(_stem),
+}
+
+_FACTS: dict[str, Check] = {
+    "num_heads": _ARGS["num_heads"],
+    "act": _ARGS["act_layer"],
+    "norm_eps": _OTHER["norm_eps"],
+    "img_size": _ARGS["img_size"],
 }
 
 _ANY_MODEL: dict[str, Check] = {

@@ -29,14 +29,14 @@ _STORED: dict[str, np.dtype[Any]] = {
 }
 
 
-def read_tensors(path: Path, *, allow_nonfinite: bool = False) -> dict[str, Array]:
-    """Every tensor of the safetensors file `path`, upcast to float32.
+def read_tensors(path: Path, *, allow_nonfinite: bool = False, indices: bool = False) -> dict[str, Array]:
+    """Every tensor of the safetensors file `path`, upcast to float32 (with `indices` arrays of whole numbers, too).
 
     Raises CheckpointError for whatever `read_header` refuses, for a file that shrinks while it is read, and for NaN or
     infinity in a weight (not with `allow_nonfinite`, for those who look into damage).
     """
     with open_regular(path) as file:
-        header = parse_header(file, path)
+        header = parse_header(file, path, indices=indices)
         tensors = read_data(file, header, path)
     if not allow_nonfinite:
         check_finite(tensors, path)

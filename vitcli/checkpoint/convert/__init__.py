@@ -1,0 +1,1 @@
+"""Vision Transformers of other projects become checkpoints of ours: `vit convert`."""

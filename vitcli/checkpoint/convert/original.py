@@ -1,0 +1,117 @@
+"""State dicts with timm's own names: original DINO, DINOv2, DeiT (also III) and MAE, and models trained with timm.
+
+These projects build on timm's model, so their files are told apart only by what else is in them: DINOv2's blocks may
+be in chunks and its MLP gated, MAE brings a decoder, DeiT a distillation token. All use an epsilon of 1e-6.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vitcli.checkpoint.convert.names import Dropped, Reasons, Rules, Weights, leave_out, merge_class_position, rename
+from vitcli.checkpoint.convert.processor import META
+from vitcli.checkpoint.convert.result import TWO_HEADS, Converted, Settings, Source, facts_of, fitted, without_head
+from vitcli.checkpoint.convert.shape import vit_of
+from vitcli.errors import CheckpointError
+from vitcli.model.architectures import ARCHITECTURES
+from vitcli.model.config import ViTConfig
+from vitcli.text import safe
+
+_ANCHOR = "patch_embed.proj.weight"
+
+_NAMES: Rules = (
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's chunks keep each block's number
+    (r"\.mlp\.w12\.", ".mlp.fc1."),
+    (r"\.mlp\.w3\.", ".mlp.fc2."),
+    (r"\.gamma_([12])$", r".ls\1.gamma"),
+    (r"^(register_tokens|dist_token)$", "reg_token"),
+)
+
+_LEFT_OUT: Reasons = (
+    (r"^decoder_|^mask_token$", "the decoder and mask token of its pre-training"),
+    (r"^head\.(mlp|last_layer)", "the projection head of its pre-training"),
+)
+
+_MARKS = (
+    (r"rel_pos|relative_position", "relative position biases in its attention"),
+    (r"rope", "rotary position embeddings"),
+    (r"(^|\.)cls_token_|cls_attn|blocks_token_only", "layers for the class token alone"),
+)
+
+
+def is_original(tensors: Mapping[str, Any]) -> bool:
+    return any(name == _ANCHOR or name.endswith(f".{_ANCHOR}") for name in tensors)
+
+
+def convert(source: Source, settings: Settings) -> Converted:
+    """Raises CheckpointError for what this program's ViT cannot be."""
+    tensors, outside = _inner(source)
+    for pattern, has in _MARKS:
+        if any(re.search(pattern, name) for name in tensors):
+            raise CheckpointError(f"{source.where}: not converted: the model has {has}")
+    title = _title(tensors)
+    tensors, dropped = leave_out(tensors, _LEFT_OUT)
+    registers = "register_tokens" in tensors
+    tensors = rename(tensors, _NAMES, source.where)
+    if registers:
+        merge_class_position(tensors)
+    why_not = f"{source.where}: {TWO_HEADS}" if "head_dist.weight" in tensors else None
+    tensors, more = without_head(tensors, settings, why_not)
+    base = _named(source)
+    facts = {"act": "gelu", "norm_eps": 1e-6}
+    structure = pooling(tensors, base) | ({"no_embed_class": True} if registers else {})
+    if base:
+        facts |= {"num_heads": base.num_heads, "act": base.act, "norm_eps": base.norm_eps}
+    vit = vit_of(tensors, source.where, facts_of(facts, settings), **structure)
+    said = [] if settings.preprocess else [
+        "the file has no preprocessing; that of DINO, DeiT and MAE is taken (ImageNet's mean and standard deviation); "
+        "others: --set mean=[…] --set std=[…]"
+    ]  # fmt: skip
+    return Converted(
+        title, vit, tensors, fitted(META, vit, settings), dropped=(*outside, *dropped, *more), notes=tuple(said)
+    )
+
+
+def pooling(tensors: Weights, base: ViTConfig | None) -> dict[str, Any]:
+    """The fields of ViTConfig that say how timm's names pool: by what is there, or as in timm's `base`."""
+    if base:
+        return {"global_pool": base.global_pool, "fc_norm": base.fc_norm, "final_norm": base.final_norm,
+                "pool_include_prefix": base.pool_include_prefix}  # fmt: skip
+    if "attn_pool.latent" in tensors:
+        return {"global_pool": "map"}
+    if "fc_norm.weight" in tensors:
+        return {"global_pool": "avg", "fc_norm": True}
+    return {"global_pool": "token"} if "cls_token" in tensors else {"global_pool": "avg", "fc_norm": False}
+
+
+def _inner(source: Source) -> tuple[Weights, list[Dropped]]:
+    """The model inside what was trained with it: names under the one prefix that has a patch embedding."""
+    prefixes = [name.removesuffix(_ANCHOR) for name in source.tensors if name.endswith(_ANCHOR)]
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{source.where}: several models in one file ({', '.join(safe(p, 40) for p in prefixes[:5])}); "
+            "save the one you mean by itself"
+        )
+    prefix = prefixes[0]
+    tensors = {name.removeprefix(prefix): a for name, a in source.tensors.items() if name.startswith(prefix)}
+    outside = len(source.tensors) - len(tensors)
+    return tensors, [Dropped(f"what lies outside '{safe(prefix, 40)}'", outside)] if outside else []
+
+
+def _title(tensors: Weights) -> str:
+    if any(name.startswith("decoder_") for name in tensors):
+        return "MAE"
+    if "dist_token" in tensors:
+        return "DeiT with distillation"
+    if any(name.endswith((".gamma_1", ".gamma_2")) for name in tensors):
+        return "DeiT III"
+    gated_or_chunked = any(re.search(r"\.mlp\.w12\.|^blocks\.\d+\.\d+\.", name) for name in tensors)
+    if "register_tokens" in tensors or "mask_token" in tensors or gated_or_chunked:
+        return "DINOv2"
+    return "DINO, DeiT, MAE fine-tuned, or timm: the names are the same"
+
+
+def _named(source: Source) -> ViTConfig | None:
+    """The architecture that a config.json of timm beside the file names."""
+    name = source.config.get("architecture")
+    return ARCHITECTURES.get(name.partition(".")[0]) if isinstance(name, str) else None

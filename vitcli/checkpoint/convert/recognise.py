@@ -1,0 +1,50 @@
+"""Which family an original belongs to, by what is in it; its name on the disk says nothing. Imports no torch."""
+
+from collections.abc import Callable
+
+from vitcli.checkpoint.config import build_config
+from vitcli.checkpoint.convert import google, open_clip, original, transformers
+from vitcli.checkpoint.convert.result import Converted, Settings, Source
+from vitcli.checkpoint.convert.shape import nearest_architecture
+from vitcli.errors import CheckpointError
+from vitcli.text import safe
+
+
+def convert(source: Source, settings: Settings | None = None) -> tuple[Converted, str]:
+    """`source` as a ViT of ours, and timm's name for its architecture.
+
+    Every weight of the original is in the result or counted as dropped; every weight of the result is from the
+    original. Raises CheckpointError with the reason for what cannot be converted exactly, UsageError for settings that
+    contradict the file.
+    """
+    converted = _family(source)(source, settings or Settings())
+    architecture = nearest_architecture(converted.vit)
+    build_config(  # what could not be read back is refused here, before anything is written
+        architecture=architecture, vit=converted.vit, labels=converted.labels, preprocess=converted.preprocess
+    )
+    return converted, architecture
+
+
+def _family(source: Source) -> Callable[[Source, Settings], Converted]:
+    tensors, config = source.tensors, source.config
+    if source.kind == "npz" or google.is_google(tensors):
+        if not google.is_google(tensors):
+            raise CheckpointError(
+                f"{source.where}: no embedding/kernel in it, so these are not weights of a Google ViT"
+            )
+        return google.convert
+    if open_clip.is_open_clip(tensors):
+        return open_clip.convert
+    if "model_type" in config and "architecture" not in config:
+        return transformers.convert
+    if original.is_original(tensors):
+        if source.kind == "safetensors" and "architecture" in config:
+            raise CheckpointError(f"{source.where}: in timm's layout already: vit predict -m {safe(source.name)}")
+        return original.convert
+    if any("embeddings.patch_embedding" in name for name in tensors):
+        raise CheckpointError(
+            f"{source.where}: written by transformers, whose config.json must lie beside it: it says how many heads, "
+            "which activation and epsilon"
+        )
+    first = ", ".join(safe(name, 60) for name in list(tensors)[:3])
+    raise CheckpointError(f"{source.where}: no Vision Transformer that is known here; it holds {first or 'nothing'}")

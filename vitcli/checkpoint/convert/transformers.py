@@ -1,0 +1,292 @@
+"""transformers' ViT, DeiT, DINOv2 (with registers), ViT-MAE, and the image towers of CLIP and SigLIP.
+
+transformers renamed its modules in version 5 and still writes the old names; both are read. What no weight's shape
+tells (heads, activation, epsilon, image size) is in config.json, where a missing field means transformers' default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vitcli.checkpoint.convert.names import (
+    Dropped,
+    Reasons,
+    Rules,
+    Weights,
+    join,
+    leave_out,
+    merge_class_position,
+    rename,
+)
+from vitcli.checkpoint.convert.processor import META, SIGLIP, VIT, preprocess_of
+from vitcli.checkpoint.convert.result import (
+    CLIP_MEAN,
+    CLIP_STD,
+    EMBEDS,
+    TWO_HEADS,
+    Converted,
+    Settings,
+    Source,
+    embedding_labels,
+    facts_of,
+    fitted,
+    without_head,
+)
+from vitcli.checkpoint.convert.shape import vit_of
+from vitcli.checkpoint.model_args import checked_facts
+from vitcli.errors import CheckpointError
+from vitcli.images.preprocess import Preprocess
+from vitcli.text import safe
+
+_VIT_NAMES: Rules = (
+    (r"^(vit|deit|dinov2|dinov2_with_registers)\.", ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.(distillation_token|register_tokens)$", "reg_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^(encoder\.)?layers?\.(\d+)\.", r"blocks.\2."),
+    (r"\.attention\.(attention\.)?(query|q_proj)\.", ".attn.q."),
+    (r"\.attention\.(attention\.)?(key|k_proj)\.", ".attn.k."),
+    (r"\.attention\.(attention\.)?(value|v_proj)\.", ".attn.v."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.fc2."),
+    (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    (r"^layernorm\.", "norm."),
+    (r"^(cls_)?classifier\.", "head."),
+    (r"^distillation_classifier\.", "head_dist."),
+)
+
+_TOWER_NAMES: Rules = (
+    (r"^vision_model\.", ""),
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^pre_layrnorm\.", "norm_pre."),  # sic
+    (r"^post_layernorm\.", "norm."),
+    (r"^encoder\.layers\.(\d+)\.", r"blocks.\1."),
+    (r"\.self_attn\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.self_attn\.out_proj\.", ".attn.proj."),
+    (r"\.layer_norm([12])\.", r".norm\1."),
+    (r"^head\.probe$", "attn_pool.latent"),
+    (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+    (r"^head\.attention\.in_proj_", "attn_pool.in_proj."),
+    (r"^head\.layernorm\.", "attn_pool.norm."),
+    (r"^head\.mlp\.", "attn_pool.mlp."),
+    (r"^(classifier|visual_projection)\.", "head."),
+)
+
+_LEFT_OUT: Reasons = (
+    (r"^decoder\.", "the decoder of its pre-training"),
+    (r"(^|\.)mask_token$", "the mask token of its pre-training"),
+    (r"^(vit\.|deit\.)?pooler\.", "transformers' pooler behind the class token"),
+    (r"^(text_model\.|text_projection|logit_scale$|logit_bias$)", "the text tower"),
+    (r"(^|\.)position_ids$", "position indices"),
+)
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    title: str
+    names: Rules
+    preprocess: Preprocess
+    act: str = "gelu"  # these three: transformers' defaults where config.json is silent
+    norm_eps: float = 1e-12
+    img_size: int = 224
+    nested: bool = False  # config.json holds a text and a vision tower
+
+
+_CLIP = Preprocess(crop_pct=1.0, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD)
+_CLIP_TOWER: dict[str, Any] = {"names": _TOWER_NAMES, "preprocess": _CLIP, "act": "quick_gelu", "norm_eps": 1e-5}
+_SIGLIP_TOWER: dict[str, Any] = {
+    "names": _TOWER_NAMES, "preprocess": SIGLIP, "act": "gelu_pytorch_tanh", "norm_eps": 1e-6
+}  # fmt: skip
+
+FAMILIES: Mapping[str, Family] = {
+    "vit": Family("ViT of transformers", _VIT_NAMES, VIT),
+    "deit": Family("DeiT of transformers", _VIT_NAMES, META),
+    "dinov2": Family("DINOv2 of transformers", _VIT_NAMES, META, norm_eps=1e-6),
+    "dinov2_with_registers": Family("DINOv2 with registers of transformers", _VIT_NAMES, META, norm_eps=1e-6),
+    "vit_mae": Family("ViT-MAE of transformers", _VIT_NAMES, META),
+    "clip": Family("CLIP of transformers", **_CLIP_TOWER, nested=True),
+    "clip_vision_model": Family("CLIP of transformers", **_CLIP_TOWER),
+    "siglip": Family("SigLIP of transformers", **_SIGLIP_TOWER, nested=True),
+    "siglip_vision_model": Family("SigLIP of transformers", **_SIGLIP_TOWER),
+}
+
+_NOT_CONVERTED = {
+    "beit": "relative position biases in its attention",
+    "data2vec-vision": "relative position biases in its attention",
+    "dinov3_vit": "rotary position embeddings",
+    "siglip2": "flattened patches of images of any aspect ratio (NaFlex)",
+    "siglip2_vision_model": "flattened patches of images of any aspect ratio (NaFlex)",
+    "swin": "shifted windows instead of global attention",
+    "swinv2": "shifted windows instead of global attention",
+}
+
+
+def convert(source: Source, settings: Settings) -> Converted:
+    """Raises CheckpointError with the reason for a model that this program's ViT cannot be."""
+    kind = source.config.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        has = _NOT_CONVERTED.get(kind) if isinstance(kind, str) else None
+        reason = f"it has {has}" if has else f"converted are {', '.join(FAMILIES)}"
+        raise CheckpointError(f"{source.where}: transformers' model_type '{safe(kind, 40)}' is not converted; {reason}")
+    vision = source.config.get("vision_config") if family.nested else source.config
+    if not isinstance(vision, dict):
+        raise CheckpointError(f"{source.where}: config.json has no vision_config")
+    facts = facts_of(_facts(vision, family, source.where), settings, said_by="config.json")
+    tensors, dropped = leave_out(source.tensors, _LEFT_OUT)
+    tensors = rename(tensors, family.names, source.where)
+    join(tensors, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
+    join(tensors, ("mlp.gate_proj", "mlp.up_proj"), "mlp.fc1")
+    inside = _tower if family.names is _TOWER_NAMES else _plain
+    tensors, structure, more, notes = inside(tensors, source, settings)
+    vit = vit_of(tensors, source.where, facts, **structure)
+    _check_against(vision, {"hidden_size": vit.embed_dim, "num_hidden_layers": vit.depth}, source.where)
+    preprocess, said = _preprocess(source, family, vit.img_size, settings)
+    return Converted(
+        family.title,
+        vit,
+        tensors,
+        fitted(preprocess, vit, settings),
+        labels=_labels(source, vit.num_classes),
+        dropped=(*dropped, *more),
+        notes=(*notes, *said),
+    )
+
+
+def _facts(vision: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
+    act = vision.get("hidden_act", family.act)
+    if act not in _ACTIVATIONS:
+        raise CheckpointError(f"{where}: the activation '{safe(act, 40)}' is none of {', '.join(_ACTIVATIONS)}")
+    said = {
+        "num_heads": vision.get("num_attention_heads", 12),
+        "act": _ACTIVATIONS[act],
+        "norm_eps": vision.get("layer_norm_eps", family.norm_eps),
+        "img_size": vision.get("image_size", family.img_size),
+    }
+    return checked_facts(said, f"{where}: config.json")
+
+
+def _plain(
+    tensors: Weights, source: Source, settings: Settings
+) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
+    """A ViT's weights, the fields of ViTConfig that no shape tells, what was dropped, notes."""
+    kind = source.config["model_type"]
+    registers = kind == "dinov2_with_registers"
+    if registers:
+        merge_class_position(tensors)
+    why_not = None
+    if "head_dist.weight" in tensors:
+        why_not = f"{source.where}: {TWO_HEADS}"
+    elif "head.weight" in tensors and kind.startswith("dinov2"):
+        why_not = f"{source.where}: its classifier sees class token and mean of the patches, a ViT's one of them"
+    tensors, dropped = without_head(tensors, settings, why_not)
+    return tensors, {"no_embed_class": registers}, dropped, []
+
+
+def _tower(
+    tensors: Weights, source: Source, settings: Settings
+) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
+    """The same of an image tower."""
+    _shape_tower(tensors)
+    tensors, dropped = without_head(tensors, settings, None)
+    structure, unused, notes = _pooling(tensors, classifies="head.weight" in tensors and _classifies(source))
+    if "head.weight" in tensors and "head.bias" not in tensors:
+        tensors["head.bias"] = np.zeros(len(tensors["head.weight"]), np.float32)
+        notes.append(EMBEDS)
+    return tensors, structure, [*dropped, *unused], notes
+
+
+def _classifies(source: Source) -> bool:
+    """Whether the head is one of classes, and not a tower's projection."""
+    return any("classifier." in name for name in source.tensors)
+
+
+def _shape_tower(tensors: Weights) -> None:
+    """A tower's vectors and matrices in the shapes of timm's parameters, in place."""
+    if (cls := tensors.get("cls_token")) is not None:
+        tensors["cls_token"] = cls.reshape(1, 1, -1)
+    if (pos := tensors.get("pos_embed")) is not None and pos.ndim == 2:
+        tensors["pos_embed"] = pos[None]
+    for kind in ("weight", "bias"):
+        if (joined := tensors.pop(f"attn_pool.in_proj.{kind}", None)) is not None:
+            width = len(joined) // 3
+            tensors[f"attn_pool.q.{kind}"], tensors[f"attn_pool.kv.{kind}"] = joined[:width], joined[width:]
+
+
+def _pooling(tensors: Weights, classifies: bool) -> tuple[dict[str, Any], list[Dropped], list[str]]:
+    """How a tower's tokens become one vector: (fields of ViTConfig, what the pooling leaves unused, notes)."""
+    unused = "what transformers' classifier does not look at"
+    if "cls_token" in tensors:  # CLIP
+        if not classifies:
+            return {"no_embed_class": False}, [], []
+        norms = [tensors.pop(name) for name in ("norm.weight", "norm.bias") if name in tensors]
+        structure = {"no_embed_class": False, "global_pool": "avg", "final_norm": False}
+        return structure, [Dropped(f"the last norm: {unused}", len(norms))], []
+    pooled = [name for name in tensors if name.startswith("attn_pool.")]
+    if pooled and not classifies:
+        return {"global_pool": "map"}, [], []
+    for name in pooled:
+        del tensors[name]
+    mean = {"global_pool": "avg", "fc_norm": False}
+    if pooled:
+        return mean, [Dropped(f"the attention pooling: {unused}", len(pooled))], []
+    return mean, [], [] if classifies else ["the tower does not pool; the mean of its patches is taken"]
+
+
+def _check_against(vision: Mapping[str, Any], found: Mapping[str, int], where: str) -> None:
+    for name, value in found.items():
+        if vision.get(name, value) != value:
+            raise CheckpointError(f"{where}: config.json says {name} {safe(vision[name], 20)}, the weights {value}")
+
+
+def _preprocess(
+    source: Source, family: Family, img_size: tuple[int, int], settings: Settings
+) -> tuple[Preprocess, list[str]]:
+    if not source.processor:
+        return family.preprocess, ["no preprocessor_config.json; the preprocessing is the usual one of its family"]
+    preprocess = preprocess_of(source.processor, source.where)
+    if preprocess.size == img_size:
+        return preprocess, []
+    wanted, has = ("×".join(map(str, size)) for size in (preprocess.size, img_size))
+    return preprocess, [
+        f"its processor makes images of {wanted} and the model resamples its position embedding for each; converted "
+        f"for {has}, which it is stored for. To fix the other: vit resize-posemb --size {wanted.replace('×', 'x')} "
+        "--posemb-kernel hf"
+    ]
+
+
+def _labels(source: Source, num_classes: int) -> tuple[str, ...]:
+    """The names in id2label in logit order; none where they only number the classes."""
+    named = source.config.get("id2label")
+    if not num_classes:
+        return ()
+    if not _classifies(source):
+        return embedding_labels(num_classes)
+    if not isinstance(named, dict):
+        return ()
+    names = [named.get(str(i)) for i in range(num_classes)]
+    if len(named) != num_classes or not all(isinstance(name, str) and name for name in names):
+        raise CheckpointError(
+            f"{source.where}: config.json has {len(named)} names in id2label for {num_classes} classes"
+        )
+    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        return ()
+    return tuple(f"{name} ({i})" if names.count(name) > 1 else str(name) for i, name in enumerate(names))
