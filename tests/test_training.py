@@ -10,8 +10,6 @@ import math
 import os
 import signal
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +21,12 @@ from PIL import Image
 from vitcli.data.sources import open_data
 from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
 from vitcli.images.preprocess import Preprocess
+from vitcli.training import fit as fitting
 from vitcli.training import train as training
 from vitcli.training.augment import shifted, training_transform
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.distributed import World
-from vitcli.training.evaluation import evaluate
+from vitcli.training.evaluation import Evaluation, evaluate
 from vitcli.training.events import Evaluated, Stepped
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
@@ -145,49 +144,6 @@ def test_ctrl_c_is_130(settings: Settings, tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_two_processes_follow_the_curve_of_one(settings: Settings, tmp_path: Path, uninterrupted: Path) -> None:
-    """`torchrun` with two processes: same losses at every step, though each saw half of every batch.
-
-    Sums of gradients are taken in another order, so the curves drift apart by float noise that Adam's division
-    amplifies; 1e-3 of the loss is far below what one wrong sample would change (about 1e-1).
-    """
-    folder = tmp_path / "ddp"
-    recipe = [f"--set={name}={value}" for name, value in _toml(RECIPE).items()]
-    model = [f"--set={name}={value}" for name, value in MODEL.items()]
-    command = [
-        "train",
-        "--data",
-        settings.data,
-        "--model",
-        settings.architecture,
-        "--out",
-        str(folder),
-        *recipe,
-        *model,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vitcli"]
-    result = subprocess.run(
-        [*launcher, *command, "--device", "cpu"], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == str(folder / "best")
-    losses = [
-        np.array([line["loss"] for line in _without_rates(run) if "lr" in line]) for run in (folder, uninterrupted)
-    ]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
-    ends = [
-        [line["validation"] for line in _without_rates(run) if "validation" in line] for run in (folder, uninterrupted)
-    ]
-    assert [end["n"] for end in ends[0]] == [end["n"] for end in ends[1]]  # nothing padded, nothing counted twice
-
-
-def _toml(recipe: Recipe) -> dict[str, object]:
-    from vitcli.training.recipe import as_dict
-
-    return {name: json.dumps(value) for name, value in as_dict(recipe).items()}  # of these values JSON is TOML
-
-
 def test_non_finite_loss_stops_and_spares_the_saved_state(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "nan"
     broken = replace(settings, recipe=replace(RECIPE, lr=1e30, clip_grad=0.0))
@@ -196,9 +152,29 @@ def test_non_finite_loss_stops_and_spares_the_saved_state(settings: Settings, tm
     assert load_state(folder) is None
 
 
-def test_two_runs_in_one_folder(uninterrupted: Path) -> None:
-    with locked(uninterrupted), pytest.raises(UsageError, match="another run is at work"), locked(uninterrupted):
-        pass
+@pytest.mark.parametrize("n", [2, 3, 5, 17])
+def test_few_images(tmp_path: Path, n: int) -> None:
+    """Fewer than a batch, an odd number of them, one of each class: whole batches in pairs all the same."""
+    write_idx(tmp_path, "train", np.arange(n * 256).reshape(n, 16, 16) % 256, np.arange(n) % 2)
+    few = Settings("vit_tiny_patch16_224", MODEL, str(tmp_path), replace(RECIPE, epochs=2))
+    events = run_to_end(few, tmp_path / "run")
+    assert all(math.isfinite(event.loss) for event in events if isinstance(event, Stepped))
+    assert isinstance(events[-1], Evaluated)
+
+
+def test_the_first_of_equal_epochs_is_the_best(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stop before the last one: the resumed run remembers."""
+    accuracies = iter([0.5, 0.5, 0.4, 0.5])
+    monkeypatch.setattr(fitting, "evaluate", lambda *_: Evaluation(10, next(accuracies), 1.0))
+    folder, data = tmp_path / "run", training.open_settings_data(settings)
+    training.begin(settings, data, folder)
+    with pytest.raises(Stopped):
+        _run_and_signal(settings, folder, 17, signal.SIGTERM)
+    (last,) = [event for event in run_to_end(settings, folder) if isinstance(event, Evaluated)]
+    assert not last.is_best
+    assert json.loads((folder / "best" / "config.json").read_text())["vit"]["provenance"]["epoch"] == 1
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path: Path) -> None:
@@ -266,8 +242,14 @@ class TestState:
         save_state(tmp_path, Progress(5), TENSORS)
         leftover = tmp_path / "checkpoints" / ".step-00000006.safetensors.0a0a.tmp"
         leftover.write_bytes(b"half")
-        load_state(tmp_path)
-        assert not leftover.exists()
+        with locked(tmp_path):
+            assert not leftover.exists()
+
+    def test_steps_decide_which_is_newest_not_clocks(self, tmp_path: Path) -> None:
+        save_state(tmp_path, Progress(9), TENSORS)
+        os.utime(save_state(tmp_path, Progress(10), TENSORS), (0, 0))
+        (tmp_path / "LATEST.json").unlink()
+        assert load_state(tmp_path)[0] == Progress(10)  # type: ignore[index]
 
 
 class TestPlan:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write `chunks` to `path` atomically and durably. Raises OSError, and then `path` is untouched."""
+    """Write `chunks` to `path` atomically and durably. Raises OSError naming `path`, which is then untouched."""
     with replacing(path) as file:
         for chunk in chunks:
             file.write(chunk)
@@ -27,16 +27,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     without the first fsync can come out of a power cut as an empty file; without the second, as no file.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a write to a full disk names no file
         raise
     sync_folder(path.parent)
 

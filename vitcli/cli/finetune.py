@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.cli.options import (
+    VAL_FRACTION,
     BatchOpt,
     ClassesOpt,
     DataOpt,
@@ -53,7 +54,7 @@ def finetune(
     teacher: TeacherOpt = None,
     seed: SeedOpt = None,
     time_budget: TimeBudgetOpt = None,
-    val_fraction: ValFractionOpt = 0.1,
+    val_fraction: ValFractionOpt = VAL_FRACTION,
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -81,6 +82,7 @@ def finetune(
         }
         own |= {"--tune": tune != "auto", "--lora-rank": lora_rank, "--img-size": pixels, "--teacher": teacher}
         own |= {"--posemb-kernel": posemb_kernel, "--time-budget": time_budget}
+        own |= {"--val-fraction": val_fraction != VAL_FRACTION}
         own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs)

@@ -48,6 +48,7 @@ PatchSizeOpt = Annotated[str | None, typer.Option("--patch-size", help="Patch si
 WorkersOpt = Annotated[
     int | None, typer.Option("--workers", "-j", help="Processes that decode images; 0: none beside the trainer.")
 ]
+VAL_FRACTION = 0.1
 ValFractionOpt = Annotated[
     float, typer.Option("--val-fraction", help="Share of train that validates when the data has no validation split.")
 ]

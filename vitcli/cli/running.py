@@ -30,12 +30,15 @@ class Running:
     def begin(
         self, settings: Settings, data: DataSet, out: str | None, cost: Estimate | None = None, why: str = ""
     ) -> None:
-        """A fresh run in `out`, or in the next free folder."""
+        """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it."""
         if out is None and not task.alone():
             raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
         if settings.budget and settings.recipe.lrs:
             raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
         folder = Path(out) if out else next_run_folder(run_name(settings))
+        if task.restarted(settings, folder):
+            self.resume(str(folder), None)
+            return
         planned = build_task(settings, data)
         cost = cost or estimate(planned, self.device or default_device())
         self.view.plan(planned, settings, folder, cost, why)

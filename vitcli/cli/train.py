@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from vitcli.cli.options import (
+    VAL_FRACTION,
     ArchitectureOpt,
     BatchOpt,
     DataOpt,
@@ -45,7 +46,7 @@ def train(
     teacher: TeacherOpt = None,
     seed: SeedOpt = None,
     time_budget: TimeBudgetOpt = None,
-    val_fraction: ValFractionOpt = 0.1,
+    val_fraction: ValFractionOpt = VAL_FRACTION,
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -66,6 +67,7 @@ def train(
     if resume is not None:
         own: dict[str, Any] = {"--data": data, "--model": model, "--recipe": recipe, "--out": out, "--set": set_}
         own |= {"--teacher": teacher, "--time-budget": time_budget}
+        own |= {"--val-fraction": val_fraction != VAL_FRACTION}
         own |= {f"--{name.replace('_', '-')}": True for name in (changes | sizes).keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs)

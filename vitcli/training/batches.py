@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from vitcli.data.samples import Samples
+from vitcli.errors import ImageError
 from vitcli.training.augment import Transform
 from vitcli.training.seeds import epoch_order, reseed
 
@@ -53,30 +54,48 @@ class Plan:
 _ORDERS: dict[str, object] = {}  # the last epoch's order, one permutation per epoch instead of one per micro-batch
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
+Sample = tuple[Tensor, int]
+
+
+class _Augmented(Dataset[Sample | ImageError]):
     def __init__(self, samples: Samples, transform: Transform, seed: int) -> None:
         self.samples, self.transform, self.seed = samples, transform, seed
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, item: tuple[int, int]) -> Sample | ImageError:
         epoch, index = item
         reseed(self.seed, "augment", epoch, index)
-        return self.transform(self.samples.image(index)), int(self.samples.labels[index])
+        try:
+            image = self.samples.image(index)
+        except ImageError as error:
+            return error  # raised by a worker it would come with a traceback for a message
+        return self.transform(image), int(self.samples.labels[index])
+
+
+def _collated(samples: list[Sample | ImageError]) -> Batch | ImageError:
+    unreadable = next((sample for sample in samples if isinstance(sample, ImageError)), None)
+    return unreadable or tuple(default_collate(samples))
 
 
 def training_batches(
     samples: Samples, transform: Transform, plan: Plan, *, steps: range, rank: int = 0, world: int = 1, workers: int = 0
 ) -> Iterator[Batch]:
-    """This process's micro-batches for `steps`, in order: numbers rank, rank + world, … of each step."""
+    """This process's micro-batches for `steps`, in order: numbers rank, rank + world, … of each step.
+
+    Raises ImageError in the place of a micro-batch in which an image cannot be read.
+    """
     sampler = (plan.micro(step, index) for step in steps for index in range(rank, plan.micro_batches, world))
-    return iter(
-        DataLoader(
-            _Augmented(samples, transform, plan.seed),
-            batch_sampler=sampler,
-            num_workers=workers,
-            worker_init_fn=_ignore_signals if workers else None,
-            pin_memory=torch.cuda.is_available(),
-        )
+    loader = DataLoader(
+        _Augmented(samples, transform, plan.seed),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collated,
+        worker_init_fn=_ignore_signals if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
+    for batch in loader:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch
 
 
 def _ignore_signals(_: int) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 CPU = torch.device("cpu")
 
@@ -47,8 +49,20 @@ def join_world(device: str) -> Iterator[World]:
     place = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if device.startswith("cuda") else device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=PrefixStore(_attempt(), store), rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), size, place)
     finally:
         dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """Keeps what the processes of a restarted run tell each other apart from what the dead ones did.
+
+    `torchrun` has one store for all its attempts (pytorch issue 135712). Its count of them is the same in all processes
+    on one machine only; on several the store must be a new one, which TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes it.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if alone else '0'}"

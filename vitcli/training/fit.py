@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vitcli.errors import EXIT_STOPPED, Stopped, UsageError, VitError
+from vitcli.errors import EXIT_STOPPED, ImageError, Stopped, UsageError, VitError
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.budget import Clock
 from vitcli.training.distributed import World
@@ -38,8 +38,9 @@ def fit(
     """Train `task.model` by `task.recipe` in `run`, from its saved state when there is one.
 
     `save_every` is in seconds. With a budget on `clock` the learning rate follows the time as well, and the run ends
-    in time. Raises Stopped after a signal once the state is saved, and VitError when the loss is not finite (the last
-    saved state stays finite). `best` is the validation accuracy of what `best/` already holds.
+    in time. `best` is the validation accuracy of what `best/` already holds. Raises Stopped after a signal once the
+    state is saved, ImageError when a training image cannot be read, once the state is saved too; VitError when the loss
+    or a weight is not finite (what is saved always is).
     """
     recipe, samples = task.recipe, task.data.train
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
@@ -65,12 +66,22 @@ def fit(
         world=world.size,
         workers=workers,
     )
+
+    def save() -> None:
+        if world.leads:
+            learner.require_finite(progress.step)
+            run.save(replace(progress, seconds=clock.used if clock.budget else 0.0), learner)
+
     first = progress.step
     last_save = last_step = time.monotonic()
     for step in range(progress.step, total):
         (share,) = world.sum([clock.share if world.leads else 0.0])
         lr = recipe.lr_at(max(step, share * total), total)
-        loss = (learner.first_step if step == first else learner.step)(batches, step, lr)
+        try:
+            loss = (learner.first_step if step == first else learner.step)(batches, step, lr)
+        except ImageError:  # before anything has moved
+            save()
+            raise
         (loss,) = world.sum([loss])
         if not math.isfinite(loss):
             raise VitError(
@@ -87,6 +98,7 @@ def fit(
         (share,) = world.sum([clock.share if world.leads else 0.0])
         ends = step + 1 == total or share >= 1
         if (step + 1) % plan.steps_per_epoch == 0 or ends:
+            learner.require_finite(step + 1)
             validation = evaluate(learner.averaged, task, task.data.val, world)
             is_best = validation.accuracy > progress.best_accuracy or not validation.n
             if is_best:
@@ -104,13 +116,13 @@ def fit(
             progress = replace(progress, ended_of=total)
         (asked,) = world.sum([float(stop.exit_code)])
         if asked or ends or time.monotonic() - last_save > save_every:
-            if world.leads:
-                run.save(replace(progress, seconds=clock.used if clock.budget else 0.0), learner)
+            save()
             last_save = time.monotonic()
+        if asked or ends:
+            world.barrier()  # what the leader has saved is there for all
         if ends:
             return
         if asked:
-            world.barrier()
             message = f"stopped at step {step + 1} of {total}; to go on: {run.resume_command}"
             raise Stopped(message, stop.exit_code or EXIT_STOPPED)
         last_step = time.monotonic()

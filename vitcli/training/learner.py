@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitcli.errors import VitError
 from vitcli.training.augment import batch_transform
 from vitcli.training.distributed import World
+from vitcli.training.faults import out_of_memory
 from vitcli.training.groups import parameter_groups
 from vitcli.training.muon import Muon
 from vitcli.training.objective import Objective
@@ -56,7 +57,7 @@ class Learner:
         try:
             return self.step(batches, step, lr)
         except RuntimeError as error:  # of which CUDA's OutOfMemoryError is one
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            if out_of_memory(error):
                 raise OutOfMemory(
                     f"{self.recipe.micro_batch} images at once do not fit into memory: "
                     "lower --set micro_batch, or set grad_checkpointing=true"
@@ -97,6 +98,11 @@ class Learner:
         if not self.recipe.amp:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.recipe.amp == "bf16" else torch.float16)
+
+    def require_finite(self, step: int) -> None:
+        """Raises VitError when a weight is not finite: such a model is never evaluated, exported or saved."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise VitError(f"weights are no longer finite after step {step}: lower --lr; what was saved before is")
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""

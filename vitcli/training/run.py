@@ -8,6 +8,7 @@ best/ last/     checkpoints that every command (and timm, and transformers) load
 
 import fcntl
 import json
+import os
 import platform
 import shutil
 import sys
@@ -17,13 +18,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from torch import Tensor
 
 from vitcli import __version__
 from vitcli.checkpoint.durable import write_file
-from vitcli.errors import UsageError, VitError
+from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.text import safe
 from vitcli.training.state import Progress, load_state, save_state
 
@@ -48,18 +49,28 @@ class Run:
         return f"vit {'finetune' if self.config.get('start') else 'train'} --resume {safe(self.folder)}"
 
     def restore(self, learner: Restorable) -> Progress | None:
-        """Load the newest saved state into `learner`; None for a fresh run."""
+        """Load the newest saved state into `learner`; None for a fresh run. Raises CheckpointError."""
         state = load_state(self.folder)
         if state is None:
             return None
         progress, tensors = state
-        learner.load(tensors)
+        try:
+            learner.load(tensors)
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"the state saved in {safe(self.folder)} is not one of the model and recipe that its run.json names; "
+                "was that file changed?"
+            ) from error
         return progress
 
     def save(self, progress: Progress, learner: Restorable) -> None:
+        """Raises VitError when the folder was removed."""
+        _require_there(self.folder)
         save_state(self.folder, progress, learner.tensors())
 
     def log(self, line: Mapping[str, Any]) -> None:
+        """Raises VitError when the folder was removed."""
+        _require_there(self.folder)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -108,10 +119,7 @@ def next_run_folder(name: str) -> Path:
 
 def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """A new run folder with its run.json. Raises UsageError when it is not empty, VitError when it cannot be made."""
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(
-            f"{safe(folder)} is not empty: resume it with --resume {safe(folder)}, or choose another --out"
-        )
+    _require_empty(folder)
     config = {
         **settings,
         "command": sys.argv,
@@ -121,33 +129,58 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, config)
+        with locked(folder):
+            _require_empty(folder)  # another run may have begun here just now
+            write_config(folder, config)
     except OSError as error:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
 
 
-_LOCKED: set[Path] = set()  # by this process, which its own lock would not keep out
+def _require_empty(folder: Path) -> None:
+    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+        raise UsageError(
+            f"{safe(folder)} is not empty: resume it with --resume {safe(folder)}, or choose another --out"
+        )
+
+
+LOCK = ".lock"
+_LOCKS: dict[Path, IO[str]] = {}  # of this process, which its own locks would not keep out
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against a second run in it. The lock dies with the process, however it dies.
+    """Holds the folder against a second run in it, and removes what a killed one left half-written.
 
-    A POSIX lock, which forked children do not inherit: data workers outlive a killed trainer by seconds.
+    The lock dies with the process, however it dies. A POSIX lock, which forked children do not inherit: data workers
+    outlive a killed trainer by seconds.
     """
     place = folder.resolve()
-    with (folder / ".lock").open("w") as file:
+    busy = UsageError(f"another run is at work in {safe(folder)}; wait for it or choose another --out")
+    if place in _LOCKS:  # not even opened again: closing the second descriptor would drop the lock
+        raise busy
+    with (folder / LOCK).open("w") as file:
         try:
-            if place in _LOCKED:
-                raise BlockingIOError
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(f"another run is at work in {safe(folder)}; wait for it or choose another --out") from None
-        _LOCKED.add(place)
+            raise busy from None
+        _LOCKS[place] = file
         try:
+            for leftover in folder.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
             yield
         finally:
-            _LOCKED.discard(place)
+            del _LOCKS[place]
+
+
+def removed(folder: Path) -> VitError:
+    return VitError(f"{safe(folder)} was removed while its run was at work; nothing of it is left to go on with")
+
+
+def _require_there(folder: Path) -> None:
+    """Raises VitError when a folder that we hold was removed, even if another run has made a new one since."""
+    lock = _LOCKS.get(folder.resolve())
+    if lock is not None and not os.fstat(lock.fileno()).st_nlink:
+        raise removed(folder)
 
 
 def disk_free(folder: Path) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitcli.data.samples import DataSet
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
 from vitcli.model.config import StemConfig, ViTConfig
@@ -47,18 +47,21 @@ class Settings:
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "Settings":
-        recipe = override(Recipe(), config["recipe"], "run.json")
+        """The settings in a run.json. Raises VitError when that is not what it holds."""
         start = config.get("start")
-        return cls(
-            config["architecture"],
-            dict(config["model_args"]),
-            config["data"],
-            recipe,
-            config["val_fraction"],
-            Start(**start) if start else None,
-            config.get("teacher"),
-            config.get("budget"),
-        )
+        try:
+            return cls(
+                config["architecture"],
+                dict(config["model_args"]),
+                config["data"],
+                override(Recipe(), config["recipe"], "run.json"),
+                config["val_fraction"],
+                Start(**start) if start else None,
+                config.get("teacher"),
+                config.get("budget"),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise VitError(f"run.json is not that of a run: {safe(error)}; start again in a new folder") from error
 
 
 def build_task(settings: Settings, data: DataSet) -> Task:

@@ -53,8 +53,6 @@ def load_state(run: Path) -> tuple[Progress, dict[str, Tensor]] | None:
 
     Falls back to the older file when LATEST or the newest is damaged. Raises CheckpointError when all are.
     """
-    for leftover in run.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
     candidates = sorted((run / "checkpoints").glob("step-*.safetensors"), reverse=True)
     digests = _latest_digest(run)
     problems = []

@@ -14,6 +14,7 @@ from vitcli.training.budget import Clock
 from vitcli.training.distributed import World, join_world
 from vitcli.training.estimate import tail
 from vitcli.training.events import Event, Shrunk, Tried
+from vitcli.training.faults import explained
 from vitcli.training.fit import fit
 from vitcli.training.learner import OutOfMemory
 from vitcli.training.run import Run, create_run_folder, locked, read_config, write_config
@@ -29,8 +30,11 @@ def open_settings_data(settings: Settings) -> DataSet:
 
 def begin(settings: Settings, data: DataSet, folder: Path) -> None:
     """Create the run folder of a fresh run. It keeps the data's absolute path: resuming may start elsewhere."""
-    settings = replace(settings, data=str(Path(settings.data).resolve()))
-    create_run_folder(folder, {**settings.as_dict(), "fingerprint": data.fingerprint})
+    create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint})
+
+
+def _anywhere(settings: Settings) -> Settings:
+    return replace(settings, data=str(Path(settings.data).resolve()))
 
 
 def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSet]:
@@ -45,19 +49,27 @@ def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSe
     if epochs is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
     data = open_settings_data(settings)
-    if data.fingerprint != config["fingerprint"]:
+    if data.fingerprint != config.get("fingerprint"):
         raise UsageError(f"the data in {safe(settings.data)} changed since {safe(folder)} began; start a new run")
     return settings, data
 
 
+def restarted(settings: Settings, folder: Path) -> bool:
+    """Whether `torchrun` started this process again after one had died, and `folder` holds the run of `settings`."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "run.json").exists():
+        return False
+    return Settings.from_dict(read_config(folder)) == _anywhere(settings)
+
+
 def extend(settings: Settings, folder: Path) -> None:
     """Write longer settings of a resumed run into its run.json, which keeps what it was before."""
-    config = read_config(folder)
-    before = config["recipe"]["epochs"]
-    if settings.recipe.epochs != before:
-        write_config(
-            folder, {**config, **settings.as_dict(), "extended_from": [*config.get("extended_from", []), before]}
-        )
+    with locked(folder):
+        config = read_config(folder)
+        before = config["recipe"]["epochs"]
+        if settings.recipe.epochs != before:
+            write_config(
+                folder, {**config, **settings.as_dict(), "extended_from": [*config.get("extended_from", []), before]}
+            )
 
 
 def train(
@@ -78,6 +90,7 @@ def train(
     clock = Clock(settings.budget, began)
     with join_world(device or default_device()) as world, stop_on_signals() as stop, ExitStack() as stack:
         run = Run(folder, read_config(folder))
+        stack.enter_context(explained(run))
         if world.leads:
             stack.enter_context(locked(folder))
         if settings.recipe.lrs:
@@ -98,7 +111,8 @@ def train(
                     raise
                 smaller = max(d for d in range(1, recipe.micro_batch) if recipe.micro_batch % d == 0)
                 settings = replace(settings, recipe=replace(recipe, micro_batch=smaller))
-            write_config(folder, {**run.config, **settings.as_dict()})
+            config = read_config(folder)
+            write_config(folder, {**config, "recipe": {**config["recipe"], "micro_batch": smaller}})
             yield Shrunk(smaller)
 
 

@@ -1,0 +1,60 @@
+"""What the world does to a run at work (disk, memory, workers, other processes), said in one line with the way on.
+
+Knows what such errors look like, not what training is. Anything else stays what it is: a bug, with its traceback.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from vitcli.errors import CheckpointError, ImageError, VitError
+from vitcli.text import safe
+from vitcli.training.run import Run, removed
+
+
+@contextmanager
+def explained(run: Run) -> Iterator[None]:
+    """Raises VitError for what is no bug of ours. States are durable, so that the newest saved one is whole."""
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        if not run.folder.exists():
+            raise removed(run.folder) from error
+        where, what = safe(cause.filename or run.folder), cause.strerror or safe(cause)
+        raise VitError(
+            f"{where}: {what}; what was saved before is whole: mend it, then {run.resume_command}"
+        ) from error
+    except ImageError as error:
+        raise VitError(
+            f"{error}; `vit check` finds all such files. With the file restored, {run.resume_command} goes on; "
+            "without it, start a new run"
+        ) from error
+    except RuntimeError as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise VitError(f"{reason}; to go on from the last saved state: {run.resume_command}") from error
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _reason(error: RuntimeError) -> str | None:
+    """What happened, when it happened to us; None for a bug. Torch and gloo tell these apart by their text alone."""
+    text = str(error)
+    if out_of_memory(error):
+        return "out of memory: lower --set micro_batch, or set grad_checkpointing=true"
+    if text.startswith("DataLoader worker"):
+        return (
+            f"a process that decodes images died ({safe(text.splitlines()[0])}), often for lack of memory "
+            "or of room in /dev/shm: fewer --workers need less, 0 none"
+        )
+    if "gloo" in text or isinstance(error, dist.DistError):
+        return "another process of this run ended or cannot be reached"
+    return None
