@@ -5,7 +5,7 @@ cache is never asked for (see `layout.find_cached`).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo
@@ -17,9 +17,13 @@ OnProgress = Callable[[str, int, int | None], None]
 
 
 def download(
-    repo: str, revision: str, check_config: Callable[[CachedRepo], Any], progress: OnProgress | None = None
+    repo: str,
+    revision: str,
+    check_config: Callable[[CachedRepo], Any],
+    progress: OnProgress | None = None,
+    also: Sequence[str] = (),
 ) -> CachedRepo:
-    """Fetch the two files of `repo` (org/name) at `revision` into the Hub cache.
+    """Fetch the two files of `repo` (org/name) at `revision` into the Hub cache, and those of `also` that it has.
 
     `check_config` sees config.json before the weights are fetched, and may refuse; its errors pass through. Raises
     HubError in one line that names the file, the reason, and what to do.
@@ -28,7 +32,7 @@ def download(
         raise HubError(f"{missing(repo, revision)} and HF_HUB_OFFLINE is set. {command(repo, revision)}")
     from vitcli.checkpoint.transfer import transfer
 
-    return transfer(repo, revision, check_config, progress)
+    return transfer(repo, revision, check_config, progress, also)
 
 
 def missing(repo: str, revision: str) -> str:

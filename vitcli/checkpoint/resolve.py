@@ -5,8 +5,10 @@ Knows where checkpoints may be; what is in them is for `config` and `weights`.
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint, Source, parse_config
 from vitcli.checkpoint.header import PICKLE_HINT
@@ -79,7 +81,7 @@ def _named(name: str, progress: OnProgress | None) -> Checkpoint:
         return _hub(f"timm/{name}", progress)
     if name in OLD_NAMES:
         return _hub(f"timm/{OLD_NAMES[name]}", progress)
-    if _REPO.match(name.partition("@")[0]) and not os.path.exists(path):
+    if is_hub_name(name) and not os.path.exists(path):
         return _hub(name, progress)
     raise _unknown(name)
 
@@ -138,20 +140,39 @@ def _bundled(name: str) -> Checkpoint:
 
 
 def _hub(name: str, progress: OnProgress | None) -> Checkpoint:
+    try:
+        cached, downloaded = on_hub(name, _open_cached, progress=progress)
+    except HubError as error:
+        here = "" if ":" in name or name.startswith("timm/") else _near(name)
+        raise HubError(f"{error}{here}") from None
+    how = "downloaded from the Hub" if downloaded else "in the local Hub cache"
+    return replace(_open_cached(cached), why=f"{cached.repo} at {cached.commit[:7]}, {how}")
+
+
+def is_hub_name(name: str) -> bool:
+    return _REPO.match(name.partition("@")[0]) is not None
+
+
+def on_hub(
+    name: str,
+    check_config: Callable[[CachedRepo], Any],
+    *,
+    progress: OnProgress | None = None,
+    also: Sequence[str] = (),
+) -> tuple[CachedRepo, bool]:
+    """The repository `name` (org/name or org/name@revision) on this machine, and whether it had to be downloaded.
+
+    `check_config` and `also` as in `hub.download`. Raises CheckpointError for what is no name, and HubError.
+    """
     repo, _, revision = name.partition("@")
     revision = revision or "main"
-    if not _REPO.match(repo):
+    if not is_hub_name(name):
         raise CheckpointError(f"'{safe(name)}' is not a name on the Hub; those are org/name or org/name@revision")
     if not _REVISION.match(revision):
         raise CheckpointError(f"'{safe(revision)}' is not a revision: a branch, tag or commit")
     if cached := find_cached(repo, revision):
-        return replace(_open_cached(cached), why=f"{repo} at {cached.commit[:7]}, in the local Hub cache")
-    try:
-        cached = download(repo, revision, check_config=_open_cached, progress=progress)
-    except HubError as error:
-        here = "" if ":" in name or repo.startswith("timm/") else _near(name)
-        raise HubError(f"{error}{here}") from None
-    return replace(_open_cached(cached), why=f"{repo} at {cached.commit[:7]}, downloaded from the Hub")
+        return cached, False
+    return download(repo, revision, check_config, progress, also), True
 
 
 def _open_cached(cached: CachedRepo) -> Checkpoint:

@@ -8,7 +8,7 @@ not models.
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,11 @@ PROBE_SECONDS = 1.2  # with starting and importing, less than 2 s; HF_HUB_ETAG_T
 
 
 def transfer(
-    repo: str, revision: str, check_config: Callable[[CachedRepo], Any], progress: OnProgress | None
+    repo: str,
+    revision: str,
+    check_config: Callable[[CachedRepo], Any],
+    progress: OnProgress | None,
+    also: Sequence[str] = (),
 ) -> CachedRepo:
     """As `hub.download`, which asks whether the network may be used."""
     metadata = _probe(repo, revision, CONFIG_NAME)
@@ -41,6 +45,10 @@ def transfer(
     cached = CachedRepo(repo, commit, config_path.parent)
     check_config(cached)
     _probe(repo, commit, WEIGHTS_NAME)
+    for file in also:
+        with suppress(HubError):  # whoever asks does without
+            if (_probe(repo, commit, file).size or 0) <= MAX_CONFIG_BYTES:
+                _fetch(repo, revision, commit, file, progress)
     _fetch(repo, revision, commit, WEIGHTS_NAME, progress)
     _remember(repo, revision, commit)
     return cached

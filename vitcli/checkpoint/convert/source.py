@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.convert.archive import read_archive
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.convert.pickles import read_pickle
 from vitcli.checkpoint.convert.result import Source
 from vitcli.checkpoint.header import parse_header
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.resolve import is_hub_name, on_hub
 from vitcli.checkpoint.tensors import StoredType, check_finite, read_tensors
 from vitcli.checkpoint.untrusted import open_regular, read_config
 from vitcli.checkpoint.weights import unwrapped
@@ -23,19 +25,24 @@ from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
 INDEX_NAME = "model.safetensors.index.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PREFERRED = (WEIGHTS_NAME, INDEX_NAME, "open_clip_model.safetensors")
 _SAFE, _PICKLED = (".safetensors", ".npz"), (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
 
 
 def open_source(name: str, *, allow_pickle: bool = False) -> Source:
-    """The original that `name`, a folder or a file, means.
+    """The original that `name` means: a folder, a file, or `org/name[@revision]` on the Hub, cache first.
 
     Raises CheckpointError for what is not there, damaged, or a pickle that the user has not allowed.
     """
-    path = Path(os.path.expanduser(name))
-    if not path.exists():
-        raise CheckpointError(f"{safe(name)}: no such file or folder")
-    weights = _weights_in(path, allow_pickle) if path.is_dir() else path
+    path, origin = Path(os.path.expanduser(name)), None
+    if not os.path.lexists(path):
+        if not is_hub_name(name):
+            raise CheckpointError(f"{safe(name)}: no such file or folder, and no name on the Hub (org/name)")
+        cached, _ = on_hub(name, lambda _: None, also=PROCESSORS)
+        path, origin = cached.folder, f"{cached.repo}@{cached.commit}"
+        verify_blob(cached.weights_path, cached.repo)
+    weights = _weights_in(path) if path.is_dir() else path
     source = _read(weights, allow_pickle)
     tensors: Weights = {}
     for key, array in source.tensors.items():
@@ -48,13 +55,14 @@ def open_source(name: str, *, allow_pickle: bool = False) -> Source:
         source,
         name=name,
         tensors=tensors,
+        origin=origin,
         config=_json(beside / CONFIG_NAME),
         clip_config=_json(beside / "open_clip_config.json"),
         processor=_processor(beside),
     )
 
 
-def _weights_in(folder: Path, allow_pickle: bool) -> Path:
+def _weights_in(folder: Path) -> Path:
     """The one file of weights in `folder`: safetensors before .npz before pickles."""
     names = sorted(os.listdir(folder))
     for name in _PREFERRED:
@@ -126,6 +134,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _processor(folder: Path) -> dict[str, Any]:
     """The image processor's settings; newer transformers puts them into the settings of the whole processor."""
-    found = _json(folder / "preprocessor_config.json") or _json(folder / "processor_config.json")
+    found = next((found for name in PROCESSORS if (found := _json(folder / name))), {})
     inner = found.get("image_processor", found)
     return inner if isinstance(inner, dict) else {}
