@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,11 @@ def vit(line: str, **options: object) -> Result:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +120,62 @@ class TestPredict:
         assert message in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
         assert result.stderr.startswith("error: ")
+
+    def test_any_name_gives_valid_output(self, place: Path, tmp_path: Path) -> None:
+        raw = [
+            b"-rf.jpg",
+            b"two words.jpg",
+            b"new\nline.jpg",
+            b"[b].jpg",
+            b"esc\x1b[31m.jpg",
+            b"\xff\xfe.jpg",
+            b"=1+1.jpg",
+        ]
+        raw += [name.encode() for name in ("é.jpg", "e\u0301.jpg", "😀.jpg", "right\u202eleft.jpg")] + [
+            b"n" * 251 + b".jpg"
+        ]
+        for name in raw:
+            Image.new("RGB", (20, 20)).save(tmp_path / os.fsdecode(name), "JPEG")
+        lines = vit(f"predict -m model {tmp_path} --jsonl -k 1").stdout_bytes.decode().splitlines()
+        assert len(lines) == len(raw)
+        assert all(json.loads(line)["labels"] for line in lines)
+        table, rows = (vit(f"predict -m model {tmp_path} {how} -k 1").stdout_bytes.decode() for how in ("", "--csv"))
+        assert [len(row) for row in csv.reader(io.StringIO(rows))] == [5] * (1 + len(raw))
+        assert not {"\x1b", "\u202e"} & set(table + rows)
+
+    def test_nothing_to_see(self, tmp_path: Path) -> None:
+        (tmp_path / ".hidden.jpg").touch()
+        (tmp_path / "notes.txt").touch()
+        result = vit(f"predict -m model {tmp_path}")
+        assert result.exit_code == 1
+        for left_out in ("1 hidden or system file", "1 file not called like an image"):
+            assert left_out in result.stderr
+        for nothing in (b"", b"x"):
+            result = vit("predict -m model - --json", input=nothing)
+            assert result.exit_code == 3
+            assert json.loads(result.stdout)["predictions"][0]["error"].startswith("standard input is ")
+
+    def test_outputs_that_end_or_fail(self, place: Path) -> None:
+        """A reader that has had enough, and a full disk."""
+        program = f"OMP_NUM_THREADS=1 {sys.executable} -m vitcli predict -m model --jsonl"
+        images = " images/a.png" * 40
+        closed = shell(f"{program} {images} | head -n 1; exit ${{PIPESTATUS[0]}}")
+        assert (closed.returncode, closed.stderr) == (0, "")
+        assert len(closed.stdout.splitlines()) == 1
+        full = shell(f"{program} {images} > /dev/full")
+        assert (full.returncode, full.stderr) == (1, "error: No space left on device\n")
+
+    def test_poor_terminals(self, place: Path, tmp_path: Path) -> None:
+        """No UTF-8, no width, no home that could be written: the same answer, no colour, no failure."""
+        (tmp_path / "é.png").write_bytes((place / "images" / "a.png").read_bytes())
+        poor = (
+            "env -u HOME HF_HOME=/proc/none LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 COLUMNS=20 TERM=dumb NO_COLOR=1"
+        )
+        found = shell(f"{poor} {sys.executable} -m vitcli predict -m model {tmp_path}/*.png")
+        assert found.returncode == 0, found.stderr
+        assert all(label in found.stdout for label in LABELS)
+        assert found.stdout.isascii()
+        assert "\x1b" not in found.stdout + found.stderr
 
     def test_debug_shows_the_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VIT_DEBUG", "1")

@@ -168,9 +168,10 @@ def test_layouts_that_make_no_sense(tmp_path: Path, files: list[str], said: str)
 def test_paths_that_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_data(tmp_path / "gone")
-    (tmp_path / "data.zip").touch()
-    with pytest.raises(DataError, match="unpack"):
-        open_data(tmp_path / "data.zip")
+    for name in ("data.zip", "data.tar", "data.tar.gz", "data.parquet"):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match=f"{name} is neither a folder nor a manifest.*unpack archives first"):
+            open_data(tmp_path / name)
     with pytest.raises(DataError, match="names its classes itself"):
         open_data(classes(tmp_path / "x", a=2, b=2), class_names=["a", "b"])
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -130,6 +131,14 @@ def test_damaged_exif_spoils_nothing(exif: bytes) -> None:
     assert difference(open_image(png_chunks(saved(quadrants(), "PNG"), {b"eXIf": exif})), quadrants()) == 0
 
 
+def test_ten_megabytes_of_exif_are_read() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x9286] = b"x" * (10 << 20)  # the user's comment
+    data = png_chunks(saved(turned(6), "PNG"), {b"eXIf": exif.tobytes().removeprefix(b"Exif\0\0")})
+    assert difference(open_image(data), quadrants()) == 0
+
+
 def png_chunks(data: bytes, extra: dict[bytes, bytes]) -> bytes:
     """`data` with chunks put in after the header."""
     chunks = b"".join(
@@ -254,6 +263,15 @@ def test_one_bit_gray_and_cmyk() -> None:
     for format in ("TIFF", "JPEG"):  # Pillow writes CMYK JPEGs inverted, with Adobe's marker
         red = open_image(saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), format)).getpixel((8, 8))
         assert np.abs(np.subtract(red, (255, 0, 0))).max() <= 4  # type: ignore[arg-type]
+
+
+def test_ycck_is_read() -> None:
+    """A CMYK JPEG whose Adobe marker says that its first three channels are YCC: other colours, no failure."""
+    cmyk = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")
+    transform = cmyk.index(b"Adobe") + 11
+    ycck = open_image(cmyk[:transform] + b"\2" + cmyk[transform + 1 :])
+    assert (ycck.mode, ycck.size) == ("RGB", (16, 16))
+    assert ycck.getpixel((8, 8)) != open_image(cmyk).getpixel((8, 8))
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"])
@@ -390,17 +408,36 @@ def test_tiff_directories_that_refer_to_themselves() -> None:
     assert open_image(looping).size == (256, 4)
 
 
-def test_things_that_are_no_files(tmp_path: Path) -> None:
+def test_a_hundred_thousand_tiff_directories(tmp_path: Path) -> None:
+    data = write_tiff(ramp("<u2"), 1)
+    directory = data[struct.unpack("<I", data[4:8])[0] : -4]
+    chain = bytearray(data[:-4])
+    for _ in range(100_000):
+        chain += struct.pack("<I", len(chain) + 4) + directory
+    path = tmp_path / "chain.tif"
+    path.write_bytes(chain + bytes(4))
+    began = time.monotonic()
+    assert open_image(path).size == (256, 4)
+    assert "animated" in decoding.oddities(path)
+    assert time.monotonic() - began < 5
+
+
+def test_things_that_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
     folder = tmp_path / "folder.jpg"
     folder.mkdir()
     pipe = tmp_path / "pipe.jpg"
     os.mkfifo(pipe)
     link = tmp_path / "loop.jpg"
     link.symlink_to(link)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("socket.jpg")
+    server.close()
     cases = [
         (folder, "is a folder"),
         (pipe, "pipe or device"),
         (Path("/dev/zero"), "pipe or device"),
+        (Path("socket.jpg"), "cannot be opened"),
         (tmp_path / "gone.jpg", "does not exist"),
         (folder / "gone.jpg" / "x", "does not exist"),
         (link, "cannot be opened"),
@@ -426,6 +463,17 @@ def test_unreadable_files(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(ImageError, match="Permission denied"):
         open_image(path)
+
+
+def test_a_file_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for root, to whom nothing is refused."""
+
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, os.strerror(13), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ImageError, match=r"secret\.png cannot be opened: Permission denied"):
+        open_image(tmp_path / "secret.png")
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:

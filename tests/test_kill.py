@@ -27,6 +27,7 @@ torch.set_num_threads(1)
 import timm.data.auto_augment, timm.data.transforms, timm.data.random_erasing, timm.optim, timm.data
 sys.path.insert(0, os.environ["TESTS"])
 import test_training, test_finetune
+from vitcli.errors import Stopped
 from vitcli.training import train as training
 from vitcli.training.fit import fit
 from vitcli.training.run import Run, locked, read_config
@@ -71,8 +72,11 @@ for line in sys.stdin:
     folder, workers, fail_at = line.rstrip("\\n").split("\\t")
     pid = os.fork()
     if pid == 0:
+        os.setpgrp()
         try:
             attempt(Path(folder), int(workers), int(fail_at))
+        except Stopped as stopped:
+            os._exit(stopped.exit_code)
         except BaseException:
             import traceback
             traceback.print_exc()
@@ -152,6 +156,12 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def _lines(folder: Path) -> int:
+    """Of metrics.jsonl."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def _same(folder: Path, whole: Path) -> None:
     from test_training import _without_rates, state_digest
 
@@ -201,6 +211,34 @@ def test_dying_between_any_two_calls_of_a_save(tmp_path: Path, forks: Forks, who
     assert forks.end() == 0
     _same(folder, whole)
     assert not list(folder.glob("**/.*.tmp"))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_signals_to_the_whole_group(tmp_path: Path, forks: Forks, whole: Path, twice: bool) -> None:
+    """As a scheduler and Ctrl-C send them: the data workers too get each, wherever the run stands; a second one may end
+    it in the middle of a save."""
+    folder, rng = _begin(tmp_path), random.Random(3)
+    codes = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
+    stopped = 0
+    for number in [*codes, *codes]:
+        pid = forks.start(folder, workers=2)
+        lines = _lines(folder)
+        deadline = time.monotonic() + 60
+        while _lines(folder) <= lines and time.monotonic() < deadline:  # until the handlers are there
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.05))
+        for _ in range(1 + twice):
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
+        code = forks.end()
+        assert code in (codes[number], 0)  # 0: it was done before the signal came
+        stopped += code != 0
+        if code == 0:
+            break
+    assert stopped >= 2
+    forks.start(folder)
+    assert forks.end() == 0
+    _same(folder, whole)
 
 
 def test_killed_while_fine_tuning(tmp_path: Path, forks: Forks) -> None:
