@@ -422,7 +422,7 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         names = {path.name for path in (here / "out").iterdir()}
         stems = ["filters", "position-similarity", "attention-distance", "heads", "tokens"]
-        stems += ["logit-lens", "rollout", "attention"]
+        stems += ["logit-lens", "rollout", "attention", "equivariance", "locality"]
         assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "csv", "npz")} | {
             f"figure-7-{title}.{kind}" for title in ("before", "after") for kind in ("png", "svg")
         } | {"report.html"}  # fmt: skip

@@ -27,6 +27,15 @@ HeadsOpt = Annotated[
     bool, typer.Option("--heads", help="Entropy, attention on prefix tokens, near-duplicates of each head.")
 ]
 LensOpt = Annotated[bool, typer.Option("--logit-lens", help="What the head would say after each block.")]
+EquivarianceOpt = Annotated[
+    bool, typer.Option("--equivariance", help="Do features move with a shifted image, layer by layer?")
+]
+LocalityOpt = Annotated[
+    bool, typer.Option("--locality", help="How far information travels; answers to shuffled and holed pictures.")
+]
+BesideOpt = Annotated[
+    str | None, typer.Option("--beside", help="Another model, a CNN say, for --equivariance and --locality.")
+]
 AllOpt = Annotated[bool, typer.Option("--all", help="All of these, figure 7 in one picture, and one HTML page.")]
 ImagesOpt = Annotated[
     list[str] | None, typer.Option("--images", "-i", help="Files, folders, globs to look with; may be repeated.")
@@ -52,6 +61,8 @@ def inspect(
     tokens: TokensOpt = False,
     heads: HeadsOpt = False,
     logit_lens: LensOpt = False,
+    equivariance: EquivarianceOpt = False,
+    locality: LocalityOpt = False,
     all_: AllOpt = False,
     images: ImagesOpt = None,
     data: DataOpt = None,
@@ -60,6 +71,7 @@ def inspect(
     img_size: ImgSizeOpt = None,
     before: BeforeOpt = None,
     after: AfterOpt = None,
+    beside: BesideOpt = None,
     out: FolderOpt = None,
     json: JsonOpt = False,
     device: DeviceOpt = None,
@@ -79,6 +91,7 @@ def inspect(
         "logit-lens": logit_lens,
     }
     wanted = [name for name, asked in aspects.items() if asked or all_]
+    biases = [name for name, asked in {"equivariance": equivariance, "locality": locality}.items() if asked or all_]
     if (before is None) != (after is None):
         raise UsageError("--before and --after go together")
     if before and model:
@@ -87,8 +100,10 @@ def inspect(
         raise UsageError("--images and --data are two ways to say the same; give one")
     if layers and "attention" not in wanted:
         raise UsageError("--layers is for --attention; without it, it would change nothing")
-    names = {"before": before, "after": after} if before else {"": model}
-    if not wanted:
+    names = {"before": before, "after": after} if before else {"": model} | ({"beside": beside} if beside else {})
+    if beside and (wanted or before or not biases):
+        raise UsageError("--beside goes with one model and --equivariance or --locality, which a CNN has, too")
+    if not wanted and not biases:
         if useless := [o for o, v in {"--images": images, "--data": data, "--out": out, "--device": device,
                                       "--img-size": img_size, "--before": before}.items() if v]:  # fmt: skip
             raise UsageError(
@@ -103,7 +118,7 @@ def inspect(
     from vitcli.cli.inspecting import Inspecting
 
     inspecting = Inspecting(
-        names, wanted, images=images, data=data, count=count, layers=layers, img_size=img_size, device=device
+        names, wanted, biases, images=images, data=data, count=count, layers=layers, img_size=img_size, device=device
     )
     if inspecting.run(out=out, make_folder=all_, json=json):
         raise typer.Exit(EXIT_SOME_FAILED)

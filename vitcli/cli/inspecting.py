@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.load import load_model
+from vitcli.checkpoint.load import load_any, load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import inspection_view as view
 from vitcli.cli.console import note
-from vitcli.cli.exhibits import flow, heads, maps, parameters
+from vitcli.cli.exhibits import bias, flow, heads, maps, parameters
 from vitcli.cli.exhibits.exhibit import Exhibit
 from vitcli.cli.inspection_files import write_folder
 from vitcli.cli.progress import progress
@@ -21,7 +22,9 @@ from vitcli.cli.settings import size
 from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.labelled import open_splits, scored_split
+from vitcli.inspection.equivariance import Equivariance, equivariance, usual_shifts
 from vitcli.inspection.images import Feed, Picture, built_in, from_files, from_samples
+from vitcli.inspection.locality import Locality, locality
 from vitcli.inspection.look import Aspect, Seen, images_needed, look
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
@@ -34,6 +37,7 @@ class Inspecting:
         self,
         names: Mapping[str, str | None],
         wanted: Sequence[str],
+        biases: Sequence[str],
         *,
         images: list[str] | None,
         data: str | None,
@@ -42,50 +46,91 @@ class Inspecting:
         img_size: str | None,
         device: str | None,
     ) -> None:
-        self.wanted = cast(Sequence[Aspect], wanted)
+        self.wanted, self.biases = cast(Sequence[Aspect], wanted), biases
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.layers, self.size = layers, size(img_size, "--img-size")
         self.names = names
-        needed = images_needed(self.wanted, count)
+        needed = count if biases else images_needed(self.wanted, count)
         self.pictures = _pictures(images, data, needed) if needed else []
 
     def run(self, *, out: str | None, make_folder: bool, json: bool) -> int:
         """Look and show. Returns how many images could not be read."""
-        checkpoints, seen = {}, {}
+        checkpoints = self._resolve()
+        models = {title: self._load(checkpoint) for title, checkpoint in checkpoints.items()}
+        seen: dict[str, Seen] = {}
+        found: list[Exhibit] = []
+        failed: tuple[str, ...] = ()
+        if self.wanted:
+            for title, (model, preprocess) in models.items():
+                seen[title] = self._look(title, cast(VisionTransformer, model), preprocess)
+            failed = next(iter(seen.values())).failed
+            found += _exhibits(seen, self.wanted, next(iter(checkpoints.values())).labels)
+        if self.biases:
+            made, failed = self._bias(models)
+            found += made
+        folder = Path(out) if out else Path(f"inspect-{next(iter(checkpoints))}")
+        if out or make_folder:
+            write_folder(folder, checkpoints, seen, found)
+        if json:
+            view.document(checkpoints, [picture.name for picture in self.pictures], found)
+        else:
+            view.show(found)
+        if out or make_folder:
+            note(f"figures, numbers and report.html are in {safe(folder)}")
+        for line in failed[:5]:
+            note(line)
+        return len(failed)
+
+    def _resolve(self) -> dict[str, Checkpoint]:
+        """The checkpoints by their titles."""
+        found = {}
         for title, name in self.names.items():
             checkpoint = resolve(name)
             if name is None:
                 note(f"{safe(checkpoint.name)} ({checkpoint.why})")
             for line in checkpoint.notes:
                 note(line)
-            title = title or _short(checkpoint)
-            checkpoints[title] = checkpoint
-            seen[title] = self._look(title, checkpoint)
-        found = _exhibits(seen, self.wanted, next(iter(checkpoints.values())).labels)
-        folder = Path(out) if out else Path(f"inspect-{_short(next(iter(checkpoints.values())))}")
-        if out or make_folder:
-            write_folder(folder, checkpoints, seen, found)
-        if json:
-            view.document(checkpoints, seen, found)
-        else:
-            view.show(found)
-        if out or make_folder:
-            note(f"figures, numbers and report.html are in {safe(folder)}")
-        failed = next(iter(seen.values())).failed
-        for line in failed[:5]:
-            note(line)
-        return len(failed)
+            found[_short(checkpoint) if title in ("", "beside") else title] = checkpoint
+        return found
 
-    def _look(self, title: str, checkpoint: Checkpoint) -> Seen:
+    def _load(self, checkpoint: Checkpoint) -> tuple[nn.Module, Preprocess]:
+        """The model on its device, and how its images are prepared. Only for the biases may it be timm's."""
         wished = (self.size[0], self.size[1]) if self.size else None
+        if checkpoint.vit is None and not self.wanted:
+            if wished:
+                raise UsageError("--img-size resamples position embeddings; a CNN takes its own size")
+            return load_any(checkpoint).to(self.device), checkpoint.preprocess
         model = load_model(checkpoint, img_size=wished, say=note).to(self.device)
-        preprocess = replace(checkpoint.preprocess, size=model.config.img_size)
+        return model, replace(checkpoint.preprocess, size=model.config.img_size)
+
+    def _look(self, title: str, model: VisionTransformer, preprocess: Preprocess) -> Seen:
         with progress(safe(title, 30)) as bar:
             feed = _Shown(self.pictures, preprocess, self.device, bar)
             seen = look(model, self.wanted, feed, _layers(self.layers, model))
         if self.pictures and not seen.images:
             raise VitError(f"none of the {len(self.pictures)} images could be read; the first: {seen.failed[0]}")
         return seen
+
+    def _bias(self, models: Mapping[str, tuple[nn.Module, Preprocess]]) -> tuple[list[Exhibit], tuple[str, ...]]:
+        """Equivariance and locality of all models, on the same images and with the first one's patches."""
+        first, preprocess = next(iter(models.values()))
+        patch = first.config.stride if isinstance(first, VisionTransformer) else (16, 16)
+        moves: dict[str, Equivariance] = {}
+        fields: dict[str, Locality] = {}
+        failed: list[str] = []
+        for title, (model, prepared) in models.items():
+            feed = Feed(self.pictures, prepared, self.device)
+            batches, failed = list(feed), feed.failed
+            if not batches:
+                raise VitError(f"none of the {len(self.pictures)} images could be read; the first: {failed[0]}")
+            if "equivariance" in self.biases:
+                larger = min(prepared.size) / min(preprocess.size)  # the same share of the image for every model
+                shifts = [max(1, round(k * larger)) for k in usual_shifts(patch[1], min(preprocess.size))]
+                moves[title] = equivariance(model, batches, shifts)
+            if "locality" in self.biases:
+                fields[title] = locality(model, batches, patch)
+        made = [bias.equivariance(moves)] if moves else []
+        return [*made, *([bias.locality(fields)] if fields else [])], tuple(failed)
 
 
 class _Shown(Feed):

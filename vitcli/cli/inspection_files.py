@@ -33,8 +33,7 @@ def write_folder(
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
     page = Page("Looking inside " + " and ".join(checkpoints))
     page.facts((title, _described(c)) for title, c in checkpoints.items())
-    images = next(iter(seen.values())).images
-    if images:
+    if seen and (images := next(iter(seen.values())).images):
         page.paragraph(f"Looked with {len(images)} images, from {images[0].name} to {images[-1].name}.")
     for title, one in seen.items():
         if one.filters and one.distance:
@@ -80,6 +79,7 @@ def _section(page: Page, exhibit: Exhibit, markup: str) -> None:
 
 def _described(checkpoint: Checkpoint) -> str:
     vit = checkpoint.vit
-    assert vit is not None
+    if vit is None:
+        return f"{checkpoint.name}: {checkpoint.architecture}"
     sizes = f"{vit.img_size[0]}×{vit.img_size[1]} pixels, {vit.grid[0]}×{vit.grid[1]} patches"
     return f"{checkpoint.name}: {checkpoint.architecture}, {sizes}, width {vit.embed_dim}, {vit.depth} blocks"

@@ -14,7 +14,6 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.cli.console import row, stdout, table
 from vitcli.cli.exhibits.exhibit import Exhibit
 from vitcli.cli.picture import half_blocks
-from vitcli.inspection.look import Seen
 
 MAX_INLINE = 10_000  # numbers of an array that --json prints; larger ones are in the files of --out
 PICTURE_COLUMNS = 32
@@ -39,14 +38,12 @@ def show(exhibits: Sequence[Exhibit]) -> None:
             console.print(Text(f"→ {line}"))
 
 
-def document(checkpoints: Mapping[str, Checkpoint], seen: Mapping[str, Seen], exhibits: Sequence[Exhibit]) -> None:
+def document(checkpoints: Mapping[str, Checkpoint], images: Sequence[str], exhibits: Sequence[Exhibit]) -> None:
     """One JSON document: `exhibits` by name, each with its table of all numbers and its small arrays."""
     found = {exhibit.name: _as_dict(exhibit) for exhibit in exhibits}
-    images = [picture.name for picture in next(iter(seen.values())).images]
     models = {title: {"name": c.name, "architecture": c.architecture} for title, c in checkpoints.items()}
-    print(
-        json.dumps({"schema": "vit.inspect/1", "models": models, "images": images, "exhibits": found}, allow_nan=False)
-    )
+    document = {"schema": "vit.inspect/1", "models": models, "images": images, "exhibits": found}
+    print(json.dumps(document, allow_nan=False))
 
 
 def _as_dict(exhibit: Exhibit) -> dict[str, Any]:

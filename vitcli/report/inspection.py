@@ -222,3 +222,40 @@ def _map(axes: "Axes", values: Array, title: str, colours: str) -> None:
 
 def _ticks(axes: "Axes", layers: int) -> None:
     axes.set_xticks(range(1, layers + 1, -(-layers // 12)))
+
+
+def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]]) -> "Figure":
+    """Cosines (layers, shifts) of features that moved with the image, and (dotted) of features that stood still."""
+
+    def draw(i: int, part: Any) -> None:
+        title, moved, still, shifts = panels[i]
+        axes = part.subplots()
+        layers = range(len(moved))
+        for colour, shift, with_it, without in zip(COLOURS, shifts, moved.T, still.T, strict=False):
+            axes.plot(layers, with_it, color=colour, marker="o", markersize=3, label=f"{shift} px")
+            axes.plot(layers, without, color=colour, linestyle=":", linewidth=0.8)
+        axes.set(xlabel="layer", ylabel="cosine", ylim=(min(0, np.nanmin(still)), 1.03), title=title)
+        axes.legend(title="moved with the image\n(dotted: standing still)", title_fontsize=6, fontsize=6)
+        axes.set_xticks(range(0, len(moved), -(-len(moved) // 12)))
+
+    return _side_by_side(len(panels), draw)
+
+
+def fields_figure(panels: Sequence[tuple[str, Array, Sequence[str]]]) -> "Figure":
+    """Receptive fields (layers, H, W): up to six layers in a row, a row a model; brightness is the square root."""
+    from matplotlib import rc_context
+
+    shown = [np.unique(np.linspace(0, len(layers) - 1, 6).round().astype(int)) for _, _, layers in panels]
+    columns = max(map(len, shown))
+    drawing = figure(WIDE, WIDE / columns * len(panels) + 0.3)
+    with rc_context(STYLE):
+        cells = drawing.subplots(len(panels), columns, squeeze=False)
+        for line, (title, fields, layers), chosen in zip(cells, panels, shown, strict=True):
+            for axes in line:
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            for axes, i in zip(line, chosen, strict=False):
+                axes.imshow(np.sqrt(fields[i]), cmap="magma", interpolation="nearest")
+                axes.set_title(layers[i], fontsize=7)
+            line[0].set_ylabel(title)
+    return drawing

@@ -35,7 +35,7 @@ class Exhibit:
 class Table:
     """Rows that say which model they are of, where there are several."""
 
-    models: Models
+    models: Mapping[str, object]
     rows: list[list[Any]] = field(default_factory=list)
 
     def columns(self, *names: str) -> list[str]:
@@ -45,10 +45,10 @@ class Table:
         self.rows.append([*cells, title] if len(self.models) > 1 else list(cells))
 
 
-def arrays_of(title: str, models: Models, **arrays: Array) -> dict[str, Array]:
+def arrays_of(title: str, models: Mapping[str, object], **arrays: Array) -> dict[str, Array]:
     """`arrays` by name, with the model's title in front where there are several."""
     return {f"{title}.{name}" if len(models) > 1 else name: array for name, array in arrays.items()}
 
 
-def said_of(title: str, models: Models) -> str:
+def said_of(title: str, models: Mapping[str, object]) -> str:
     return f"{title}: " if len(models) > 1 else ""

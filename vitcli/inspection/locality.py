@@ -1,0 +1,118 @@
+"""Locality: how far information travels, and what is left when the picture's order is destroyed.
+
+Effective receptive field (Luo et al. 2016, arXiv 1701.04128): the gradient of one cell's features, projected on a
+random direction, to the input; where its mass lies says which pixels the cell has heard of. Shuffling and dropping
+patches of the input (Naseer et al. 2021, arXiv 2105.10497) shows how much an answer depends on them: ViT and CNN get
+the same broken pictures.
+
+Legend: B batch, C channels of the image, H W pixels, h w cells, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vitcli.inspection.feature_maps import feature_maps, stride
+from vitcli.inspection.measurement import Array
+
+DROPS = (0.25, 0.5, 0.75)  # share of the patches
+TILES = (2, 4, 7)  # a shuffled picture is cut into so many rows and columns
+
+
+@dataclass(frozen=True)
+class Locality:
+    """`fields`: where the middle cell's gradient lies, (layers, H, W), each of sum 1."""
+
+    layers: tuple[str, ...]
+    fields: Array
+    radius: Array  # (layers,) pixels around the cell's centre that hold half of the mass
+    uniform: float  # that radius if all pixels counted alike
+    shuffled: dict[int, float]  # rows and columns → share of images whose answer stays
+    dropped: dict[float, float]  # share of patches → share of images whose answer stays
+
+
+def locality(model: nn.Module, batches: Sequence[Tensor], patch: tuple[int, int], seed: int = 0) -> Locality:
+    """Over `batches` of images (B, C, H, W), at least one; patches of `patch` (height, width) pixels are dropped."""
+    layers, fields, centres = _fields(model, batches, seed)
+    same = _answers(model, batches, patch, seed)
+    radius = np.array([half_mass(field, centre) for field, centre in zip(fields, centres, strict=True)])
+    even = np.full(fields.shape[1:], 1 / fields[0].size)
+    return Locality(
+        layers, fields, radius, half_mass(even, centres[-1]),
+        {tiles: same[f"tiles {tiles}"] for tiles in TILES if f"tiles {tiles}" in same},
+        {share: same[f"drop {share}"] for share in DROPS},
+    )  # fmt: skip
+
+
+def _fields(
+    model: nn.Module, batches: Sequence[Tensor], seed: int
+) -> tuple[tuple[str, ...], Array, list[tuple[float, float]]]:
+    """Names of the layers, mean gradient fields (layers, H, W), and the middle cells' centres in pixels."""
+    total: dict[str, Tensor] = {}
+    centres: dict[str, tuple[float, float]] = {}
+    for x in batches:
+        x = x.detach().clone().requires_grad_()
+        for name, found in feature_maps(model, x).items():
+            generator = torch.Generator().manual_seed(seed)
+            direction = torch.randn(found.shape[1], generator=generator).to(found)
+            row, column = found.shape[-2] // 2, found.shape[-1] // 2
+            heard = (found[:, :, row, column] @ direction).sum()
+            (gradient,) = torch.autograd.grad(heard, x, retain_graph=True)
+            size = gradient.double().norm(dim=1)  # (B, H, W)
+            field = (size / size.sum(dim=(1, 2), keepdim=True).clamp(min=1e-300)).sum(dim=0).cpu()
+            total[name] = total[name] + field if name in total else field
+            down, right = stride(x, found)
+            centres[name] = ((row + 0.5) * down - 0.5, (column + 0.5) * right - 0.5)
+    fields = torch.stack(list(total.values())).numpy()
+    return tuple(total), fields / fields.sum(axis=(1, 2), keepdims=True), list(centres.values())
+
+
+def half_mass(field: Array, centre: tuple[float, float]) -> float:
+    """The radius in pixels around `centre` (row, column) that holds half of `field` (H, W)."""
+    rows, columns = np.indices(field.shape)
+    away = np.hypot(rows - centre[0], columns - centre[1]).ravel()
+    order = np.argsort(away, kind="stable")
+    held = np.cumsum(field.ravel()[order])
+    return float(away[order][np.searchsorted(held, held[-1] / 2)])
+
+
+@torch.inference_mode()
+def _answers(model: nn.Module, batches: Sequence[Tensor], patch: tuple[int, int], seed: int) -> dict[str, float]:
+    """How often the answer to a broken picture is that to the whole one, by kind of breakage."""
+    same: dict[str, int] = {}
+    images = 0
+    generator = torch.Generator().manual_seed(seed)
+    for x in batches:
+        answer = model(x).argmax(dim=1)
+        broken = {f"tiles {n}": shuffle(x, n, generator) for n in TILES if min(x.shape[-2:]) >= n}
+        broken |= {f"drop {share}": drop(x, patch, share, generator) for share in DROPS}
+        for kind, pictures in broken.items():
+            same[kind] = same.get(kind, 0) + int((model(pictures).argmax(dim=1) == answer).sum())
+        images += len(x)
+    return {kind: count / images for kind, count in same.items()}
+
+
+def shuffle(x: Tensor, tiles: int, generator: torch.Generator) -> Tensor:
+    """Images (B, C, H, W) cut into `tiles` rows and columns that change places; what is left at the edges stays."""
+    B, C, H, W = x.shape
+    h, w = H // tiles, W // tiles
+    inside = x[:, :, : h * tiles, : w * tiles].reshape(B, C, tiles, h, tiles, w).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    order = torch.stack([torch.randperm(tiles * tiles, generator=generator) for _ in range(B)]).to(x.device)
+    mixed = inside[torch.arange(B, device=x.device)[:, None], order].view(B, tiles, tiles, C, h, w)
+    result = x.clone()
+    result[:, :, : h * tiles, : w * tiles] = mixed.permute(0, 3, 1, 4, 2, 5).reshape(B, C, h * tiles, w * tiles)
+    return result
+
+
+def drop(x: Tensor, patch: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+    """Images (B, C, H, W) in which `share` of the patches are the mean colour (0 after normalisation)."""
+    B, _, H, W = x.shape
+    h, w = -(-H // patch[0]), -(-W // patch[1])
+    gone = round(share * h * w)
+    ranks = torch.rand(B, h * w, generator=generator).argsort(dim=1).argsort(dim=1).to(x.device)
+    kept = (ranks >= gone).to(x).view(B, 1, h, w)
+    mask = kept.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)[:, :, :H, :W]
+    return x * mask
