@@ -7,6 +7,7 @@ safetensors file, which is checked like any other.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,9 +56,11 @@ def read_pickle(path: Path) -> tuple[Weights, str]:
 
 def _one_line(error: str) -> str:
     """torch's advice, on three paragraphs, is for programmers; what it refuses to build is worth knowing."""
-    _, found, name = error.partition("Unsupported global: GLOBAL ")
-    if found:
-        return f"it wants to build {safe(name.split()[0], 80)}, which is code and not weights; it is not read"
+    if found := re.search(r"GLOBAL:? ([\w.]+)", error):
+        return f"it wants to build {safe(found[1], 80)}, which is code and not weights; it is not read"
     if "TorchScript" in error:
         return "a TorchScript archive, which is a program; save its state_dict() and convert that"
+    if "Weights only load failed" in error:
+        cause = error.partition("WeightsUnpickler error:")[2].split("\n\n")[1:2]
+        return f"damaged, or no pickle of weights: {safe(cause[0] if cause else '', 80)}"
     return safe(error.splitlines()[0], 160)

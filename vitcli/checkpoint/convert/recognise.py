@@ -1,11 +1,13 @@
 """Which family an original belongs to, by what is in it; its name on the disk says nothing. Imports no torch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from vitcli.checkpoint.config import build_config
 from vitcli.checkpoint.convert import google, open_clip, original, transformers
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.convert.shape import nearest_architecture
+from vitcli.checkpoint.model_args import other_fields_of
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
@@ -22,6 +24,11 @@ def convert(source: Source, settings: Settings | None = None) -> tuple[Converted
     build_config(  # what could not be read back is refused here, before anything is written
         architecture=architecture, vit=converted.vit, labels=converted.labels, preprocess=converted.preprocess
     )
+    if other := other_fields_of(architecture, converted.vit):
+        slightly = other.keys() == {"norm_eps"}
+        effect = "compute with their own, a difference in the last digits" if slightly else "cannot read the weights"
+        note = f"timm's config cannot say {', '.join(other)}: timm and transformers {effect}; vit reads it all"
+        converted = replace(converted, notes=(*converted.notes, note))
     return converted, architecture
 
 

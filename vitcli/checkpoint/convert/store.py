@@ -42,7 +42,7 @@ def store(converted: Converted, architecture: str, source: Source, folder: Path)
             preprocess=converted.preprocess,
             provenance=provenance,
             dtype=source.stored,
-            extra={"base_model": source.origin} if source.origin else None,
+            extra={"base_model": source.origin.partition("@")[0]} if source.origin else None,
         )
         write_file(staging / "README.md", [model_card(resolve(str(staging)), folder.name, None).encode()])
         staging.replace(folder)

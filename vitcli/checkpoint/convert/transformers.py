@@ -173,7 +173,7 @@ def convert(source: Source, settings: Settings) -> Converted:
 
 def _facts(vision: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
     act = vision.get("hidden_act", family.act)
-    if act not in _ACTIVATIONS:
+    if not isinstance(act, str) or act not in _ACTIVATIONS:
         raise CheckpointError(f"{where}: the activation '{safe(act, 40)}' is none of {', '.join(_ACTIVATIONS)}")
     said = {
         "num_heads": vision.get("num_attention_heads", 12),
