@@ -140,11 +140,16 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def flax_vit(
-    *, stem: tuple[int, ...] | None = None, pool: str = "token", big_vision: bool = False, hidden: int | None = None
+    *,
+    stem: tuple[int, ...] | None = None,
+    stem_width: int = 32,
+    pool: str = "token",
+    big_vision: bool = False,
+    hidden: int | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Random arrays in the published layout: D 32, 2 layers, 2 heads, 3 classes, 4×4 patches.
 
-    `stem`: blocks a stage of the ResNet (width 32); `hidden`: width of the pre-training head; `big_vision`: positions
+    `stem`: blocks a stage of the ResNet; `hidden`: width of the pre-training head; `big_vision`: positions
     of the patches alone, and modules counted anew in each block.
     """
     rng = np.random.default_rng(3)
@@ -171,11 +176,11 @@ def flax_vit(
 
     channels, patch = 3, 16
     if stem is not None:
-        channels, patch = 32, 2
+        channels, patch = stem_width, 2
         add("conv_root/kernel", 7, 7, 3, channels)
         norm("gn_root", channels, ones=3)
         for i, blocks in enumerate(stem, 1):
-            inner = 32 << (i - 1)
+            inner = stem_width << (i - 1)
             for j in range(1, blocks + 1):
                 unit = f"block{i}/unit{j}"
                 for conv, shape in {

@@ -304,6 +304,11 @@ class TestProcessor:
         folder = save_transformers(shake(TRANSFORMERS["vit"][0]()), tmp_path)
         found = converted(folder, Settings(preprocess={"mean": (0.1, 0.2, 0.3), "crop_pct": 0.9}))
         assert (found.preprocess.mean, found.preprocess.crop_pct) == ((0.1, 0.2, 0.3), 0.9)
+        transformers.ViTImageProcessorPil(size=_square(64), do_resize=False).save_pretrained(folder)
+        assert "do_resize" in refusal(lambda: converted(folder))
+        found = converted(folder, Settings(preprocess={"crop_mode": "center"}))
+        assert (found.preprocess.crop_mode, found.preprocess.std) == ("center", (0.5, 0.5, 0.5))
+        assert any("with your --set" in note for note in found.notes)
 
 
 def _square(side: int) -> dict[str, int]:
@@ -348,15 +353,15 @@ class TestGoogle:
             ({}, "vit_base_patch16_224", {}),
             ({"pool": "map", "big_vision": True}, "vit_base_patch16_siglip_224", {}),
             ({"pool": "avg", "big_vision": True}, "vit_base_patch16_siglip_gap_224", {}),
+            ({"stem": (), "stem_width": 64}, "vit_tiny_r_s16_p8_224", {"patch_size": 2, "img_size": 32}),
         ],
     )
     def test_same_weights_as_in_timm(
         self, layout: dict[str, Any], name: str, arguments: dict[str, Any], tmp_path: Path
     ) -> None:
         path = self.npz(tmp_path, **layout)
-        model = timm.create_model(
-            name, img_size=64, embed_dim=32, depth=2, num_heads=2, mlp_ratio=1.5, num_classes=3, **arguments
-        )
+        sizes = {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5, "num_classes": 3}
+        model = timm.create_model(name, **sizes | arguments)
         model.load_pretrained(str(path))
         found = converted(path)
         assert found.tensors.keys() == model.state_dict().keys()
@@ -724,7 +729,6 @@ class TestPickle:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"\x80\x02}q\x00.junk", "corrupt"),
             (b"\x80\x04\x95\xff\xff", "no pickle of weights"),
             (b"PK\x03\x04junk", "zip"),
         ],

@@ -25,7 +25,7 @@ def preprocess_of(processor: Mapping[str, Any], where: str) -> Preprocess:
         return _preprocess(processor)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{where}: {error}; --set mean=…, std=…, crop_pct=… override what cannot be read"
+            f"{where}: its image processor is not carried over: {error}; --set crop_pct=… and the like say what to do"
         ) from None
 
 

@@ -15,9 +15,9 @@ from vitcli.text import safe
 def convert(source: Source, settings: Settings | None = None) -> tuple[Converted, str]:
     """`source` as a ViT of ours, and timm's name for its architecture.
 
-    Every weight of the original is in the result or counted as dropped; every weight of the result is from the
-    original. Raises CheckpointError with the reason for what cannot be converted exactly, UsageError for settings that
-    contradict the file.
+    Every weight of the original is in the result or counted as dropped; nothing is made up but the zeros of a bias
+    that the original has not. Raises CheckpointError with the reason for what cannot be converted exactly, UsageError
+    for settings that contradict the file.
     """
     converted = _family(source)(source, settings or Settings())
     architecture = nearest_architecture(converted.vit)

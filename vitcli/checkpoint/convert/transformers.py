@@ -262,7 +262,12 @@ def _preprocess(
 ) -> tuple[Preprocess, list[str]]:
     if not source.processor:
         return family.preprocess, ["no preprocessor_config.json; the preprocessing is the usual one of its family"]
-    preprocess = preprocess_of(source.processor, source.where)
+    try:
+        preprocess = preprocess_of(source.processor, source.where)
+    except CheckpointError:
+        if not settings.preprocess:
+            raise
+        return family.preprocess, ["its image processor cannot be carried over; its family's is taken, with your --set"]
     if preprocess.size == img_size:
         return preprocess, []
     wanted, has = ("×".join(map(str, size)) for size in (preprocess.size, img_size))
