@@ -23,7 +23,7 @@ from vitcli.data.sources import read_splits
 from vitcli.errors import DataError
 from vitcli.inference.calibrate import fit_temperature
 from vitcli.inference.evaluate import evaluate
-from vitcli.inference.few_shot import BIAS, L2, STD_EPS, fit, t_quantile
+from vitcli.inference.few_shot import BIAS, L2, STD_EPS, fit
 from vitcli.inference.predict import load
 
 Invoke = Callable[..., Any]

@@ -11,7 +11,7 @@ Legend: K classes, N samples.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import cos, pi, sin, sqrt, tan
 from statistics import NormalDist
 from typing import Any
 
@@ -127,6 +127,29 @@ def measure(probabilities: Probabilities, labels: Labels, names: Sequence[str]) 
         confusion=confusion,
         reliability=bins,
     )
+
+
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """95 % for the mean of independent draws, Student's; None for a single one."""
+    n = len(values)
+    if n < 2:
+        return None
+    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
+    return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
+
+
+def t_quantile(freedom: int) -> float:
+    """What |t| with that many degrees of freedom exceeds in 5 % of cases (Abramowitz, Stegun 26.7.3, 26.7.4)."""
+    low, high = 0.0, pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        term = total = cos(angle) if freedom % 2 else 1.0
+        for i in range(2 + freedom % 2, freedom - 1, 2):
+            term *= cos(angle) ** 2 * (i - 1) / i
+            total += term
+        inside = 2 / pi * (angle + sin(angle) * total * (freedom > 1)) if freedom % 2 else sin(angle) * total
+        low, high = (angle, high) if inside < 0.95 else (low, angle)
+    return sqrt(freedom) * tan((low + high) / 2)
 
 
 def wilson(correct: int, n: int) -> Interval:

@@ -194,6 +194,12 @@ def _or_none(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
 
+def _widths(value: Any) -> list[int]:
+    if isinstance(value, list | tuple) and len(value) == 4:
+        return [_whole(1, 1 << 13)(width) for width in value]
+    raise ValueError("four numbers")
+
+
 def _stem(value: Any) -> StemConfig:
     if not isinstance(value, dict) or value.keys() != {"layers", "width"}:
         raise ValueError("an object with layers and width")
@@ -252,6 +258,7 @@ _ANY_MODEL: dict[str, Check] = {
     "img_size": _size(1, 1 << 10),  # window masks grow with it, and are in no file
     "in_chans": _whole(1, 64),
     "global_pool": _one_of("token", "avg", "map", "max", "avgmax"),
+    "channels": _widths,  # of a ResNet's four stages
 }
 
 # Training-time settings, and what timm must know to take images of any size: no effect on the logits of a good image.

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vitcli.cli import check, convert, evaluate, export, finetune, inspect, models, predict, push, resize_posemb, train
+from vitcli.cli import (
+    check,
+    compare,
+    convert,
+    evaluate,
+    export,
+    finetune,
+    inspect,
+    models,
+    predict,
+    push,
+    resize_posemb,
+    train,
+)
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
 from vitcli.text import safe
 
@@ -85,6 +98,7 @@ app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(evaluate.evaluate)
 app.command()(inspect.inspect)
+app.command()(compare.compare)
 app.command()(resize_posemb.resize_posemb)
 app.command()(convert.convert)
 app.command()(export.export)

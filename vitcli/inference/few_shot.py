@@ -9,7 +9,6 @@ Legend: N support images, M test images, D features, K classes of the data.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import cos, pi, sin, sqrt, tan
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from vitcli.errors import DataError, UsageError
 from vitcli.inference.class_names import listed
 from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.stream import Stream, sources_of
-from vitcli.metrics import Interval, Labels
+from vitcli.metrics import Interval, Labels, t_interval
 
 BIAS = 100.0
 L2 = 2.0**10
@@ -121,29 +120,6 @@ def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
         return Linear(mean, std, np.asarray(np.linalg.solve(gram, design.T @ target), np.float64))
     kernel = design @ design.T + L2 * np.eye(len(design))
     return Linear(mean, std, np.asarray(design.T @ np.linalg.solve(kernel, target), np.float64))
-
-
-def t_interval(values: Sequence[float]) -> Interval | None:
-    """95 % for the mean of independent draws, Student's; None for a single one."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / sqrt(n)
-    return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
-
-
-def t_quantile(freedom: int) -> float:
-    """What |t| with that many degrees of freedom exceeds in 5 % of cases (Abramowitz, Stegun 26.7.3, 26.7.4)."""
-    low, high = 0.0, pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        term = total = cos(angle) if freedom % 2 else 1.0
-        for i in range(2 + freedom % 2, freedom - 1, 2):
-            term *= cos(angle) ** 2 * (i - 1) / i
-            total += term
-        inside = 2 / pi * (angle + sin(angle) * total * (freedom > 1)) if freedom % 2 else sin(angle) * total
-        low, high = (angle, high) if inside < 0.95 else (low, angle)
-    return sqrt(freedom) * tan((low + high) / 2)
 
 
 class _Features:

@@ -66,15 +66,13 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
         model = with_head(model, classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
         size = model.config.img_size
     else:
-        if start.img_size is not None and start.img_size != checkpoint.preprocess.size:
-            raise UsageError(
-                f"--img-size needs a Vision Transformer; {safe(checkpoint.name)} is a {checkpoint.architecture}"
-            )
+        size = start.img_size or checkpoint.preprocess.size
+        if size != checkpoint.preprocess.size and not any_size(checkpoint.architecture):
+            raise UsageError(f"{safe(checkpoint.name)} is a {checkpoint.architecture}, which timm builds for one size")
         model = load_any(checkpoint)
         model.reset_classifier(classes)  # type: ignore[operator]  # timm's name for it, on every model
         for parameter in model.get_classifier().parameters():  # type: ignore[operator]
             nn.init.zeros_(parameter)
-        size = checkpoint.preprocess.size
     if start.tune == "lora":
         if not isinstance(model, VisionTransformer):
             raise UsageError(
@@ -104,6 +102,13 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
 
 def _needs_a_vit(option: str, checkpoint: Checkpoint) -> str:
     return f"{option} needs a Vision Transformer; {safe(checkpoint.name)} is a {checkpoint.architecture}"
+
+
+def any_size(architecture: str) -> bool:
+    """Whether timm's model of that name takes images of any size, as CNNs do."""
+    import timm
+
+    return timm.is_model(architecture) and not timm.get_pretrained_cfg(architecture).fixed_input_size
 
 
 def _headless(model: VisionTransformer) -> VisionTransformer:

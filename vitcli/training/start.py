@@ -16,7 +16,7 @@ from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.stem import GROUPS
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
-from vitcli.training.origin import Start, from_checkpoint
+from vitcli.training.origin import Start, any_size, from_checkpoint
 from vitcli.training.recipe import Recipe, as_dict, override
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
@@ -41,6 +41,8 @@ class Settings:
     start: Start | None = None  # fine-tuning: the checkpoint and how; architecture and model_args are then its own
     teacher: str | None = None  # a checkpoint to learn from
     budget: float | None = None  # seconds
+    share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
+    share_seed: int = 0  # which ones
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "recipe": as_dict(self.recipe)}
@@ -59,6 +61,8 @@ class Settings:
                 Start(**start) if start else None,
                 config.get("teacher"),
                 config.get("budget"),
+                config.get("share", 1.0),
+                config.get("share_seed", 0),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise VitError(f"run.json is not that of a run: {safe(error)}; start again in a new folder") from error
@@ -86,9 +90,10 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
         model: nn.Module = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
         size = vit.img_size
     else:
-        vit, model = None, _timm_model(settings, len(data.classes))
         height, width = settings.model_args.get("img_size", (224, 224))
         size = (height, width)
+        settings = replace(settings, model_args=_timm_args(settings))
+        vit, model = None, _timm_model(settings, len(data.classes))
     # Small images carry no border that a centre crop could spare.
     crop_pct = 1.0 if min(size) <= 64 else 0.9
     preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -137,6 +142,12 @@ def _stem(value: Any) -> StemConfig:
     if stem.width % GROUPS or not all(type(blocks) is int and blocks > 0 for blocks in stem.layers):
         raise UsageError(f"stem {safe(value)}: the width is a multiple of {GROUPS}, each stage has at least one block")
     return stem
+
+
+def _timm_args(settings: Settings) -> dict[str, Any]:
+    """What timm's constructor takes: an image size only where the model is built for one."""
+    without = {"img_size"} if any_size(settings.architecture) else set()
+    return {name: value for name, value in settings.model_args.items() if name not in without}
 
 
 def _timm_model(settings: Settings, classes: int) -> nn.Module:

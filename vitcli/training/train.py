@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
+from vitcli.data.subset import subset
 from vitcli.errors import Stopped, UsageError
 from vitcli.text import safe
 from vitcli.training.budget import Clock
@@ -25,7 +26,8 @@ from vitcli.training.tune_head import tune_head
 
 
 def open_settings_data(settings: Settings) -> DataSet:
-    return open_data(settings.data, val_fraction=settings.val_fraction)
+    data = open_data(settings.data, val_fraction=settings.val_fraction)
+    return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 
 def begin(settings: Settings, data: DataSet, folder: Path) -> None:

@@ -1,0 +1,339 @@
+"""`vit compare`: subsets, the queue, intervals (checked by simulation), and whole studies on a tiny data set."""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_cli import vit
+from tests.test_training import write_idx
+from vitcli.cli import comparing
+from vitcli.cli.comparing import Comparing, shares, stages
+from vitcli.comparison.contenders import NAMES, contender
+from vitcli.comparison.queue import folder_of, results, work_through
+from vitcli.comparison.results import Point, crossover, points
+from vitcli.comparison.study import Cell, Pretraining, Study, read_study, write_study
+from vitcli.data.samples import ArraySamples
+from vitcli.data.sources import open_data
+from vitcli.data.subset import subset
+from vitcli.errors import UsageError, VitError
+from vitcli.metrics import t_interval
+from vitcli.model.architectures import ARCHITECTURES
+from vitcli.training.run import locked
+from vitcli.training.start import vit_config
+
+STUDY = Study("data", "abc", ("vit", "cnn"), (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
+SMALL = "--models vit-small,resnet10t --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that brightness tells apart, 40 training and 10 test images of 8×8 pixels."""
+    place = tmp_path_factory.mktemp("compare")
+    (place / "data").mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("t10k", 10)):
+        labels = np.arange(count) % 2
+        write_idx(place / "data", split, rng.integers(0, 100, (count, 8, 8)) + 120 * labels[:, None, None], labels)
+    return place
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+class TestSubset:
+    def test_nested_and_stratified(self, place: Path) -> None:
+        data = open_data(place / "data")
+        kept: list[set[str]] = []
+        for share in (0.05, 0.1, 0.5, 1.0):
+            part = subset(data, share, seed=3)
+            kept.append({part.train.name(i) for i in range(len(part.train))})
+            before, after = (np.bincount(one.train.labels) for one in (data, part))
+            assert after.tolist() == [max(1, round(share * count)) for count in before]
+            assert part.val is data.val
+            assert part.test is data.test
+        for smaller, larger in itertools.pairwise(kept):
+            assert smaller < larger
+        assert len(kept[-1]) == len(data.train)
+
+    def test_the_seed_decides(self, place: Path) -> None:
+        data = open_data(place / "data")
+        a, b, c = (subset(data, 0.3, seed).train.fingerprint for seed in (0, 0, 1))
+        assert a == b != c
+
+
+class TestStudy:
+    def test_cells(self) -> None:
+        names = [cell.name for cell in STUDY.cells()]
+        assert names[:4] == ["vit-10%-seed0", "cnn-10%-seed0", "vit-100%-seed0", "cnn-100%-seed0"]
+        assert len(names) == len(set(names)) == 8
+
+    def test_less_data_gets_more_passes(self) -> None:
+        assert STUDY.epochs_of(1.0) == 4
+        assert STUDY.epochs_of(0.25) == 8
+        assert STUDY.epochs_of(0.01) == 10
+
+    def test_kept(self, tmp_path: Path) -> None:
+        study = Study(**{**vars(STUDY), "pretrainings": (Pretraining("small", "x", 0.5),)})
+        write_study(tmp_path / "s", study)
+        assert read_study(tmp_path / "s") == study
+        write_study(tmp_path / "s", study)  # the same goes on
+        with pytest.raises(UsageError, match="holds another study"):
+            write_study(tmp_path / "s", STUDY)
+        (tmp_path / "s" / "study.json").write_text('{"data": 1}')
+        with pytest.raises(VitError, match="is damaged"):
+            read_study(tmp_path / "s")
+
+
+@contextmanager
+def no_lock(_: Path) -> Iterator[None]:
+    yield
+
+
+class TestQueue:
+    def test_a_finished_cell_is_never_done_again(self, tmp_path: Path) -> None:
+        worked: list[str] = []
+
+        def work(cell: Cell, place: Path) -> Mapping[str, Any]:
+            worked.append(cell.name)
+            if len(worked) == 4:
+                raise KeyboardInterrupt
+            return {"x": len(worked)}
+
+        with pytest.raises(KeyboardInterrupt):
+            list(work_through(tmp_path, STUDY, no_lock, work))
+        assert len(results(tmp_path, STUDY)) == 3
+        rest = dict(work_through(tmp_path, STUDY, no_lock, work))
+        assert len(rest) == 5
+        assert worked.count("cnn-100%-seed0") == 2, "the one that was interrupted"
+        assert len(worked) == 9
+        assert list(work_through(tmp_path, STUDY, no_lock, work)) == []
+
+    def test_two_processes_share_the_cells(self, tmp_path: Path) -> None:
+        """What another process holds is left to it; locks are real."""
+        cells = list(STUDY.cells())
+        held = folder_of(tmp_path, cells[2])
+        held.mkdir(parents=True)
+        with locked(held):
+            done = dict(work_through(tmp_path, STUDY, locked, lambda cell, place: {}))
+        assert set(cells) - set(done) == {cells[2]}
+
+    def test_a_damaged_result(self, tmp_path: Path) -> None:
+        cell = next(STUDY.cells())
+        folder_of(tmp_path, cell).mkdir(parents=True)
+        (folder_of(tmp_path, cell) / "result.json").write_text('{"test_acc')
+        with pytest.raises(VitError, match="remove it, and the cell is done again"):
+            results(tmp_path, STUDY)
+
+
+def curve(model: str, accuracies: Mapping[int, tuple[float, ...]]) -> list[Point]:
+    return [
+        Point(model, images / 1000, images, values, float(np.mean(values)), t_interval(values), {}, 1.0)
+        for images, values in accuracies.items()
+    ]
+
+
+class TestResults:
+    def test_points(self) -> None:
+        found = {
+            cell: {"test_accuracy": 0.5 + 0.1 * cell.seed, "images": int(100 * cell.share), "few_shot": {"5": 0.4},
+                   "cpu_seconds": 2.0 + cell.seed}
+            for cell in STUDY.cells()
+        }  # fmt: skip
+        first = points(found)[0]
+        assert (first.model, first.share, first.images) == ("vit", 0.1, 10)
+        assert first.accuracies == (0.5, 0.6)
+        assert first.mean == pytest.approx(0.55)
+        assert first.few_shot == {"5": 0.4}
+        assert first.cpu_seconds == 2.5
+
+    def test_a_crossing_between_two_sizes(self) -> None:
+        cnn = curve("cnn", {100: (0.70, 0.71), 1000: (0.80, 0.81), 10000: (0.85, 0.86)})
+        vit_ = curve("vit", {100: (0.50, 0.51), 1000: (0.79, 0.80), 10000: (0.88, 0.89)})
+        found = crossover(cnn + vit_, "cnn", "vit")
+        assert found.images == pytest.approx(1000 * 10**0.25)  # from −0.01 to +0.03 on a logarithmic axis
+        assert found.chance == 1.0, "differences do not vary"
+
+    def test_none_seen(self) -> None:
+        cnn = curve("cnn", {100: (0.7, 0.71), 1000: (0.8, 0.81)})
+        vit_ = curve("vit", {100: (0.5, 0.51), 1000: (0.6, 0.61)})
+        found = crossover(cnn + vit_, "cnn", "vit")
+        assert (found.images, found.chance) == (None, 0.0)
+        ahead = crossover(cnn + vit_, "vit", "cnn")
+        assert ahead.images is None, "ahead from the start is no crossing"
+
+    def test_intervals_hold_what_they_promise(self) -> None:
+        """2000 simulated studies of 3 seeds: 95 % of the intervals hold the true mean, within simulation error."""
+        rng = np.random.default_rng(0)
+        inside = 0
+        for _ in range(2000):
+            found = t_interval(tuple(rng.normal(0.8, 0.02, 3)))
+            assert found is not None
+            inside += found.low <= 0.8 <= found.high
+        assert abs(inside / 2000 - 0.95) < 0.015  # three standard errors
+
+    def test_the_crossovers_interval_holds_the_true_one(self) -> None:
+        """300 simulated studies with a crossing at √(1000·10000) images; Student's t is wide with 3 seeds."""
+        rng = np.random.default_rng(1)
+        truth, inside = np.sqrt(1000 * 10000), 0
+        for _ in range(300):
+            draws = {n: tuple(rng.normal(0.8, 0.004, 3)) for n in (100, 1000, 10000)}
+            gap = {100: -0.1, 1000: -0.05, 10000: 0.05}
+            other = {n: tuple(x + gap[n] + rng.normal(0, 0.004) for x in draws[n]) for n in draws}
+            found = crossover(curve("cnn", draws) + curve("vit", other), "cnn", "vit")
+            assert found.interval is not None
+            inside += found.interval.low <= truth <= found.interval.high
+        assert inside / 300 >= 0.93
+
+
+class TestContenders:
+    @pytest.mark.parametrize("side", [8, 28, 64, 224, 500])
+    @pytest.mark.parametrize("name", NAMES)
+    def test_can_be_built_for_any_image(self, name: str, side: int) -> None:
+        found = contender(name, side)
+        if found.architecture in ARCHITECTURES:
+            config = vit_config(found.architecture, found.model_args, 10)
+            assert min(config.grid) >= 2
+
+    def test_any_of_timms(self) -> None:
+        assert contender("resnet18", 28).architecture == "resnet18"
+        assert contender("resnet18", 28).model_args == {"img_size": [64, 64]}
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines()))
+    return [{name: value for name, value in row.items() if name != "cpu_seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """A study that ran without interruption."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        result = vit(f"compare --data data {SMALL} --out whole")
+    assert result.exit_code == 0, result.output
+    assert "vit-small" in result.stdout
+    assert "±" in result.stdout
+    return place / "whole"
+
+
+class TestCommand:
+    def test_what_a_study_leaves(self, whole: Path) -> None:
+        assert {path.name for path in whole.iterdir()} == {
+            "study.json", "cells", "accuracy.png", "accuracy.svg", "results.csv", "report.html",
+        }  # fmt: skip
+        rows = table(whole)
+        assert len(rows) == 8
+        data = open_data(whole.parent / "data")
+        assert {int(row["images"]) for row in rows if row["share"] == "1.0"} == {len(data.train)}
+        assert "<script" not in (whole / "report.html").read_text()
+
+    def test_again_does_nothing_and_shows_the_same(self, whole: Path, here: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")}
+        result = vit(f"compare --data data {SMALL} --out whole --json")
+        document = json.loads(result.stdout)
+        assert document["schema"] == "vit.compare/1"
+        assert [p["mean"] for p in document["points"]]
+        assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")} == before
+        assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,share")
+
+    def test_killed_in_the_middle_it_ends_with_the_same_table(
+        self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, events = comparing._tell, 0
+
+        def dying(event: Any, bar: Any) -> None:
+            nonlocal events
+            events += 1
+            if events in (7, 30):  # inside a run
+                raise KeyboardInterrupt
+            real(event, bar)
+
+        monkeypatch.setattr(comparing, "_tell", dying)
+        codes = [vit(f"compare --data data {SMALL} --out cut").exit_code for _ in range(3)]
+        assert codes == [130, 130, 0]
+        assert table(here / "cut") == table(whole)
+        for path in whole.glob("cells/*/run/best/model.safetensors"):
+            assert (here / "cut" / path.relative_to(whole)).read_bytes() == path.read_bytes()
+
+    def test_training_never_reads_the_test_split(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is read after the best epoch is chosen: once for the accuracy, once for the few-shot features."""
+        study = Study(
+            str(here / "data"), open_data(here / "data").fingerprint, ("vit-small",), (1.0,), 1, 2.0, 2.0,
+            {"batch_size": 8, "micro_batch": 8},
+        )  # fmt: skip
+        subject = Comparing(here / "unread", study)
+        read: list[str] = []
+        test = subject.data.test
+        assert isinstance(test, ArraySamples)
+        real = ArraySamples.image
+
+        def image(self: ArraySamples, i: int) -> Any:
+            if "t10k" in self.source:
+                read.append(f"{len(list((here / 'unread').glob('cells/*/run/best')))} {i}")
+            return real(self, i)
+
+        monkeypatch.setattr(ArraySamples, "image", image)
+        subject.run("json", workers=0, dry_run=False)
+        assert {entry.split()[0] for entry in read} == {"1"}, "never before there was a best checkpoint"
+        assert sorted(read) == sorted(2 * [f"1 {i}" for i in range(len(test))])
+
+    def test_pretraining_then_a_higher_resolution(self, here: Path) -> None:
+        line = "compare --data data --models vit-small,resnet10t --seeds 1 --epochs 1 --set batch_size=8 --workers 0"
+        result = vit(f"{line} --pretrain small=20%,large=100% --pretrain-data data --finetune-scale 2 --out two --csv")
+        assert result.exit_code == 0, result.output
+        rows = list(csv.DictReader(result.stdout.splitlines()))
+        assert [(row["model"], row["pretraining"]) for row in rows] == [
+            ("vit-small", "small"), ("vit-small", "large"), ("resnet10t", "small"), ("resnet10t", "large"),
+        ]  # fmt: skip
+        for model, size in (("vit-small", 16), ("resnet10t", 128)):
+            best = here / "two" / "cells" / f"{model}-100%-after-small-seed0" / "run" / "best"
+            config = json.loads((best / "config.json").read_text())
+            assert config["pretrained_cfg"]["input_size"] == [3, size, size]
+
+    def test_the_plan_alone_writes_nothing(self, here: Path) -> None:
+        result = vit(f"compare --data data {SMALL} --out planned --dry-run")
+        assert "8 cells, 0 of them done" in result.stderr
+        assert "in all" in result.stderr
+        assert not (here / "planned").exists()
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("--sizes 0%", "write different percentages"),
+            ("--sizes ten", "write different percentages"),
+            ("--models resnt18", "Did you mean 'resnet18'"),
+            ("--pretrain small=5%", "--pretrain-data is missing"),
+            ("--pretrain-data data", "belong to --pretrain"),
+            ("--set epocs=1", "no recipe setting 'epocs'"),
+        ],
+    )
+    def test_wrong_usage(self, here: Path, line: str, message: str) -> None:
+        result = vit(f"compare --data data --out wrong {line}")
+        assert result.exit_code == 2
+        assert message in result.stderr
+        assert not (here / "wrong").exists()
+
+    def test_without_a_test_split(self, here: Path, tmp_path: Path) -> None:
+        for path in (here / "data").glob("train*"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        result = vit(f"compare --data {tmp_path} --out wrong")
+        assert result.exit_code == 1
+        assert "has no test split" in result.stderr
+
+
+def test_shares_and_stages() -> None:
+    assert shares("30%, 1,100%", "--sizes") == (0.01, 0.3, 1.0)
+    assert [stage.share for stage in stages("a=5%,b=50%", "x")] == [0.05, 0.5]
+    assert stages(None, None) == ()
+    with pytest.raises(UsageError, match="write name="):
+        stages("5%", "x")

@@ -1,0 +1,115 @@
+"""`vit compare`: which kind of model for how much data."""
+
+from typing import Annotated, Any
+
+import typer
+
+from vitcli.cli.options import DataOpt, DryRunOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
+from vitcli.cli.settings import assigned, refuse
+from vitcli.errors import UsageError
+from vitcli.text import safe
+
+MODELS = "vit-small,vit,hybrid,resnet-small"
+SIZES = "1%,3%,10%,30%,100%"
+SEEDS, EPOCHS, MOST_EPOCHS = 3, 10.0, 100.0
+SHOTS = "1,5,10,25"
+
+ModelsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--models", "-m", help=f"vit-small, vit, hybrid, resnet-small, or names of timm's.  [default: {MODELS}]"
+    ),
+]
+SizesOpt = Annotated[
+    str | None, typer.Option("--sizes", help=f"Shares of each class's training images.  [default: {SIZES}]")
+]
+SeedsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help=f"Repetitions.  [default: {SEEDS}]")]
+EpochsOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs", help=f"Passes over all of the data; a share s gets 1/√s times as many.  [default: {EPOCHS:g}]"
+    ),
+]
+MostOpt = Annotated[float | None, typer.Option("--most-epochs", help=f"But never more.  [default: {MOST_EPOCHS:g}]")]
+PretrainOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrain", help="Pre-train first: small=5%,large=100% of --pretrain-data, or small=FOLDER,large=FOLDER."
+    ),
+]
+PretrainDataOpt = Annotated[str | None, typer.Option("--pretrain-data", help="What the shares of --pretrain are of.")]
+ScaleOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--finetune-scale", help="After --pretrain: image size as a multiple of the model's own.  [default: 1.5]"
+    ),
+]
+StudyOpt = Annotated[
+    str | None, typer.Option("--out", "-o", help="Folder of the study; runs/compare-<data> by default.")
+]
+ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Folder of a study to go on with, or to show again.")]
+CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]
+
+
+def compare(
+    data: DataOpt = None,
+    models: ModelsOpt = None,
+    sizes: SizesOpt = None,
+    seeds: SeedsOpt = None,
+    epochs: EpochsOpt = None,
+    most_epochs: MostOpt = None,
+    recipe: RecipeOpt = None,
+    set_: SetOpt = None,
+    pretrain: PretrainOpt = None,
+    pretrain_data: PretrainDataOpt = None,
+    finetune_scale: ScaleOpt = None,
+    out: StudyOpt = None,
+    resume: ResumeOpt = None,
+    workers: WorkersOpt = None,
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+    csv: CsvOpt = False,
+) -> None:
+    """Train several kinds of model on growing shares of your data: do you need a ViT, a hybrid or a CNN?
+
+    The same recipe for all, several seeds, nested shares. Stopped or killed, it goes on where it was: give the same
+    command again, or --resume. Several processes may share a study's folder.
+    """
+    if json and csv:
+        raise UsageError("--json and --csv are two forms; choose one")
+    from vitcli.cli.comparing import Comparing, shares, stages
+
+    form = "json" if json else "csv" if csv else "table"
+    if resume is not None:
+        own: dict[str, Any] = {
+            "--data": data,
+            "--models": models,
+            "--sizes": sizes,
+            "--seeds": seeds,
+            "--epochs": epochs,
+        }
+        own |= {"--most-epochs": most_epochs, "--recipe": recipe, "--set": set_, "--pretrain": pretrain, "--out": out}
+        own |= {"--pretrain-data": pretrain_data, "--finetune-scale": finetune_scale}
+        refuse(own, "--resume goes on with the study's own settings")
+        Comparing.resumed(resume).run(form, workers=workers, dry_run=dry_run)
+        return
+    if data is None:
+        raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
+    if pretrain is None and (pretrain_data or finetune_scale):
+        raise UsageError("--pretrain-data and --finetune-scale belong to --pretrain")
+    if finetune_scale is not None and not 0 < finetune_scale <= 8:
+        raise UsageError(f"--finetune-scale {safe(finetune_scale)}: a number above 0 and up to 8")
+    comparing = Comparing.fresh(
+        data,
+        out,
+        models=(models or MODELS).split(","),
+        shares=shares(sizes or ("100%" if pretrain else SIZES), "--sizes"),
+        seeds=seeds or SEEDS,
+        epochs=epochs or EPOCHS,
+        most_epochs=most_epochs or MOST_EPOCHS,
+        recipe=recipe,
+        changes=assigned(set_ or []),
+        pretrainings=stages(pretrain, pretrain_data),
+        finetune_scale=finetune_scale or (1.5 if pretrain else 1.0),
+    )
+    comparing.run(form, workers=workers, dry_run=dry_run)

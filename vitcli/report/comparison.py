@@ -1,0 +1,32 @@
+"""The figure of `vit compare`: accuracy over the amount of data, one line a model."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vitcli.report.figures import COLOURS, STYLE, WIDE, figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARKERS = "os^Dv<>"
+
+
+def accuracy_figure(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> "Figure":
+    """By name: (training images, mean accuracy, low, high) of each point; images on a logarithmic axis."""
+    from matplotlib import rc_context
+    from matplotlib.ticker import LogFormatter
+
+    drawing = figure(WIDE * 0.7, 3.0)
+    with rc_context(STYLE):
+        axes = drawing.add_subplot()
+        for i, (name, points) in enumerate(curves.items()):
+            images, mean, low, high = zip(*sorted(points), strict=True)
+            spread = [[m - b for m, b in zip(mean, low, strict=True)], [t - m for m, t in zip(mean, high, strict=True)]]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axes.errorbar(
+                images, mean, spread, color=colour, marker=marker, markersize=4, capsize=2, elinewidth=0.8, label=name
+            )
+        axes.set(xscale="log", xlabel="training images", ylabel="test accuracy")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.legend()
+    return drawing
