@@ -22,8 +22,10 @@ import pytest
 import timm
 import torch
 import transformers
+from checkpoints import DELETED, LABELS, PREPROCESS, TINY, edit_config, random_tensors, write_tiny
 from originals import TRANSFORMERS, edit, images, save_transformers, shake
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -538,15 +540,6 @@ class TestOriginal:
         path = self.write(tmp_path, numpy_of(tiny_timm(in_chans=4)))
         assert "4 channels" in refusal(lambda: converted(path, HEADS))
 
-    def test_timms_config_beside_it(self, tmp_path: Path) -> None:
-        """timm's weights under another name, or pickled: its config says how they compute."""
-        model = tiny_timm("vit_base_patch16_clip_224")
-        path = self.write(tmp_path, numpy_of(model))
-        source = replace(open_source(str(path)), kind="pickle", config={"architecture": "vit_base_patch16_clip_224"})
-        found, architecture = convert(replace(source), Settings())
-        assert architecture == "vit_base_patch16_clip_224"
-        assert (found.vit.norm_eps, found.vit.num_heads) == (1e-5, 12)
-
     @pytest.mark.parametrize(
         ("more", "message"),
         [
@@ -752,9 +745,75 @@ class TestPickle:
         assert seen["env"]["HOME"] not in (os.environ.get("HOME"), None)
 
 
+class TestTimm:
+    """timm's layout with a pickle, which `vit predict` refuses and sends here."""
+
+    def pickled(self, folder: Path, **changes: Any) -> Path:
+        write_tiny(folder)
+        tensors = load_file(folder / "model.safetensors")
+        torch.save(tensors, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        edit_config(folder, vit=DELETED, **changes)
+        return folder
+
+    def test_the_same_checkpoint_comes_out(self, tmp_path: Path) -> None:
+        folder = self.pickled(tmp_path / "old", pretrained_cfg__mean=[0.1, 0.2, 0.3])
+        with pytest.raises(CheckpointError, match="allow-pickle"):
+            resolve(str(folder))
+        arguments = ["convert", str(folder), "--allow-pickle", "-o", str(tmp_path / "new")]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        new = resolve(str(tmp_path / "new"))
+        assert (new.architecture, new.vit, new.labels) == ("vit_tiny_patch16_224", TINY, LABELS)
+        assert new.preprocess == replace(PREPROCESS, mean=(0.1, 0.2, 0.3))
+        for name, array in random_tensors().items():
+            assert np.array_equal(load_file(tmp_path / "new" / "model.safetensors")[name].numpy(), array)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"architecture": "resnet18", "model_args": {}}, "resnet18 is no Vision Transformer"),
+            ({"model_args__depth": 3}, "missing: blocks.2.norm1.weight"),
+            ({"num_classes": "3"}, "num_classes must be"),
+        ],
+    )
+    def test_configs_that_lie(self, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+        folder = edit_config(write_tiny(tmp_path), vit=DELETED, **changes)
+        source = open_source(str(folder))
+        assert message in refusal(lambda: convert(replace(source, kind="pickle")))
+        with pytest.raises(UsageError, match="says it all"):
+            convert(replace(source, kind="pickle"), HEADS)
+
+
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("test_")])
 def test_every_architecture_is_nearest_to_itself(name: str) -> None:
     assert ARCHITECTURES[nearest_architecture(ARCHITECTURES[name])] == ARCHITECTURES[name]
+
+
+ODD = [np.ones(shape, np.float32) for shape in ((), (1,), (5, 0), (1, 2, 3), (1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    "family", ["vit", "dinov2-registers", "dinov2-giant", "clip-projection", "siglip", "npz", "timm"]
+)
+def test_any_weight_of_an_odd_shape_is_one_line(family: str, tmp_path: Path) -> None:
+    """Every weight in turn with every odd shape: refused (or dropped where it was to be), never a traceback."""
+    if family == "npz":
+        np.savez(tmp_path / "x.npz", **originals.flax_vit(stem=(1,), hidden=20))
+        source = open_source(str(tmp_path / "x.npz"))
+    elif family == "timm":
+        write_tensors(tmp_path / "x", numpy_of(tiny_timm("deit3_base_patch16_224")), {})
+        source = open_source(str(tmp_path / "x"))
+    else:
+        source = open_source(str(save_transformers(shake(TRANSFORMERS[family][0]()), tmp_path)))
+    settings = HEADS if family == "timm" else Settings()
+    dropped = ("text_model", "mask_token", "logit_")
+    for name in source.tensors:
+        if name.startswith(dropped) or name.endswith(dropped) or ".1." in name or "block_1" in name:
+            continue
+        for odd in ODD:
+            changed = replace(source, tensors={**source.tensors, name: odd})
+            refusal(lambda changed=changed: convert(changed, settings))  # type: ignore[misc]
 
 
 class TestCommand:

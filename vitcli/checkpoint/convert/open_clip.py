@@ -112,7 +112,9 @@ def _own_tower(
     if (proj := tensors.get("head.weight")) is not None:
         tensors["head.weight"] = proj.T
     if "norm_pre.weight" not in tensors and (filters := tensors.get("patch_embed.proj.weight")) is not None:
-        tensors["patch_embed.proj.bias"] = np.zeros(len(filters), np.float32)  # ours has none only with a norm behind
+        tensors["patch_embed.proj.bias"] = np.zeros(
+            filters.shape[:1], np.float32
+        )  # ours has none only with a norm behind
     facts: dict[str, Any] = {"act": "quick_gelu" if quick_gelu else "gelu", "norm_eps": 1e-5}
     structure: dict[str, Any] = {"no_embed_class": False}
     if vision:

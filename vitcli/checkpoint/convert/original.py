@@ -13,7 +13,6 @@ from vitcli.checkpoint.convert.processor import META
 from vitcli.checkpoint.convert.result import TWO_HEADS, Converted, Settings, Source, facts_of, fitted, without_head
 from vitcli.checkpoint.convert.shape import vit_of
 from vitcli.errors import CheckpointError
-from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.config import ViTConfig
 from vitcli.text import safe
 
@@ -57,12 +56,8 @@ def convert(source: Source, settings: Settings) -> Converted:
         merge_class_position(tensors)
     why_not = f"{source.where}: {TWO_HEADS}" if "head_dist.weight" in tensors else None
     tensors, more = without_head(tensors, settings, why_not)
-    base = _named(source)
-    facts = {"act": "gelu", "norm_eps": 1e-6}
-    structure = pooling(tensors, base) | ({"no_embed_class": True} if registers else {})
-    if base:
-        facts |= {"num_heads": base.num_heads, "act": base.act, "norm_eps": base.norm_eps}
-    vit = vit_of(tensors, source.where, facts_of(facts, settings), **structure)
+    structure = pooling(tensors, None) | ({"no_embed_class": True} if registers else {})
+    vit = vit_of(tensors, source.where, facts_of({"act": "gelu", "norm_eps": 1e-6}, settings), **structure)
     said = [] if settings.preprocess else [
         "the file has no preprocessing; that of DINO, DeiT and MAE is taken (ImageNet's mean and standard deviation); "
         "others: --set mean=[…] --set std=[…]"
@@ -109,9 +104,3 @@ def _title(tensors: Weights) -> str:
     if "register_tokens" in tensors or "mask_token" in tensors or gated_or_chunked:
         return "DINOv2"
     return "DINO, DeiT, MAE fine-tuned, or timm: the names are the same"
-
-
-def _named(source: Source) -> ViTConfig | None:
-    """The architecture that a config.json of timm beside the file names."""
-    name = source.config.get("architecture")
-    return ARCHITECTURES.get(name.partition(".")[0]) if isinstance(name, str) else None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vitcli.checkpoint.config import build_config
-from vitcli.checkpoint.convert import google, open_clip, original, transformers
+from vitcli.checkpoint.convert import google, open_clip, original, timm_layout, transformers
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.convert.shape import nearest_architecture
 from vitcli.checkpoint.model_args import other_fields_of
@@ -42,11 +42,11 @@ def _family(source: Source) -> Callable[[Source, Settings], Converted]:
         return google.convert
     if open_clip.is_open_clip(tensors):
         return open_clip.convert
-    if "model_type" in config and "architecture" not in config:
+    if timm_layout.is_timm_layout(source):
+        return timm_layout.convert
+    if "model_type" in config:
         return transformers.convert
     if original.is_original(tensors):
-        if source.kind == "safetensors" and "architecture" in config:
-            raise CheckpointError(f"{source.where}: in timm's layout already: vit predict -m {safe(source.name)}")
         return original.convert
     if any("embeddings.patch_embedding" in name for name in tensors):
         raise CheckpointError(

@@ -55,6 +55,7 @@ class Converted:
     tensors: Weights
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
+    label_descriptions: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
 

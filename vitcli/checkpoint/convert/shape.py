@@ -18,7 +18,8 @@ from vitcli.errors import CheckpointError
 from vitcli.model.architectures import ARCHITECTURES, SCALES
 from vitcli.model.config import Size, StemConfig, ViTConfig
 
-_STAGE_BLOCK = re.compile(r"patch_embed\.backbone\.stages\.(\d+)\.blocks\.(\d+)\.conv1\.weight")
+_ROOTS = ("patch_embed.backbone.stem.conv.weight", "patch_embed.backbone.conv.weight")  # with and without stages
+_STAGE_BLOCK = re.compile(r"patch_embed\.backbone\.stages\.(\d{1,2})\.blocks\.(\d{1,3})\.conv1\.weight")
 _ANY_LAYER_SCALE = 1e-5  # an initial value; the weights have taken its place
 
 
@@ -31,21 +32,21 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
     shapes: dict[str, Shape] = {name: array.shape for name, array in tensors.items()}
 
     def dims(name: str, count: int) -> Shape:
-        if len(shapes.get(name, ())) != count:
+        shape = shapes.get(name, ())
+        if len(shape) != count or 0 in shape:
             raise CheckpointError(f"{where}: no {name} of {count} dimensions, so this is not a Vision Transformer")
-        return shapes[name]
+        return shape
 
     D, channels, *patch = dims("patch_embed.proj.weight", 4)
-    stem = _stem(shapes)
+    root = next((name for name in _ROOTS if name in shapes), None)
+    stem = StemConfig(_stages(shapes), dims(root, 4)[0]) if root else None
     depth = 1 + max((int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d{1,4})\.", name))), default=-1)
     hidden, fc2 = dims("blocks.0.mlp.fc1.weight", 2)[0], dims("blocks.0.mlp.fc2.weight", 2)
-    head = shapes.get("head.weight", (0,))
     ratio = hidden / D
     vit = ViTConfig(
         patch_size=(patch[0], patch[1]),
-        in_chans=dims("patch_embed.backbone.stem.conv.weight" if stem and stem.layers else
-                      "patch_embed.backbone.conv.weight", 4)[1] if stem else channels,
-        num_classes=head[0],
+        in_chans=dims(root, 4)[1] if root else channels,
+        num_classes=dims("head.weight", 2)[0] if "head.weight" in shapes else 0,
         embed_dim=D,
         depth=depth,
         num_heads=1,
@@ -61,7 +62,7 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
         mlp="swiglu" if 2 * fc2[1] == hidden else "mlp",
         head_hidden=dims("pre_logits.fc.weight", 2)[0] if "pre_logits.fc.weight" in shapes else None,
         stem=stem,
-    )  # fmt: skip
+    )
     known = {key: value for key, value in facts.items() if key != "img_size"}
     vit = replace(vit, **structure, **{"num_heads": _heads(vit, known.pop("num_heads", None), where), **known})
     rows = dims("pos_embed", 3)[1] if vit.pos_embed == "learn" else None
@@ -81,17 +82,14 @@ def nearest_architecture(vit: ViTConfig) -> str:
     return min((name for name in ARCHITECTURES if not name.startswith("test_")), key=distance)
 
 
-def _stem(shapes: Mapping[str, Shape]) -> StemConfig | None:
-    """The CNN of a hybrid, from the convolutions that are there."""
-    root = next((shapes[n] for n in shapes if re.fullmatch(r"patch_embed\.backbone\.(stem\.)?conv\.weight", n)), None)
-    if root is None:
-        return None
+def _stages(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
+    """Blocks in each stage of a hybrid's CNN, from the convolutions that are there."""
     blocks: dict[int, int] = {}
     for name in shapes:
         if match := _STAGE_BLOCK.fullmatch(name):
             stage, block = int(match[1]), int(match[2])
             blocks[stage] = max(blocks.get(stage, 0), block + 1)
-    return StemConfig(tuple(blocks[stage] for stage in sorted(blocks)), root[0])
+    return tuple(blocks[stage] for stage in sorted(blocks))
 
 
 def _heads(vit: ViTConfig, said: int | None, where: str) -> int:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vitcli.checkpoint.card import model_card
@@ -22,7 +23,9 @@ def store(converted: Converted, architecture: str, source: Source, folder: Path)
 
     They are made in a folder beside it, which takes its name at the end. Raises CheckpointError.
     """
-    model = build(converted.vit, {name: torch.from_numpy(a.copy()) for name, a in converted.tensors.items()})
+    model = build(
+        converted.vit, {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in converted.tensors.items()}
+    )
     provenance: dict[str, Any] = {
         "converted": {
             "from": source.origin or Path(source.name).name,
@@ -39,6 +42,7 @@ def store(converted: Converted, architecture: str, source: Source, folder: Path)
             model,
             architecture=architecture,
             labels=converted.labels,
+            label_descriptions=converted.label_descriptions,
             preprocess=converted.preprocess,
             provenance=provenance,
             dtype=source.stored,

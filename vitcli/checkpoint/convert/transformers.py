@@ -209,7 +209,7 @@ def _tower(
     tensors, dropped = without_head(tensors, settings, None)
     structure, unused, notes = _pooling(tensors, classifies="head.weight" in tensors and _classifies(source))
     if "head.weight" in tensors and "head.bias" not in tensors:
-        tensors["head.bias"] = np.zeros(len(tensors["head.weight"]), np.float32)
+        tensors["head.bias"] = np.zeros(tensors["head.weight"].shape[:1], np.float32)
         notes.append(EMBEDS)
     return tensors, structure, [*dropped, *unused], notes
 
@@ -226,7 +226,8 @@ def _shape_tower(tensors: Weights) -> None:
     if (pos := tensors.get("pos_embed")) is not None and pos.ndim == 2:
         tensors["pos_embed"] = pos[None]
     for kind in ("weight", "bias"):
-        if (joined := tensors.pop(f"attn_pool.in_proj.{kind}", None)) is not None:
+        if (joined := tensors.get(f"attn_pool.in_proj.{kind}")) is not None and joined.ndim:
+            del tensors[f"attn_pool.in_proj.{kind}"]
             width = len(joined) // 3
             tensors[f"attn_pool.q.{kind}"], tensors[f"attn_pool.kv.{kind}"] = joined[:width], joined[width:]
 

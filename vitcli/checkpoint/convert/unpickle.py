@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 GIB = 1 << 30
@@ -36,7 +37,8 @@ def limit_resources(size: int) -> None:
     ):
         hard = resource.getrlimit(kind)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
+        with suppress(ValueError, OSError):  # a kind of limit that this system has not
+            resource.setrlimit(kind, (limit, limit))
 
 
 def models_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
