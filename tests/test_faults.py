@@ -28,11 +28,12 @@ from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.training import run as running
 from vitcli.training import train as training
+from vitcli.training.distributed import World
 from vitcli.training.events import Stepped
 from vitcli.training.fit import fit
 from vitcli.training.learner import Learner
 from vitcli.training.run import create_run_folder, locked, read_config, write_config
-from vitcli.training.start import Settings
+from vitcli.training.start import Settings, build_task
 from vitcli.training.state import load_state
 
 SHORT = replace(RECIPE, epochs=2)
@@ -75,6 +76,7 @@ def fails(settings: Settings, folder: Path, at: int = 0, do: Callable[[], object
     with pytest.raises(VitError) as failed:
         run()
     assert "\n" not in str(failed.value)
+    assert multiprocessing.active_children() == []  # they would outlast the program, while this error is alive
     return str(failed.value)
 
 
@@ -110,6 +112,19 @@ class TestDisk:
         assert temporary_files(folder) == []
         run_to_end(settings, folder)
         assert state_digest(folder) == state_digest(whole)
+
+    def test_full_while_data_workers_are_busy(
+        self, settings: Settings, tmp_path: Path, saving: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They ignore signals, so they must be told to end: the program would wait for them for ever."""
+
+        def failing() -> None:
+            def fsync(_: int) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            monkeypatch.setattr(os, "fsync", fsync)
+
+        assert "No space left on device" in fails(settings, tmp_path / "run", 2, failing, workers=2)
 
     def test_a_file_that_may_not_grow(self, settings: Settings, tmp_path: Path) -> None:
         """The kernel's own refusal, in the middle of a write, through the command."""
@@ -285,10 +300,9 @@ class TestImages:
         """As the kernel does when memory runs out."""
 
         def kill() -> None:
-            for child in multiprocessing.active_children():
-                os.kill(child.pid or 0, signal.SIGKILL)
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
-        line = fails(replace(photos, recipe=replace(photos.recipe, epochs=50)), tmp_path / "run", 2, kill, workers=1)
+        line = fails(replace(photos, recipe=replace(photos.recipe, epochs=50)), tmp_path / "run", 2, kill, workers=2)
         assert "a process that decodes images died (DataLoader worker" in line
         assert "fewer --workers need less" in line
 
@@ -317,6 +331,23 @@ class TestNumbers:
             assert progress.step == poisoned - 1
             assert all(tensor.isfinite().all() for tensor in tensors.values())
             assert not (folder / "best").exists()
+
+    def test_half_precision_that_overflows(self, settings: Settings) -> None:
+        """A few steps are skipped and the scale finds itself; when every step would be, the run ends."""
+        task = build_task(replace(settings, recipe=replace(SHORT, amp="fp16")), training.open_settings_data(settings))
+        learner = Learner(task, World(), micro_batches=1)
+        learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+        batch = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.arange(8) % 3
+        head, moved = task.model.head.weight, []
+        for step in range(40):
+            before = head.detach().clone()  # type: ignore[operator,union-attr]
+            learner.step(iter([batch]), step, 1e-3)
+            moved.append(not torch.equal(head, before))  # type: ignore[arg-type]
+        assert not any(moved[:3])
+        assert all(moved[-3:])
+        head.register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[operator,union-attr]
+        with pytest.raises(VitError, match="fp16 gradients overflow at every step"):
+            [learner.step(iter([batch]), step, 1e-3) for step in range(200)]
 
     def test_memory_that_runs_out_later(
         self, settings: Settings, whole: Path, tmp_path: Path, saving: None, monkeypatch: pytest.MonkeyPatch

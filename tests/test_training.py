@@ -325,6 +325,7 @@ class TestRecipe:
             ({"epochs": "ten"}, "should be of type float"),
             ({"batch_size": True}, None),
             ({"lr": -1}, "lr is -1.0, it must be above 0"),
+            ({"epochs": 0}, "epochs is 0.0, it must be above 0"),
             ({"mixup": 0.5, "micro_batch": 1}, "must be even"),
             ({"micro_batch": 48}, "does not divide"),
             ({"label_smoothing": 1.5}, "between 0 and 1"),

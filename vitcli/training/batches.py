@@ -1,8 +1,9 @@
 """Samples → micro-batches, in an order that is a function of (seed, epoch). Knows data and transforms, no model."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,24 +79,31 @@ def _collated(samples: list[Sample | ImageError]) -> Batch | ImageError:
 
 def training_batches(
     samples: Samples, transform: Transform, plan: Plan, *, steps: range, rank: int = 0, world: int = 1, workers: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This process's micro-batches for `steps`, in order: numbers rank, rank + world, … of each step.
 
-    Raises ImageError in the place of a micro-batch in which an image cannot be read.
+    Closing it ends the workers. Raises ImageError in the place of a micro-batch with an image that cannot be read.
     """
     sampler = (plan.micro(step, index) for step in steps for index in range(rank, plan.micro_batches, world))
-    loader = DataLoader(
-        _Augmented(samples, transform, plan.seed),
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_collated,
-        worker_init_fn=_ignore_signals if workers else None,
-        pin_memory=torch.cuda.is_available(),
+    loader: Any = iter(
+        DataLoader(
+            _Augmented(samples, transform, plan.seed),
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collated,
+            worker_init_fn=_ignore_signals if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
     )
-    for batch in loader:
-        if isinstance(batch, ImageError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, ImageError):
+                raise batch
+            yield batch
+    finally:
+        # The traceback of an error keeps the loader alive, and workers that ignore signals would outlast the program.
+        if workers:
+            loader._shutdown_workers()
 
 
 def _ignore_signals(_: int) -> None:

@@ -52,7 +52,7 @@ def _reason(error: RuntimeError) -> str | None:
         return "out of memory: lower --set micro_batch, or set grad_checkpointing=true"
     if text.startswith("DataLoader worker"):
         return (
-            f"a process that decodes images died ({safe(text.splitlines()[0])}), often for lack of memory "
+            f"a process that decodes images died ({safe(text.splitlines()[0].rstrip('. '))}), often for lack of memory "
             "or of room in /dev/shm: fewer --workers need less, 0 none"
         )
     if "gloo" in text or isinstance(error, dist.DistError):

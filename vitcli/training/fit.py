@@ -8,6 +8,7 @@ number of processes that divides the micro-batches, computes the same.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 from vitcli.errors import EXIT_STOPPED, ImageError, Stopped, UsageError, VitError
@@ -74,55 +75,56 @@ def fit(
 
     first = progress.step
     last_save = last_step = time.monotonic()
-    for step in range(progress.step, total):
-        (share,) = world.sum([clock.share if world.leads else 0.0])
-        lr = recipe.lr_at(max(step, share * total), total)
-        try:
-            loss = (learner.first_step if step == first else learner.step)(batches, step, lr)
-        except ImageError:  # before anything has moved
-            save()
-            raise
-        (loss,) = world.sum([loss])
-        if not math.isfinite(loss):
-            raise VitError(
-                f"the loss is {loss} at step {step}: lower --lr; the state saved before it is in {run.folder}"
-            )
-        losses.append(loss)
-        now = time.monotonic()
-        epoch = (step + 1) / plan.steps_per_epoch
-        stepped = Stepped(step + 1, total, epoch, loss, learner.lr, plan.batch_size / (now - last_step))
-        if world.leads:
-            run.log(as_line(stepped))
-        yield stepped
-        progress = replace(progress, step=step + 1)
-        (share,) = world.sum([clock.share if world.leads else 0.0])
-        ends = step + 1 == total or share >= 1
-        if (step + 1) % plan.steps_per_epoch == 0 or ends:
-            learner.require_finite(step + 1)
-            validation = evaluate(learner.averaged, task, task.data.val, world)
-            is_best = validation.accuracy > progress.best_accuracy or not validation.n
-            if is_best:
-                progress = replace(progress, best_step=step + 1, best_accuracy=validation.accuracy)
-            event = Evaluated(step + 1, total, epoch, sum(losses) / len(losses), validation, is_best)
+    with closing(batches):
+        for step in range(progress.step, total):
+            (share,) = world.sum([clock.share if world.leads else 0.0])
+            lr = recipe.lr_at(max(step, share * total), total)
+            try:
+                loss = (learner.first_step if step == first else learner.step)(batches, step, lr)
+            except ImageError:  # before anything has moved
+                save()
+                raise
+            (loss,) = world.sum([loss])
+            if not math.isfinite(loss):
+                raise VitError(
+                    f"the loss is {loss} at step {step}: lower --lr; the state saved before it is in {run.folder}"
+                )
+            losses.append(loss)
+            now = time.monotonic()
+            epoch = (step + 1) / plan.steps_per_epoch
+            stepped = Stepped(step + 1, total, epoch, loss, learner.lr, plan.batch_size / (now - last_step))
             if world.leads:
-                run.log(as_line(event))
-                for name in ["last", "best"] if is_best else ["last"]:
-                    export(learner.averaged, task, run.folder / name, event)
-            losses.clear()
-            yield event
-            waited = (step + 1 - progress.best_step) / plan.steps_per_epoch
-            ends = ends or bool(recipe.patience and waited >= recipe.patience)
-        if ends:
-            progress = replace(progress, ended_of=total)
-        (asked,) = world.sum([float(stop.exit_code)])
-        if asked or ends or time.monotonic() - last_save > save_every:
-            save()
-            last_save = time.monotonic()
-        if asked or ends:
-            world.barrier()  # what the leader has saved is there for all
-        if ends:
-            return
-        if asked:
-            message = f"stopped at step {step + 1} of {total}; to go on: {run.resume_command}"
-            raise Stopped(message, stop.exit_code or EXIT_STOPPED)
-        last_step = time.monotonic()
+                run.log(as_line(stepped))
+            yield stepped
+            progress = replace(progress, step=step + 1)
+            (share,) = world.sum([clock.share if world.leads else 0.0])
+            ends = step + 1 == total or share >= 1
+            if (step + 1) % plan.steps_per_epoch == 0 or ends:
+                learner.require_finite(step + 1)
+                validation = evaluate(learner.averaged, task, task.data.val, world)
+                is_best = validation.accuracy > progress.best_accuracy or not validation.n
+                if is_best:
+                    progress = replace(progress, best_step=step + 1, best_accuracy=validation.accuracy)
+                event = Evaluated(step + 1, total, epoch, sum(losses) / len(losses), validation, is_best)
+                if world.leads:
+                    run.log(as_line(event))
+                    for name in ["last", "best"] if is_best else ["last"]:
+                        export(learner.averaged, task, run.folder / name, event)
+                losses.clear()
+                yield event
+                waited = (step + 1 - progress.best_step) / plan.steps_per_epoch
+                ends = ends or bool(recipe.patience and waited >= recipe.patience)
+            if ends:
+                progress = replace(progress, ended_of=total)
+            (asked,) = world.sum([float(stop.exit_code)])
+            if asked or ends or time.monotonic() - last_save > save_every:
+                save()
+                last_save = time.monotonic()
+            if asked or ends:
+                world.barrier()  # what the leader has saved is there for all
+            if ends:
+                return
+            if asked:
+                message = f"stopped at step {step + 1} of {total}; to go on: {run.resume_command}"
+                raise Stopped(message, stop.exit_code or EXIT_STOPPED)
+            last_step = time.monotonic()

@@ -22,6 +22,8 @@ from vitcli.training.recipe import Recipe
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
 
+LEAST_SCALE = 1e-4  # of an fp16 loss; each step that overflows halves it, from 65536
+
 
 class OutOfMemory(VitError):
     """A micro-batch did not fit."""
@@ -87,6 +89,8 @@ class Learner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
+            raise VitError("fp16 gradients overflow at every step, however small: --set amp=bf16, or a lower --lr")
         self.optimizer.zero_grad()
         if self.ema is not None:
             # The warm-up keeps the first, useless weights from lingering in the average.
