@@ -99,6 +99,11 @@ class TestTransformers:
         q, k, v = (model.state_dict()[f"vit.layers.1.attention.{part}_proj.weight"] for part in "qkv")
         assert np.array_equal(found.tensors["blocks.1.attn.qkv.weight"], torch.cat([q, k, v]).numpy())
 
+    def test_there_must_be_a_head_to_leave_out(self, tmp_path: Path) -> None:
+        folder = save_transformers(shake(TRANSFORMERS["vit-model"][0]()), tmp_path)
+        with pytest.raises(UsageError, match="has no head"):
+            converted(folder, Settings(head=False))
+
     def test_what_timm_cannot_be_told_is_said(self, tmp_path: Path) -> None:
         folder = save_transformers(shake(TRANSFORMERS["vit"][0]()), tmp_path)
         assert any("cannot say norm_eps" in note and "last digits" in note for note in converted(folder).notes)

@@ -61,9 +61,15 @@ class Converted:
 
 
 def without_head(tensors: Weights, settings: Settings, why_not: str | None) -> tuple[Weights, list[Dropped]]:
-    """`tensors` without the head where the user wants none; CheckpointError when the head cannot be kept."""
+    """`tensors` without the head where the user wants none.
+
+    Raises CheckpointError when the head cannot be kept, UsageError when there is none to leave out.
+    """
     if not settings.head:
-        return leave_out(tensors, _HEADS)
+        kept, dropped = leave_out(tensors, _HEADS)
+        if not dropped:
+            raise UsageError("--no-head: the original has no head, so this would change nothing")
+        return kept, dropped
     if why_not:
         raise CheckpointError(f"{why_not}; --no-head converts the model without it")
     return tensors, []
