@@ -25,6 +25,7 @@ from vitcli.inference.calibrate import fit_temperature
 from vitcli.inference.evaluate import evaluate
 from vitcli.inference.few_shot import BIAS, L2, STD_EPS, fit
 from vitcli.inference.predict import load
+from vitcli.metrics import t_quantile
 
 Invoke = Callable[..., Any]
 

@@ -37,7 +37,10 @@ WAIT = 5.0  # seconds between two looks at what other processes do
 
 
 class Comparing:
-    """One study in its folder."""
+    """One study in its folder.
+
+    `side`: pixels of the images that the models are made for, those of pre-training where there is one.
+    """
 
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder, self.study = folder, study
@@ -46,7 +49,8 @@ class Comparing:
             raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
         if self.data.fingerprint != study.fingerprint:
             raise UsageError(f"the data in {safe(study.data)} changed since {safe(folder)} began; start a new study")
-        self.side = min(min(self.data.train.image(i).size) for i in range(min(16, len(self.data.train))))
+        first = open_data(study.pretrainings[0].data) if study.pretrainings else self.data
+        self.side = min(min(first.train.image(i).size) for i in range(min(16, len(first.train))))
 
     @classmethod
     def fresh(
