@@ -28,6 +28,7 @@ from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.training import run as running
 from vitcli.training import train as training
+from vitcli.training.batches import Plan, training_batches
 from vitcli.training.distributed import World
 from vitcli.training.events import Stepped
 from vitcli.training.fit import fit
@@ -305,6 +306,19 @@ class TestImages:
         line = fails(replace(photos, recipe=replace(photos.recipe, epochs=50)), tmp_path / "run", 2, kill, workers=2)
         assert "a process that decodes images died (DataLoader worker" in line
         assert "fewer --workers need less" in line
+
+    def test_a_bug_in_a_data_worker_ends_the_others(self, settings: Settings) -> None:
+        """Its traceback holds the loader, which must not hold the workers."""
+
+        def broken(_: Image.Image) -> torch.Tensor:
+            raise ZeroDivisionError
+
+        samples = training.open_settings_data(settings).train
+        batches = training_batches(samples, broken, Plan.of(len(samples), 8, 4, 0), steps=range(9), workers=2)
+        with pytest.raises(ZeroDivisionError) as failed:
+            next(batches)
+        assert failed.tb
+        assert multiprocessing.active_children() == []
 
 
 class TestNumbers:
