@@ -17,6 +17,7 @@ from vitcli.model.architectures import architecture
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.cost import cost
 from vitcli.model.encoder import Block, DropPath, activation
+from vitcli.model.mimetic import QUERY_KEY, VALUE_PROJECTION, mimic, waves
 from vitcli.model.stem import Bottleneck, StdConv, pad_same
 from vitcli.model.vit import VisionTransformer
 
@@ -342,6 +343,56 @@ def test_nothing_is_initialised_when_weights_follow(config: ViTConfig, monkeypat
     model.load_state_dict(weights, strict=True, assign=True)
     assert model.pos_embed.data_ptr() == weights["pos_embed"].data_ptr()  # taken over, not copied
     assert_close(model.eval()(images(config)), build(config).eval()(images(config)), rtol=0, atol=0)
+
+
+def test_a_mimetic_start_looks_at_what_is_near() -> None:
+    """On an empty image only positions differ: attention falls with distance; most goes to the patch or beside it."""
+    torch.manual_seed(0)
+    config = ViTConfig(img_size=(28, 40), patch_size=(4, 4), embed_dim=64, depth=2, num_heads=4, reg_tokens=1)
+    model, x = VisionTransformer(config), torch.zeros(1, 3, 28, 40)
+    block, places = model.blocks[0], torch.cartesian_prod(torch.arange(7.0), torch.arange(10.0))  # (h·w, 2)
+    far = torch.cdist(places, places)  # (h·w, h·w), patches
+
+    def attention() -> Tensor:
+        return block.attn.weights(block.norm1(model.embed(x)))[0, :, 2:, 2:].mean(dim=0)  # (h·w, h·w)
+
+    def correlation() -> float:
+        return torch.corrcoef(torch.stack([far.flatten(), attention().log().flatten()]))[0, 1].item()
+
+    assert abs(correlation()) < 0.2
+    mimic(model)
+    assert correlation() < -0.6
+    assert (far[torch.arange(70), attention().argmax(dim=1)] <= 1.5).float().mean() > 0.9
+
+
+def test_a_mimetic_start_has_the_products_it_names() -> None:
+    torch.manual_seed(0)
+    D, model = 256, VisionTransformer(replace(SMALL, embed_dim=256, depth=1, num_heads=1))
+    mimic(model)
+    q, k, v = model.blocks[0].attn.qkv.weight.chunk(3)
+    for product, (noise, identity) in ((q.T @ k, QUERY_KEY), (model.blocks[0].attn.proj.weight @ v, VALUE_PROJECTION)):
+        assert product.diagonal().mean().item() == pytest.approx(identity, abs=0.02)
+        rest = product - identity * torch.eye(D)
+        assert rest.std().item() == pytest.approx(noise / D**0.5, rel=0.02)
+
+
+def test_waves_are_sines_and_cosines_of_row_and_column() -> None:
+    found = waves((2, 3), 8, slowest=100.0)
+    expected = [
+        [wave(x / scale) for x in (row, column) for wave in (math.sin, math.cos) for scale in (1, 10)]
+        for row in range(2)
+        for column in range(3)
+    ]
+    assert_close(found, torch.tensor(expected))
+    with pytest.raises(ValueError, match="width 6 is not a multiple of 4"):
+        waves((2, 2), 6)
+
+
+def test_a_mimetic_start_without_positions_or_class_token() -> None:
+    for changes in ({"pos_embed": "none"}, {"no_embed_class": True}, {"class_token": False, "global_pool": "avg"}):
+        model = VisionTransformer(replace(SMALL, **changes))
+        mimic(model)
+        assert model(images()).isfinite().all()
 
 
 def test_dropout_follows_every_dense_layer_but_qkv_and_the_position() -> None:

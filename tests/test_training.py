@@ -333,6 +333,19 @@ class TestRecipe:
         without_model = [name for name in recipe_names() if not load_recipe(name).model]
         assert without_model == ["compare"]  # one recipe for every model
 
+    def test_a_mimetic_start_is_for_vits_from_scratch(self, settings: Settings) -> None:
+        data, mimetic = open_data(settings.data), replace(RECIPE, init="mimetic")
+        weights = [
+            build_task(replace(settings, recipe=recipe), data).model.state_dict()["blocks.0.attn.qkv.weight"]
+            for recipe in (RECIPE, mimetic, mimetic)
+        ]
+        assert not torch.equal(weights[0], weights[1])
+        assert torch.equal(weights[1], weights[2])
+        with pytest.raises(UsageError, match="init is for a Vision Transformer that begins from scratch"):
+            build_task(Settings("resnet10t", {}, settings.data, mimetic), data)
+        with pytest.raises(UsageError, match="width 27 is not a multiple of 4"):
+            build_task(replace(settings, model_args={**MODEL, "embed_dim": 27}, recipe=mimetic), data)
+
     @pytest.mark.parametrize("name", [name for name in recipe_names() if name != "compare"])
     def test_shipped_recipes_build_their_model(self, name: str, settings: Settings) -> None:
         loaded = load_recipe(name)

@@ -22,6 +22,7 @@ class Recipe:
     batch_size: int = 256  # images per optimiser step, over all processes
     micro_batch: int = 64  # images per forward pass: the unit of accumulation, of distribution and of randomness
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    init: Literal["authors", "mimetic"] = "authors"  # first weights of a ViT; mimetic: near attends to near
     lr: float = 1e-3  # at the end of the warm-up
     lrs: tuple[float, ...] = ()  # tried one after the other on held-out images; the best one trains on all of train
     layer_decay: float = 1.0  # of the learning rate from each block to the one below

@@ -13,6 +13,7 @@ from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
 from vitcli.model.config import StemConfig, ViTConfig
+from vitcli.model.mimetic import mimic
 from vitcli.model.stem import GROUPS
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
@@ -75,6 +76,8 @@ def build_task(settings: Settings, data: DataSet) -> Task:
     task = from_checkpoint(settings.start, data, recipe) if settings.start else _from_scratch(settings, data)
     if settings.teacher:
         task = replace(task, teacher=load_teacher(settings.teacher, task.preprocess, data.classes))
+    if recipe.init != "authors" and (settings.start or task.vit is None):
+        raise UsageError("init is for a Vision Transformer that begins from scratch; leave it out")
     if recipe.grad_checkpointing:
         if task.vit is None:
             raise UsageError(f"grad_checkpointing is for Vision Transformers, not for {safe(task.architecture)}")
@@ -87,7 +90,7 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
     recipe = settings.recipe
     if settings.architecture in ARCHITECTURES:
         vit = vit_config(settings.architecture, settings.model_args, len(data.classes))
-        model: nn.Module = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
+        model: nn.Module = _fresh(vit, recipe)
         size = vit.img_size
     else:
         height, width = settings.model_args.get("img_size", (224, 224))
@@ -98,6 +101,16 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
     crop_pct = 1.0 if min(size) <= 64 else 0.9
     preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
+
+
+def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
+    model = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
+    if recipe.init == "mimetic":
+        try:
+            mimic(model)
+        except ValueError as error:
+            raise UsageError(f"init = mimetic: {error}") from error
+    return model
 
 
 def fitting_model(data: DataSet) -> dict[str, Any]:
