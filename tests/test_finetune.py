@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from vitcli.training.objective import class_weights
 from vitcli.training.origin import Start, weights_digest
 from vitcli.training.recipe import Recipe, load_recipe, small_images
 from vitcli.training.start import Settings, build_task
-from vitcli.training.teacher import Teacher
+from vitcli.training.teacher import Teacher, require_like_tokens
 
 SMALL = replace(TINY, img_size=(28, 28), patch_size=(14, 14), embed_dim=24, num_heads=3, num_classes=5)
 RECIPE = Recipe(
@@ -334,6 +335,36 @@ class TestObjective:
         settings = replace(settings_of(base, data), teacher=str(base))
         with pytest.raises(UsageError, match="does not know the class '0'"):
             build_task(settings, training.open_settings_data(settings))
+
+    def test_tokens_like_the_teachers(self, base: Path, data: Path) -> None:
+        """What is added to the loss is 2 − 2 · correlation, averaged; where both are alike, nothing."""
+        settings = settings_of(base, data)
+        task = build_task(settings, training.open_settings_data(settings))
+        task = replace(task, recipe=replace(RECIPE, teacher_weight=0.0, token_weight=3.0))
+        torch.manual_seed(0)
+        known = VisionTransformer(replace(SMALL, num_classes=3, reg_tokens=2)).eval()  # more tokens, as many patches
+        losses = []
+        for model in (known, deepcopy(task.model).eval()):
+            teacher = Teacher(model, task.preprocess, task.preprocess, [0, 1, 2])
+            learner = Learner(replace(task, teacher=teacher), World(), 1)
+            images = torch.stack([task.transform(task.data.train.image(i)) for i in range(16)])
+            losses.append(learner.step(iter([(images, torch.zeros(16, dtype=torch.long))]), 0, 0.0))
+        x = learner.prepare(images)
+        ours, theirs = (m.intermediates(x, ["blocks.0"])["blocks.0"][:, -4:].flatten(0, 1) for m in (task.model, known))
+        correlations = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in zip(ours, theirs, strict=True)]
+        assert losses[0] - losses[1] == pytest.approx(3 * (2 - 2 * np.mean(correlations)), rel=1e-3)
+        assert losses[1] == pytest.approx(math.log(3), abs=1e-4)
+
+    def test_tokens_that_cannot_be_compared(self, base: Path, data: Path, tmp_path: Path) -> None:
+        settings = settings_of(base, data, recipe=replace(RECIPE, token_weight=1.0))
+        samples = training.open_settings_data(settings)
+        with pytest.raises(UsageError, match="with another one as its teacher"):
+            build_task(settings, samples)
+        task = build_task(replace(settings, recipe=RECIPE), samples)
+        for changes, message in (({"embed_dim": 32}, "width is 32"), ({"patch_size": (7, 7)}, r"grid is \(4, 4\)")):
+            other = VisionTransformer(replace(SMALL, num_classes=3, **changes))
+            with pytest.raises(UsageError, match=message):
+                require_like_tokens(Teacher(other, task.preprocess, task.preprocess, [0, 1, 2]), task.vit)
 
     @pytest.mark.parametrize("amp", ["bf16", "fp16"])
     def test_autocast_trains_and_resumes(self, base: Path, data: Path, tmp_path: Path, amp: str) -> None:

@@ -74,17 +74,27 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
         initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.representation(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, *, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) → logits (B, K); `with_tokens` also the tokens that enter the last block (B, N, D)."""
+        tokens = self._encode(x)
+        logits = self.head(self._represent(tokens))
+        return (logits, tokens) if with_tokens else logits
 
     def representation(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → what the head sees, `pre_logits` (B, num_features)."""
+        return self._represent(self._encode(x))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → the tokens that enter the last block (B, N, D)."""
         x = self.embed(x)
-        *blocks, last = self.blocks
-        for block in blocks:
+        for block in list(self.blocks)[:-1]:
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
+        return x
+
+    def _represent(self, x: Tensor) -> Tensor:
+        """Tokens that enter the last block (B, N, D) → `pre_logits` (B, num_features)."""
         # Only the class token leaves the last block, so only its query, projection and MLP are computed there.
-        x = last(x, queries=1 if self.config.global_pool == "token" else None)
+        x = self.blocks[-1](x, queries=1 if self.config.global_pool == "token" else None)
         return self.pool(self.norm(x))
 
     def embed(self, x: Tensor) -> Tensor:

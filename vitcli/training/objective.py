@@ -22,27 +22,40 @@ class Objective:
         self.mixup = _mixup(task.recipe, task.classes)
         self.weights = class_weights(task.data).to(device) if task.recipe.class_weights else None
         self.teacher = task.teacher.to(device) if task.teacher is not None else None
+        self.patches = task.vit.num_patches if task.vit and task.recipe.token_weight else 0  # to compare
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)  # soft targets (B, K), label smoothing included
             smoothing = 0.0
-        logits = model(images)
+        logits, tokens = model(images, with_tokens=True) if self.patches else (model(images), None)
         loss = F.cross_entropy(logits, labels, self.weights, label_smoothing=smoothing)
         if self.teacher is None:
             return loss
-        share = self.recipe.teacher_weight
-        return (1 - share) * loss + share * self._distance(logits, images)
-
-    def _distance(self, logits: Tensor, images: Tensor) -> Tensor:
-        """KL divergence of the student from the teacher at temperature T, times T² (Hinton et al. 2015)."""
-        assert self.teacher is not None
-        T = self.recipe.teacher_temperature
         with torch.no_grad():
-            opinion = F.log_softmax(self.teacher(images).float() / T, dim=1)
-        student = F.log_softmax(logits.float() / T, dim=1)
-        return T * T * F.kl_div(student, opinion, reduction="batchmean", log_target=True)
+            opinion, example = self.teacher(images, with_tokens=True) if self.patches else (self.teacher(images), None)
+        share = self.recipe.teacher_weight
+        loss = (1 - share) * loss + share * self._distance(logits, opinion)
+        if tokens is not None and example is not None:
+            loss = loss + self.recipe.token_weight * token_distance(tokens, example, self.patches)
+        return loss
+
+    def _distance(self, logits: Tensor, opinion: Tensor) -> Tensor:
+        """KL divergence of the student from the teacher at temperature T, times T² (Hinton et al. 2015)."""
+        T = self.recipe.teacher_temperature
+        student, teacher = (F.log_softmax(values.float() / T, dim=1) for values in (logits, opinion))
+        return T * T * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def token_distance(tokens: Tensor, example: Tensor, patches: int) -> Tensor:
+    """Mean squared difference of the last `patches` of tokens (B, N, D) and (B, M, D), each of them standardised.
+
+    That is 2 − 2 · their correlation. An example for every place of the image teaches more than a label does (FitNets,
+    arXiv 1412.6550; standardised as in arXiv 2205.14141).
+    """
+    ours, theirs = (F.layer_norm(t[:, -patches:].float(), t.shape[-1:]) for t in (tokens, example))
+    return F.mse_loss(ours, theirs)
 
 
 def class_weights(data: DataSet) -> Tensor:

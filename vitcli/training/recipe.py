@@ -46,6 +46,7 @@ class Recipe:
     patience: int = 0  # epochs without a better validation accuracy after which the run ends; 0: never
     teacher_weight: float = 0.5  # share of the loss that a teacher has, when there is one
     teacher_temperature: float = 1.0
+    token_weight: float = 0.0  # of the distance between a ViT's patch tokens and its teacher's, added to the loss
     amp: Literal["", "bf16", "fp16"] = ""  # autocast of the forward pass
     compile: bool = False  # torch.compile
     grad_checkpointing: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
@@ -69,6 +70,8 @@ class Recipe:
         for name in probabilities:
             if not 0 <= getattr(self, name) < 1 + (name in closed) * 1e-9:
                 raise UsageError(f"recipe: {name} is {getattr(self, name)}, it must lie between 0 and 1")
+        if not (math.isfinite(self.token_weight) and self.token_weight >= 0):
+            raise UsageError(f"recipe: token_weight is {self.token_weight}, it must be at least 0")
         if not 0 < self.crop_scale <= 1:
             raise UsageError(f"recipe: crop_scale is {self.crop_scale}, it must lie in (0, 1]")
         if self.crop_padding and self.crop_scale < 1:

@@ -21,7 +21,7 @@ from vitcli.training.origin import Start, any_size, from_checkpoint
 from vitcli.training.recipe import Recipe, as_dict, override
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
-from vitcli.training.teacher import load_teacher
+from vitcli.training.teacher import load_teacher, require_like_tokens
 
 # What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
 MODEL_SETTINGS = (
@@ -76,6 +76,8 @@ def build_task(settings: Settings, data: DataSet) -> Task:
     task = from_checkpoint(settings.start, data, recipe) if settings.start else _from_scratch(settings, data)
     if settings.teacher:
         task = replace(task, teacher=load_teacher(settings.teacher, task.preprocess, data.classes))
+    if recipe.token_weight:
+        require_like_tokens(task.teacher, task.vit)
     if recipe.init != "authors" and (settings.start or task.vit is None):
         raise UsageError("init is for a Vision Transformer that begins from scratch; leave it out")
     if recipe.grad_checkpointing:

@@ -8,6 +8,8 @@ from vitcli.checkpoint.load import load_any
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
+from vitcli.model.config import ViTConfig
+from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
 
 
@@ -34,11 +36,15 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """As `VisionTransformer.forward`; only a ViT has tokens."""
         x = x * self.scale + self.shift
         if x.shape[-2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
-        return self.model(x)[:, self.order]  # type: ignore[no-any-return]
+        if not with_tokens:
+            return self.model(x)[:, self.order]  # type: ignore[no-any-return]
+        logits, tokens = self.model(x, with_tokens=True)
+        return logits[:, self.order], tokens
 
 
 def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Teacher:
@@ -51,3 +57,16 @@ def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Te
                          f"{student.in_chans}")  # fmt: skip
     order = [checkpoint.labels.index(label) for label in classes]
     return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order)
+
+
+def require_like_tokens(teacher: nn.Module | None, student: ViTConfig | None) -> None:
+    """Raises UsageError unless the tokens of both are of one grid and one width, so that they can be compared."""
+    model = teacher.model if isinstance(teacher, Teacher) else None
+    if not isinstance(model, VisionTransformer) or student is None:
+        raise UsageError("token_weight is for a Vision Transformer with another one as its teacher")
+    own = model.config
+    for what, theirs, ours in (("grid", own.grid, student.grid), ("width", own.embed_dim, student.embed_dim)):
+        if theirs != ours:
+            raise UsageError(
+                f"token_weight compares tokens, but their {what} is {theirs} in the teacher and {ours} in the student"
+            )
