@@ -1,6 +1,7 @@
 """Inductive bias measured: equivariance and locality, where the answer is known by construction."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,11 @@ class TestLocality:
         assert found.shuffled == dict.fromkeys(TILES, 1.0)
         assert found.dropped == dict.fromkeys(DROPS, 0.0)
 
+    def test_features_are_no_answers(self) -> None:
+        found = locality(build(replace(CONFIG, num_classes=0)), [images(CONFIG, 2)], (4, 4), answers=False)
+        assert not found.shuffled
+        assert not found.dropped
+
 
 def test_a_model_without_feature_maps() -> None:
     with pytest.raises(UsageError, match="gives no feature maps"):
@@ -171,6 +177,16 @@ class TestCommand:
         assert {row[-1] for row in rows} == {"a", "cnn"}
         assert (here / "out" / "equivariance.png").exists()
         assert (here / "out" / "locality.csv").exists()
+
+    def test_two_models_of_the_same_name(self, here: Path) -> None:
+        shutil.copytree(here / "b", here / "other" / "a")
+        document = json.loads(vit("inspect a --beside other/a --locality --images images --json").stdout)
+        assert {title: model["name"] for title, model in document["models"].items()} == {"a": "a", "a-2": "other/a"}
+        assert {row[-1] for row in document["exhibits"]["locality"]["rows"]} == {"a", "a-2"}
+
+    def test_beside_what_needs_no_images(self, here: Path) -> None:
+        result = vit("inspect a --filters --locality --images images")
+        assert result.exit_code == 0, result.output
 
     def test_wrong_usage(self, here: Path) -> None:
         result = vit("inspect a --heads --beside b")

@@ -138,6 +138,7 @@ def test_a_folder_with_a_pickle_only_is_refused(tmp_path: Path) -> None:
         ("x" * 5000 + "/y.safetensors", "no such file"),
         ("~nobody-here/x/y", "no such folder"),
         ("./nowhere", "no such folder"),
+        (__file__, "a file that is no checkpoint"),
         ("~/nowhere/at/all", "no such folder"),
         ("nowhere/at/all", "no such folder"),
         ("nowhere.safetensors", "no such file"),

@@ -93,6 +93,24 @@ def test_one_file_for_several_sizes(tmp_path: Path, changes: dict[str, Any]) -> 
         session.run(None, {"images": np.zeros((1, 3, 96, 32), np.float32)})
 
 
+def test_features_are_compared_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A softmax would not see that all of them are off by the same."""
+    base = resolve(str(write_tiny(tmp_path / "base", replace(TINY, num_classes=0))))
+    assert max(one.difference for one in export(base, tmp_path / "m.onnx").parity) < 1e-5
+    with pytest.raises(UsageError, match="no classes to give probabilities of"):
+        export(base, tmp_path / "n.onnx", options=Options(softmax=True))
+    write = exporting._onnx
+
+    def shifted(*arguments: Any) -> exporting.Run:
+        run = write(*arguments)
+        return lambda images: run(images) + np.float32(1)
+
+    monkeypatch.setattr(exporting, "_onnx", shifted)
+    with pytest.raises(VitError, match="outputs differ"):
+        export(base, tmp_path / "n.onnx")
+    assert not (tmp_path / "n.onnx").exists()
+
+
 def test_torch_export(base: Path, tmp_path: Path) -> None:
     path = export(resolve(str(base)), tmp_path / "m.pt2", "torch").path
     x = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -363,6 +363,12 @@ class TestOverview:
         assert [stage.shape for stage in found.stages] == [(3, 64, 64), (16, 48), (17, 48), (17, 48), (17, 48), (3,)]
         assert not found.odd
 
+    def test_a_hybrids_cnn_is_a_stage_of_its_own(self, tmp_path: Path) -> None:
+        vit = replace(TINY, patch_size=(1, 1), stem=StemConfig((1, 1), 32))
+        cnn, patches = overview(resolve(str(write_tiny(tmp_path / "m", vit)))).stages[1:3]
+        assert (cnn.name, cnn.shape) == ("cnn", (256, 8, 8))
+        assert (patches.name, patches.shape, patches.params) == ("patches", (64, 48), 256 * 48 + 48)
+
     def test_what_disagrees_is_said(self, tmp_path: Path) -> None:
         folder = edit_config(
             write_tiny(tmp_path / "m"), pretrained_cfg__input_size=[3, 80, 80], model_args__img_size=[80, 80]
@@ -417,6 +423,36 @@ class TestCommand:
         assert document["parameters"] > 0
         assert len(document["weights"]["sha256"]) == 64
 
+    def test_the_digest_is_a_line_of_its_own(self, here: Path) -> None:
+        """In the table of weights it would push every column to the right."""
+        lines = vit("inspect a --weights").stdout.splitlines()
+        digest = hashlib.sha256((here / "a" / "model.safetensors").read_bytes()).hexdigest()
+        assert [line.split() for line in lines if digest in line] == [["sha256", digest]]
+        weight = next(line for line in lines if line.startswith("norm.bias"))
+        assert len(weight.rstrip()) < 80
+
+    def test_everything_leaves_out_what_a_model_does_not_have(self, here: Path) -> None:
+        write_tiny(here / "c", replace(TINY, num_classes=0, pos_embed="none"))
+        result = vit("inspect c --all --images images -o out --json")
+        assert result.exit_code == 0, result.output
+        assert "--posemb is left out, for the model has no learnt position embedding" in result.stderr
+        assert "--logit-lens is left out, for the model ends with features" in result.stderr
+        document = json.loads(result.stdout)
+        assert {"filters", "attention-distance", "locality"} < set(document["exhibits"])
+        assert not {"position-similarity", "logit-lens"} & set(document["exhibits"])
+        assert vit("inspect c --posemb").exit_code == 1, "what is asked for by name must be there"
+
+    def test_a_model_of_one_patch(self, here: Path, recwarn: pytest.WarningsRecorder) -> None:
+        write_tiny(here / "d", replace(TINY, img_size=(16, 16)))
+        assert vit("inspect d --equivariance --attention-distance --posemb --images images -o out").exit_code == 0
+        assert not recwarn
+
+    def test_attention_of_every_chosen_layer_is_drawn(self, here: Path) -> None:
+        for layers, lines in (("2", 4), ("all", 6)):  # four images of one layer; three of two
+            assert vit(f"inspect a --attention --layers {layers} --images images -o out").exit_code == 0
+            drawn = (here / "out" / "attention.svg").read_text("utf-8")
+            assert drawn.count("<image") == lines * 4  # the input and three heads
+
     def test_everything_of_two_models_as_files(self, here: Path) -> None:
         result = vit("inspect --before a --after b --all --images images -o out")
         assert result.exit_code == 0, result.output
@@ -469,6 +505,10 @@ class TestCommand:
             ("a --heads --layers 1", "would change nothing"),
             ("a --attention --layers 7", "numbers from 1 to 2"),
             ("a --images images", "say what to look at"),
+            ("a --count 3", "--count changes nothing"),
+            ("a --posemb --images images", "--images, --data and --count change nothing"),
+            ("a --heads --device tpu", "--device tpu: write cpu, cuda"),
+            ("a --heads --device cuda:99", "--device cuda:99: torch sees"),
             ("a --weights --heads", "--weights goes with the overview"),
         ],
     )

@@ -486,7 +486,7 @@ def test_cost_by_stage() -> None:
     for name, parameter in build(config).named_parameters():
         stage = "head"
         if name.startswith("patch_embed"):
-            stage = "patches"
+            stage = "cnn" if "backbone" in name else "patches"
         elif name in ("reg_token", "pos_embed"):
             stage = "position"
         elif name.startswith("blocks"):

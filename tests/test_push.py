@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from fake_hub import FakeHub
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
+from vitcli.checkpoint.card import model_card
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
+from vitcli.model.config import StemConfig
 
 # huggingface_hub 2.4 uploads with an argument that its HTTP client deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -66,6 +69,16 @@ def test_the_card_says_what_is_known(hub: FakeHub, base: Path) -> None:
         'pipeline("image-classification", "me/tiny")',
     ):  # fmt: skip
         assert part in card
+
+
+def test_the_card_of_what_only_vit_can_build(tmp_path: Path) -> None:
+    """A hybrid whose CNN is none of timm's: no code that would fail, no tag that would make the Hub show some."""
+    vit = replace(TINY, patch_size=(1, 1), stem=StemConfig((1, 1), 32))
+    card = model_card(resolve(str(write_tiny(tmp_path / "hybrid", vit))), "me/hybrid", "mit")
+    assert "vit predict -m me/hybrid" in card
+    assert "cannot build this model" in card
+    for absent in ("timm.create_model", "pipeline(", "library_name", "- timm", "- transformers"):
+        assert absent not in card
 
 
 def test_a_dry_run_sends_nothing(hub: FakeHub, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import LABELS, PREPROCESS, TINY, write_tiny
+from PIL import Image
 from timm.layers import resample_patch_embed as timms
 from typer.testing import CliRunner
 
@@ -168,10 +169,33 @@ class TestCommand:
     def test_the_report_for_people(self, base: Path, tmp_path: Path) -> None:
         result = self.invoke(base, "--grid", "8x6", "--patch-size", "8", "--out", tmp_path / "new")
         assert result.exit_code == 0, result.stderr
-        for line in ("64×64 64×48", "16×16 8×8", "4×4 8×6", "similarity of neighbours"):
-            assert line in " ".join(result.stdout.split())
-        assert "there and back" in result.stderr
+        report = " ".join(result.stdout.split())
+        for line in (
+            "64×64 64×48",
+            "16×16 8×8",
+            "4×4 8×6",
+            "similarity of neighbours",
+            "there and back",
+            "kernel timm",
+        ):
+            assert line in report
         assert f"vit predict -m {tmp_path / 'new'}" in result.stderr
+
+    def test_accuracy_and_picture_before_and_after(self, base: Path, tmp_path: Path) -> None:
+        for label in LABELS[:2]:
+            (tmp_path / "data" / label).mkdir(parents=True)
+            for i in range(2):
+                image = np.random.default_rng(i).integers(0, 256, (70, 70, 3), np.uint8)
+                Image.fromarray(image).save(tmp_path / "data" / label / f"{label}{i}.png")
+        wish = ("--size", 96, "--out", tmp_path / "new", "--picture", tmp_path / "tiles.svg", "--json")
+        assert self.invoke(base, *wish, "--check", tmp_path / "nowhere").exit_code == 1
+        assert not (tmp_path / "new").exists(), "what is to be checked is opened before anything is written"
+        result = self.invoke(base, *wish, "--check", tmp_path / "data")
+        assert result.exit_code == 0, result.output
+        ((name, shares),) = json.loads(result.stdout)["accuracy"].items()
+        assert name == "accuracy of 4 images"
+        assert len(shares) == 2
+        assert "<svg" in (tmp_path / "tiles.svg").read_text("utf-8")
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

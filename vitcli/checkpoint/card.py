@@ -7,13 +7,15 @@ import json
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.model_args import other_fields_of
 from vitcli.text import safe
 
 
 def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
-    """README.md: metadata, facts, where it comes from, four ways to load it.
+    """README.md: metadata, facts, where it comes from, how to load it.
 
-    `repo` is a name on the Hub (org/name), or that of a folder, whose card names no licence.
+    `repo` is a name on the Hub (org/name), or that of a folder, whose card names no licence. timm and transformers are
+    named for models that they can build.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -29,9 +31,9 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
     base = checkpoint.extra.get("base_model") or provenance.get("base_model")
     metadata = ModelCardData(
         license=license,
-        library_name="timm",
+        library_name="timm" if _timm_builds(checkpoint) else None,
         pipeline_tag="image-classification" if checkpoint.num_classes else "image-feature-extraction",
-        tags=["image-classification", "timm", "transformers", "vit"],
+        tags=["image-classification", *(["timm", "transformers"] if _timm_builds(checkpoint) else []), "vit"],
         base_model=base if isinstance(base, str) and "/" in base else None,
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,
@@ -70,29 +72,31 @@ def _origin(provenance: dict[str, Any]) -> str:
     return f"## Where it comes from\n\n```json\n{text}\n```"
 
 
+def _timm_builds(checkpoint: Checkpoint) -> bool:
+    """Whether timm's config says all of the model; another epsilon changes the last digits only."""
+    return checkpoint.vit is None or other_fields_of(checkpoint.architecture, checkpoint.vit).keys() <= {"norm_eps"}
+
+
 def _use(checkpoint: Checkpoint, repo: str) -> str:
-    transformers = f"""
-```python
-from transformers import pipeline
-
-print(pipeline("image-classification", "{repo}")("photo.jpg"))
-```
-"""
-    source = "hf-hub" if "/" in repo else "local-dir"
-    if not checkpoint.num_classes:
-        transformers = ""
-    command = "predict" if checkpoint.num_classes else "finetune --data photos/"
-    return f"""## Use it
-
-```sh
-vit {command} -m {repo}{" photo.jpg" if checkpoint.num_classes else ""}
-```
-
-```python
+    classes, source = checkpoint.num_classes > 0, "hf-hub" if "/" in repo else "local-dir"
+    command = "predict" if classes else "finetune --data photos/"
+    parts = ["## Use it", f"```sh\nvit {command} -m {repo}{' photo.jpg' if classes else ''}\n```"]
+    if _timm_builds(checkpoint):
+        parts.append(f"""```python
 import timm
 
 model = timm.create_model("{source}:{repo}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-```
-{transformers}
-Written with [vit](https://pypi.org/project/vitcli/).""".replace("\n\n\n", "\n\n")
+```""")
+        if classes:
+            parts.append(f"""```python
+from transformers import pipeline
+
+print(pipeline("image-classification", "{repo}")("photo.jpg"))
+```""")
+    else:
+        parts.append(
+            "timm and transformers cannot build this model; `vit export` writes it as ONNX for other programs."
+        )
+    parts.append("Written with [vit](https://pypi.org/project/vitcli/).")
+    return "\n\n".join(parts)

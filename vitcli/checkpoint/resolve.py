@@ -223,6 +223,10 @@ def _unknown(name: str) -> CheckpointError:
         return CheckpointError(
             f"'{name}' is an architecture; weights have a tag too, as in {example} (https://huggingface.co/timm)"
         )
+    if os.path.exists(os.path.expanduser(name)):
+        return CheckpointError(
+            f"{safe(name)}: a file that is no checkpoint; that is a folder, a .safetensors or an .onnx file"
+        )
     if os.sep in name or name.startswith((".", "~")):
         return CheckpointError(f"no checkpoint '{safe(name)}': no such folder")
     return CheckpointError(

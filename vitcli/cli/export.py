@@ -80,7 +80,7 @@ def export(
         console.row(table, f"{height}x{width}", one.batch, f"{one.difference:.1e}", f"{one.agreement:.0%}")
     console.stdout().print(table)
     takes = "pixels from 0 to 255" if pixels else "normalised pixels"
-    gives = "probabilities" if softmax else "logits"
+    gives = "probabilities" if softmax else "logits" if source.num_classes else "features"
     console.note(f"{safe(path)}: {made.bytes / 2**20:.1f} MiB, {precision}, {takes} to {gives}")
-    if to == "onnx":
+    if to == "onnx" and source.num_classes:
         console.note(f"use it: vit predict -m {safe(path)} IMAGE…")

@@ -7,8 +7,6 @@ import typer
 from vitcli.cli.options import DeviceOpt, ImgSizeOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 
-COUNT = 128  # images, as in the paper
-
 ModelArg = Annotated[
     str | None, typer.Argument(help="A checkpoint, as for vit predict -m; the default model when left out.")
 ]
@@ -41,7 +39,7 @@ ImagesOpt = Annotated[
     list[str] | None, typer.Option("--images", "-i", help="Files, folders, globs to look with; may be repeated.")
 ]
 DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to draw images from, as for vit train.")]
-CountOpt = Annotated[int, typer.Option("--count", "-n", min=1, help="How many images at most.")]
+CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
 LayersOpt = Annotated[str | None, typer.Option("--layers", help="For --attention: 1,6,12 or all; the last by default.")]
 BeforeOpt = Annotated[str | None, typer.Option("--before", help="With --after: two checkpoints side by side.")]
 AfterOpt = Annotated[str | None, typer.Option("--after", help="The second of the two.")]
@@ -66,7 +64,7 @@ def inspect(
     all_: AllOpt = False,
     images: ImagesOpt = None,
     data: DataOpt = None,
-    count: CountOpt = COUNT,
+    count: CountOpt = None,
     layers: LayersOpt = None,
     img_size: ImgSizeOpt = None,
     before: BeforeOpt = None,
@@ -104,11 +102,13 @@ def inspect(
     if beside and (wanted or before or not biases):
         raise UsageError("--beside goes with one model and --equivariance or --locality, which a CNN has, too")
     if not wanted and not biases:
-        if useless := [o for o, v in {"--images": images, "--data": data, "--out": out, "--device": device,
-                                      "--img-size": img_size, "--before": before}.items() if v]:  # fmt: skip
-            raise UsageError(
-                f"say what to look at, such as --attention-distance or --all; {useless[0]} changes nothing"
-            )
+        said = {"--images": images, "--data": data, "--count": count, "--out": out, "--device": device,
+                "--img-size": img_size, "--before": before}  # fmt: skip
+        for option, value in said.items():
+            if value:
+                raise UsageError(
+                    f"say what to look at, such as --attention-distance or --all; {option} changes nothing"
+                )
         from vitcli.cli.overview_view import show
 
         show(model, weights=weights, json=json)
@@ -118,7 +118,8 @@ def inspect(
     from vitcli.cli.inspecting import Inspecting
 
     inspecting = Inspecting(
-        names, wanted, biases, images=images, data=data, count=count, layers=layers, img_size=img_size, device=device
-    )
-    if inspecting.run(out=out, make_folder=all_, json=json):
+        names, wanted, biases, everything=all_, images=images, data=data, count=count, layers=layers,
+        img_size=img_size, device=device,
+    )  # fmt: skip
+    if inspecting.run(out=out, json=json):
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -1,7 +1,7 @@
 """What `vit inspect` does: open models and images, look, and show it as terminal, JSON or files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +25,18 @@ from vitcli.inference.labelled import open_splits, scored_split
 from vitcli.inspection.equivariance import Equivariance, equivariance, usual_shifts
 from vitcli.inspection.images import Feed, Picture, built_in, from_files, from_samples
 from vitcli.inspection.locality import Locality, locality
-from vitcli.inspection.look import Aspect, Seen, images_needed, look
+from vitcli.inspection.look import Aspect, Seen, images_needed, lacking, look
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
 
+COUNT = 128  # images, as in the paper
+
 
 class Inspecting:
-    """One command on one model, or on two whose titles are the keys of `names`."""
+    """One command on one model, or on two whose titles are the keys of `names`.
+
+    Of `everything`, what a model does not have is left out and said; what is asked for by name must be there.
+    """
 
     def __init__(
         self,
@@ -39,9 +44,10 @@ class Inspecting:
         wanted: Sequence[str],
         biases: Sequence[str],
         *,
+        everything: bool,
         images: list[str] | None,
         data: str | None,
-        count: int,
+        count: int | None,
         layers: str | None,
         img_size: str | None,
         device: str | None,
@@ -49,11 +55,13 @@ class Inspecting:
         self.wanted, self.biases = cast(Sequence[Aspect], wanted), biases
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.layers, self.size = layers, size(img_size, "--img-size")
-        self.names = names
-        needed = count if biases else images_needed(self.wanted, count)
+        self.names, self.everything = names, everything
+        needed = count or COUNT if biases else images_needed(self.wanted, count or COUNT)
+        if not needed and (images or data or count):
+            raise UsageError(f"--{self.wanted[0]} looks at weights alone; --images, --data and --count change nothing")
         self.pictures = _pictures(images, data, needed) if needed else []
 
-    def run(self, *, out: str | None, make_folder: bool, json: bool) -> int:
+    def run(self, *, out: str | None, json: bool) -> int:
         """Look and show. Returns how many images could not be read."""
         checkpoints = self._resolve()
         models = {title: self._load(checkpoint) for title, checkpoint in checkpoints.items()}
@@ -66,16 +74,16 @@ class Inspecting:
             failed = next(iter(seen.values())).failed
             found += _exhibits(seen, self.wanted, next(iter(checkpoints.values())).labels)
         if self.biases:
-            made, failed = self._bias(models)
+            made, failed = self._bias(checkpoints, models)
             found += made
         folder = Path(out) if out else Path(f"inspect-{next(iter(checkpoints))}")
-        if out or make_folder:
+        if out or self.everything:
             write_folder(folder, checkpoints, seen, found)
         if json:
             view.document(checkpoints, [picture.name for picture in self.pictures], found)
         else:
             view.show(found)
-        if out or make_folder:
+        if out or self.everything:
             note(f"figures, numbers and report.html are in {safe(folder)}")
         for line in failed[:5]:
             note(line)
@@ -90,7 +98,9 @@ class Inspecting:
                 note(f"{safe(checkpoint.name)} ({checkpoint.why})")
             for line in checkpoint.notes:
                 note(line)
-            found[_short(checkpoint) if title in ("", "beside") else title] = checkpoint
+            if title in ("", "beside"):
+                title = _short(checkpoint)
+            found[title if title not in found else f"{title}-2"] = checkpoint
         return found
 
     def _load(self, checkpoint: Checkpoint) -> tuple[nn.Module, Preprocess]:
@@ -104,14 +114,20 @@ class Inspecting:
         return model, replace(checkpoint.preprocess, size=model.config.img_size)
 
     def _look(self, title: str, model: VisionTransformer, preprocess: Preprocess) -> Seen:
+        lacks = lacking(model.config) if self.everything else {}
+        for aspect, why in lacks.items():
+            note(f"{safe(title)}: --{aspect} is left out, for {why}")
+        wanted = [aspect for aspect in self.wanted if aspect not in lacks]
         with progress(safe(title, 30)) as bar:
             feed = _Shown(self.pictures, preprocess, self.device, bar)
-            seen = look(model, self.wanted, feed, _layers(self.layers, model))
-        if self.pictures and not seen.images:
+            seen = look(model, wanted, feed, _layers(self.layers, model))
+        if seen.failed and not seen.images:
             raise VitError(f"none of the {len(self.pictures)} images could be read; the first: {seen.failed[0]}")
         return seen
 
-    def _bias(self, models: Mapping[str, tuple[nn.Module, Preprocess]]) -> tuple[list[Exhibit], tuple[str, ...]]:
+    def _bias(
+        self, checkpoints: Mapping[str, Checkpoint], models: Mapping[str, tuple[nn.Module, Preprocess]]
+    ) -> tuple[list[Exhibit], tuple[str, ...]]:
         """Equivariance and locality of all models, on the same images and with the first one's patches."""
         first, preprocess = next(iter(models.values()))
         patch = first.config.stride if isinstance(first, VisionTransformer) else (16, 16)
@@ -128,7 +144,7 @@ class Inspecting:
                 shifts = [max(1, round(k * larger)) for k in usual_shifts(patch[1], min(preprocess.size))]
                 moves[title] = equivariance(model, batches, shifts)
             if "locality" in self.biases:
-                fields[title] = locality(model, batches, patch)
+                fields[title] = locality(model, batches, patch, answers=checkpoints[title].num_classes > 0)
         made = [bias.equivariance(moves)] if moves else []
         return [*made, *([bias.locality(fields)] if fields else [])], tuple(failed)
 
@@ -148,7 +164,7 @@ class _Shown(Feed):
 
 
 def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequence[str]) -> list[Exhibit]:
-    makers = {
+    makers: dict[Aspect, Callable[[Mapping[str, Seen]], Exhibit]] = {
         "filters": parameters.filters,
         "posemb": parameters.positions,
         "attention-distance": heads.distance,
@@ -158,7 +174,10 @@ def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequen
         "rollout": maps.rollout,
         "attention": maps.attention,
     }
-    return [make(seen) for aspect, make in makers.items() if aspect in wanted]
+    having = {
+        aspect: {title: one for title, one in seen.items() if aspect not in lacking(one.config)} for aspect in wanted
+    }
+    return [make(having[aspect]) for aspect, make in makers.items() if having.get(aspect)]
 
 
 def _pictures(images: list[str] | None, data: str | None, count: int) -> list[Picture]:

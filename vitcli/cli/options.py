@@ -1,14 +1,31 @@
 """Each option once, as an `Annotated` alias with its help. Defaults live in the dataclasses of the tasks."""
 
+import re
 from typing import Annotated
 
 import typer
+
+from vitcli.errors import UsageError
+from vitcli.text import safe
 
 
 def _complete_model(incomplete: str) -> list[str]:
     from vitcli.checkpoint.catalog import model_names
 
     return [name for name in model_names() if name.startswith(incomplete)]
+
+
+def _checked_device(name: str | None) -> str | None:
+    if name is None or name == "cpu":
+        return name
+    found = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
+    if not found:
+        raise UsageError(f"--device {safe(name)}: write cpu, cuda, or cuda:1 for the second GPU")
+    import torch
+
+    if int(found[1] or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+    return name
 
 
 ModelOpt = Annotated[
@@ -21,7 +38,10 @@ ModelOpt = Annotated[
     ),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-DeviceOpt = Annotated[str | None, typer.Option("--device", help="cpu or cuda; what the machine has by default.")]
+DeviceOpt = Annotated[
+    str | None,
+    typer.Option("--device", callback=_checked_device, help="cpu or cuda; what the machine has by default."),
+]
 DataOpt = Annotated[
     str | None,
     typer.Option("--data", "-d", help="Class folders, a CSV/TSV/JSONL manifest, or a folder of MNIST-style IDX files."),

@@ -28,7 +28,7 @@ def show(model: str | None, *, weights: bool, json: bool) -> None:
     console = stdout()
     facts = table("", "")
     facts.show_header = False
-    for name, value in _facts(found):
+    for name, value in [*_facts(found), *([("sha256", read.sha256)] if read else [])]:
         row(facts, Text(name, style="dim"), value)
     console.print(facts)
     if found.stages:
@@ -48,7 +48,7 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
     )
     yield "architecture", checkpoint.architecture
     if vit:
-        yield "image", f"{by(vit.img_size)} pixels, {vit.in_chans} channels"
+        yield "image", f"{by(vit.img_size)} pixels, {vit.in_chans} channel{'s' * (vit.in_chans > 1)}"
         yield "patches", f"{by(vit.grid)} of {by(vit.stride)} pixels{', cut from the map of a CNN' if vit.stem else ''}"
         prefix = ["class token"] * vit.class_token + [f"{vit.reg_tokens} registers"] * bool(vit.reg_tokens)
         yield "tokens", f"{vit.num_tokens}: {' + '.join([*prefix, f'{vit.num_patches} patches'])}"
@@ -61,7 +61,7 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
     p = checkpoint.preprocess
     yield "preprocessing", f"{by(p.size)}, crop {p.crop_pct:g} {p.crop_mode}, {p.interpolation}"
     yield "", f"mean {' '.join(f'{m:g}' for m in p.mean)}, std {' '.join(f'{s:g}' for s in p.std)}"
-    yield "classes", _classes(checkpoint.labels, checkpoint.num_classes)
+    yield "classes" if checkpoint.num_classes else "outputs", _classes(checkpoint.labels, checkpoint.num_classes)
     if "temperature" in checkpoint.extra:
         yield "calibrated", f"temperature {checkpoint.extra['temperature']:.4g}"
     yield from _provenance(checkpoint.extra.get("provenance", {}))
@@ -69,6 +69,8 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
 
 
 def _classes(labels: tuple[str, ...], number: int) -> str:
+    if not number:
+        return "the representation"
     shown = ", ".join(safe(label, 40) for label in labels[:CLASSES_SHOWN])
     return f"{number}: {shown}{', …' if len(labels) > CLASSES_SHOWN else ''}" if shown else str(number)
 
@@ -103,7 +105,6 @@ def _statistics(read: Weights) -> Any:
     grid = table("weight", "shape", "mean", "std", "largest", right=("shape", "mean", "std", "largest"))
     for one in read.tensors:
         row(grid, one.name, by(one.shape) or "1", f"{one.mean:.4f}", f"{one.std:.4f}", f"{one.largest:.3f}")
-    row(grid, f"sha256 {read.sha256}")
     return grid
 
 

@@ -12,6 +12,7 @@ from vitcli.text import safe
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
     from vitcli.checkpoint.resize import Positions, Resized
+    from vitcli.data.samples import Samples
 
 CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
 SizeOpt = Annotated[str | None, typer.Option("--size", "-s", help="Image size to fit: 384, or HxW such as 384x512.")]
@@ -69,13 +70,14 @@ def resize_posemb(
         "from_grid": pair(from_grid, "--from-grid"),
     }
     wishes = {name: (value[0], value[1]) for name, value in sizes.items() if value}
+    data = _labelled(check) if check else None  # what is wrong with it is known before anything is written
     resized = resize(source, **wishes, kernel=posemb_kernel or "timm")
     if picture:
         _draw(resized, Path(picture))
     _write(resized, source, folder)
     report = _report(resized, source, folder)
-    if check:
-        report["accuracy"] = _check(source, folder, check)
+    if data:
+        report["accuracy"] = _check(source, folder, *data)
     if json:
         import json as json_format
 
@@ -146,26 +148,30 @@ def _show(report: dict[str, Any]) -> None:
         console.row(table, "grid, patches", by(before["grid"]), by(after["grid"]))
         console.row(table, "similarity of neighbours", cosine(before["neighbours"]), cosine(after["neighbours"]))
         console.row(table, "similarity half the image apart", cosine(before["far"]), cosine(after["far"]))
+        console.row(table, "changed, there and back", "", f"{report['round_trip_error']:.1%}")
+        console.row(table, "kernel", "", report["kernel"])
     for name, value in report.get("accuracy", {}).items():
         console.row(table, name, *(f"{share:.4f}" for share in value))
     console.stdout().print(table)
-    if report["round_trip_error"] is not None:
-        change = f"{report['round_trip_error']:.1%}"
-        console.note(f"kernel {report['kernel']}; there and back the embeddings change by {change}")
-    else:
+    if report["round_trip_error"] is None:
         console.note("the model has no position embedding: only its sizes changed")
     console.note(f"use it: vit predict -m {report['checkpoint']} IMAGE…")
 
 
-def _check(source: "Checkpoint", folder: Path, data: str) -> dict[str, list[float]]:
-    """Accuracy of the checkpoint before and after, on labelled images."""
+def _labelled(data: str) -> tuple["Samples", tuple[str, ...]]:
+    """The images that `--check` scores, and the names of their classes."""
     from vitcli.data.sources import open_data
-    from vitcli.inference.evaluate import evaluate
 
     found = open_data(data, val_fraction=0.0)
-    samples = found.test or (found.val if len(found.val) else found.train)
+    return found.test or (found.val if len(found.val) else found.train), found.classes
+
+
+def _check(source: "Checkpoint", folder: Path, samples: "Samples", classes: tuple[str, ...]) -> dict[str, list[float]]:
+    """Accuracy of the checkpoint before and after, on labelled images."""
+    from vitcli.inference.evaluate import evaluate
+
     models = (source, str(folder))
-    return {f"accuracy of {len(samples)} images": [evaluate(m, samples, found.classes).measures.top1 for m in models]}
+    return {f"accuracy of {len(samples)} images": [evaluate(m, samples, classes).measures.top1 for m in models]}
 
 
 def _draw(resized: "Resized", path: Path) -> None:

@@ -53,7 +53,7 @@ class Parity:
 
     size: Size
     batch: int
-    difference: float  # largest, of a probability
+    difference: float  # largest, of a probability; without classes of an output, relative to the largest output
     agreement: float  # share of images with the same most probable class
 
 
@@ -87,8 +87,8 @@ def export(checkpoint: Checkpoint, path: Path, to: Format = "onnx", options: Opt
         worst = max(one.difference for one in parity)
         if not worst <= LIMITS[options.precision]:  # NaN is not either
             raise VitError(
-                f"the {options.precision} export's probabilities differ by {worst:.2g} from the model's; "
-                "nothing was written"
+                f"the {options.precision} export's {'probabilities' if checkpoint.num_classes else 'outputs'} differ "
+                f"by {worst:.2g} from the model's; nothing was written"
             )
         del run  # and with it the hold on the files
         files = sorted(Path(staging).iterdir(), key=lambda file: file == made)  # the one that refers to others last
@@ -100,6 +100,8 @@ def export(checkpoint: Checkpoint, path: Path, to: Format = "onnx", options: Opt
 
 def _check(to: Format, options: Options, checkpoint: Checkpoint) -> None:
     vit = checkpoint.vit
+    if options.softmax and not checkpoint.num_classes:
+        raise UsageError(f"--softmax: {safe(checkpoint.name)} has no classes to give probabilities of")
     if to == "torch" and (options.precision != "fp32" or options.pixels or options.softmax):
         raise UsageError("--to torch writes the model as it is: no --precision, --pixels or --softmax")
     if to == "openvino" and options.precision == "int8":
@@ -243,9 +245,16 @@ def _parity(run: Run, model: Any, checkpoint: Checkpoint, size: Size, batch: int
     pixels = rng.integers(0, 256, (batch, preprocess.in_chans, *size)).astype(np.float32)
     images: Array = (pixels / np.float32(255) - mean) / std
     found = run(pixels if options.pixels else images)
-    temperature = temperature_of(checkpoint)
     with torch.inference_mode():
-        expected = probabilities(model(torch.from_numpy(images)).numpy(), temperature)
-    shares = found if options.softmax else probabilities(found, temperature)
-    same = shares.argmax(axis=1) == expected.argmax(axis=1)
-    return Parity(size, batch, float(np.abs(shares - expected).max()), float(same.mean()))
+        outputs = model(torch.from_numpy(images)).numpy()
+    given: np.ndarray[Any, Any] = found
+    expected: np.ndarray[Any, Any] = outputs
+    scale = 1.0
+    if checkpoint.num_classes:
+        temperature = temperature_of(checkpoint)
+        expected = probabilities(outputs, temperature)
+        given = found if options.softmax else probabilities(found, temperature)
+    else:  # a softmax of features would hide what all of them are off by
+        scale = max(float(np.abs(outputs).max()), 1e-12)
+    same = given.argmax(axis=1) == expected.argmax(axis=1)
+    return Parity(size, batch, float(np.abs(given - expected).max()) / scale, float(same.mean()))

@@ -34,16 +34,21 @@ class Locality:
     dropped: dict[float, float]  # share of patches → share of images whose answer stays
 
 
-def locality(model: nn.Module, batches: Sequence[Tensor], patch: tuple[int, int], seed: int = 0) -> Locality:
-    """Over `batches` of images (B, C, H, W), at least one; patches of `patch` (height, width) pixels are dropped."""
+def locality(
+    model: nn.Module, batches: Sequence[Tensor], patch: tuple[int, int], *, answers: bool = True, seed: int = 0
+) -> Locality:
+    """Over `batches` of images (B, C, H, W), at least one; patches of `patch` (height, width) pixels are dropped.
+
+    Without `answers`, for a model that has no classes, nothing is broken: `shuffled` and `dropped` are empty.
+    """
     layers, fields, centres = _fields(model, batches, seed)
-    same = _answers(model, batches, patch, seed)
+    same = _answers(model, batches, patch, seed) if answers else {}
     radius = np.array([half_mass(field, centre) for field, centre in zip(fields, centres, strict=True)])
     even = np.full(fields.shape[1:], 1 / fields[0].size)
     return Locality(
         layers, fields, radius, half_mass(even, centres[-1]),
         {tiles: same[f"tiles {tiles}"] for tiles in TILES if f"tiles {tiles}" in same},
-        {share: same[f"drop {share}"] for share in DROPS},
+        {share: same[f"drop {share}"] for share in DROPS if f"drop {share}" in same},
     )  # fmt: skip
 
 

@@ -57,6 +57,16 @@ class Seen:
         return self.images[:MAPPED]
 
 
+def lacking(config: ViTConfig) -> dict[Aspect, str]:
+    """What cannot be looked at in a model of `config`, and why."""
+    lacks: dict[Aspect, str] = {}
+    if not config.num_pos_tokens:
+        lacks["posemb"] = "the model has no learnt position embedding"
+    if not config.num_classes:
+        lacks["logit-lens"] = "the model ends with features, not with classes"
+    return lacks
+
+
 def images_needed(wanted: Collection[Aspect], count: int) -> int:
     """How many images `look` makes use of, when `count` are there to measure on."""
     if OF_PARAMETERS.issuperset(wanted):

@@ -30,11 +30,15 @@ class Maps:
 
     def masks(self, mass: float = MASS) -> Array:
         """The fewest patches that hold `mass` of a head's attention on patches, as 0 and 1, shaped like `attention`."""
-        flat = torch.from_numpy(self.attention).flatten(-2)
-        values, order = (flat / flat.sum(dim=-1, keepdim=True)).sort(dim=-1, descending=True)
-        before = values.cumsum(dim=-1) - values
-        kept = torch.zeros_like(flat).scatter(-1, order, (before < mass).to(flat.dtype))
-        return kept.view(self.attention.shape).numpy()
+        return fewest(self.attention, mass)
+
+
+def fewest(maps: Array, mass: float = MASS) -> Array:
+    """The fewest patches that hold `mass` of each of `maps` (…, h, w), as 0 and 1."""
+    flat = torch.from_numpy(maps).flatten(-2)
+    values, order = (flat / flat.sum(dim=-1, keepdim=True)).sort(dim=-1, descending=True)
+    before = values.cumsum(dim=-1) - values
+    return torch.zeros_like(flat).scatter(-1, order, (before < mass).to(flat.dtype)).view(maps.shape).numpy()
 
 
 class AttentionMaps(Instrument):

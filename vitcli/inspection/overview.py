@@ -64,6 +64,7 @@ def _stages(vit: ViTConfig) -> Iterator[Stage]:
     parts = {stage.name: stage for stage in cost(vit).stages}
     D, N = vit.embed_dim, vit.num_tokens
     shapes: dict[str, tuple[int, ...]] = {
+        **({"cnn": (vit.stem.out_channels, *vit.feature_size)} if vit.stem else {}),
         "patches": (vit.num_patches, D),
         "position": (N, D),
         "attention": (N, D),

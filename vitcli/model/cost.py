@@ -25,7 +25,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """The parts of the model in the order of the data: patches, position, attention, mlp, head."""
+    """The parts of the model in the order of the data: cnn (of a hybrid), patches, position, attention, mlp, head."""
 
     stages: tuple[Stage, ...]
 
@@ -41,20 +41,22 @@ class Cost:
 
 def cost(config: ViTConfig) -> Cost:
     """Parameters and multiply–adds of each part; attention and mlp are those of all blocks, each with its norm."""
-    return Cost((_patches(config), _position(config), _attention(config), _mlp(config), _head(config)))
+    stages = (_patches(config), _position(config), _attention(config), _mlp(config), _head(config))
+    return Cost((_cnn(config), *stages) if config.stem else stages)
+
+
+def _cnn(config: ViTConfig) -> Stage:
+    convolutions = list(_convolutions(config))
+    params = sum(conv.weights + 2 * conv.channels for conv in convolutions)  # a GroupNorm follows each
+    return Stage("cnn", params, sum(conv.weights * conv.cells for conv in convolutions))
 
 
 def _patches(config: ViTConfig) -> Stage:
-    """The projection E, and the CNN in front of it."""
-    D, channels = config.embed_dim, config.in_chans
-    params = macs = 0
-    for conv in _convolutions(config):
-        params += conv.weights + 2 * conv.channels  # a GroupNorm follows each
-        macs += conv.weights * conv.cells
-        channels = conv.channels
-    weights = prod(config.patch_size) * channels * D
-    params += weights + (0 if config.pre_norm else D)
-    return Stage("patches", params, macs + weights * config.num_patches)
+    """The projection E."""
+    channels = config.stem.out_channels if config.stem else config.in_chans
+    weights = prod(config.patch_size) * channels * config.embed_dim
+    bias = 0 if config.pre_norm else config.embed_dim
+    return Stage("patches", weights + bias, weights * config.num_patches)
 
 
 def _position(config: ViTConfig) -> Stage:
@@ -108,7 +110,7 @@ class _Convolution(NamedTuple):
 
 
 def _convolutions(config: ViTConfig) -> Iterator[_Convolution]:
-    """The CNN's convolutions, in its order; its last one gives the feature map's channels."""
+    """The CNN's convolutions, in its order."""
     stem = config.stem
     if stem is None:
         return

@@ -120,7 +120,9 @@ def similarity_figure(panels: Sequence[tuple[npt.NDArray[Any], tuple[int, int]]]
     """
     from matplotlib import rc_context
 
-    drawing = figure(WIDE if len(panels) > 1 else COLUMN, 3.4)
+    width = WIDE if len(panels) > 1 else COLUMN
+    wide = max(h / w for _, (h, w) in panels)
+    drawing = figure(width, min(max(0.75 * width / len(panels) * wide, 1.0), WIDE) + 0.6)
     with rc_context(STYLE):
         parts = drawing.subfigures(1, len(panels), squeeze=False)[0]
         for part, (cosines, grid), title in zip(parts, panels, titles, strict=True):
@@ -144,7 +146,8 @@ def draw_similarity(part: Any, cosines: npt.NDArray[Any], grid: tuple[int, int],
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)
     axes.set(xlabel="patch column", ylabel="patch row", title=title)
-    part.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
+    # A bar of its own, as high as the sheet, whatever the grid's shape.
+    part.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="cosine similarity", ticks=(-1, 0, 1))
 
 
 GAP = 4  # cells between the tiles of a mosaic, whose every value is `CELL` cells wide

@@ -83,17 +83,18 @@ def norms_figure(panels: Sequence[tuple[str, Array, Array, Array]]) -> "Figure":
         low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=1)
         left.fill_between(layers, low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="patches, 5 to 95 %")
         left.plot(layers, middle, color=COLOURS[0], label="patches, median")
-        left.plot(layers, flat.max(axis=1), color=COLOURS[1], linestyle=":", label="patches, largest")
+        left.plot(layers, flat.max(axis=1), color=COLOURS[1], linestyle=":", label="largest patch")
         for j in range(prefix.shape[2]):
             label = "class token, registers" if j == 0 else None
             left.plot(layers, prefix[:, :, j].mean(axis=0), color=COLOURS[2], linestyle="--", label=label)
         left.set(xlabel="layer", ylabel="norm of the token", yscale="log")
         left.yaxis.set_major_formatter(LogFormatter())
         left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-        left.legend(fontsize=6)
+        part.legend(loc="outside lower left", ncols=2, fontsize=6)
         _ticks(left, len(layers))
         image = right.imshow(places, cmap="magma", vmin=0, vmax=max(float(places.max()), 0.01))
-        right.set(xlabel="patch column", ylabel="patch row", title="artefacts, last layer", xticks=[], yticks=[])
+        right.set(xlabel="patch column", ylabel="patch row", xticks=[], yticks=[])
+        right.set_title("artefacts,\nlast layer", fontsize=7)
         part.colorbar(image, ax=right, shrink=0.7, label="share of the images")
         part.suptitle(title, fontsize=8)
 
@@ -116,22 +117,24 @@ def lens_figure(panels: Sequence[Panel]) -> "Figure":
     return _side_by_side(len(panels), draw)
 
 
-def maps_figure(rows: Sequence[Sequence[Array]], titles: Sequence[str]) -> "Figure":
-    """Pictures (H, W, 3) uint8, a row an image, a column a kind of picture."""
+def maps_figure(rows: Sequence[tuple[str, Sequence[Array]]], titles: Sequence[str]) -> "Figure":
+    """Pictures (H, W, 3) uint8, all of one size, in rows with their names, a column a kind of picture."""
     from matplotlib import rc_context
 
     columns = len(titles)
+    height, width = rows[0][1][0].shape[:2]
     side = min(WIDE / columns, 1.2)
-    drawing = figure(side * columns, side * len(rows) + 0.25)
+    drawing = figure(side * columns, side * height / width * len(rows) + 0.25)
     with rc_context(STYLE):
-        for i, (line, pictures) in enumerate(
-            zip(drawing.subplots(len(rows), columns, squeeze=False), rows, strict=True)
-        ):
-            for axes, picture, title in zip(line, pictures, titles, strict=True):
+        cells = drawing.subplots(len(rows), columns, squeeze=False)
+        for line, (name, pictures) in zip(cells, rows, strict=True):
+            for axes, picture in zip(line, pictures, strict=True):
                 axes.imshow(picture, interpolation="nearest")
-                axes.set_axis_off()
-                if i == 0:
-                    axes.set_title(title, fontsize=7)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(name, fontsize=7)
+        for axes, title in zip(cells[0], titles, strict=True):
+            axes.set_title(title, fontsize=7 if columns < 9 else 6)
     return drawing
 
 
@@ -157,6 +160,12 @@ def coloured(weights: Array, size: tuple[int, int]) -> Array:
     shades = weights / max(float(weights.max()), 1e-12)
     colours = (colormaps["viridis"](shades)[..., :3] * 255).round().astype(np.uint8)
     return np.asarray(Image.fromarray(colours).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def over(pixels: Array, weights: Array) -> Array:
+    """The map `weights` (h, w) in colours over the gray of an image (H, W, 3) uint8."""
+    gray = pixels.mean(axis=2, keepdims=True)
+    return (0.4 * gray + 0.6 * coloured(weights, pixels.shape[:2])).round().astype(np.uint8)  # type: ignore[no-any-return]
 
 
 def outlined(picture: Array, mask: Array) -> Array:
@@ -189,7 +198,14 @@ def _distance(part: Any, title: str, mean: Array, error: Array, uniform: float) 
     across = np.broadcast_to(layers[:, None], mean.shape)
     errors = None if np.isnan(error).any() else 1.96 * error.ravel()
     axes.errorbar(
-        across.ravel(), mean.ravel(), errors, fmt="o", markersize=3, elinewidth=0.6, color=COLOURS[0], label="a head"
+        across.ravel(),
+        mean.ravel(),
+        errors,
+        fmt="o",
+        markersize=3,
+        elinewidth=0.6,
+        color=COLOURS[0],
+        label="a head" if errors is None else "a head, 95 % interval over images",
     )
     axes.plot(layers, mean.mean(axis=1), color=COLOURS[1], label="mean of the layer")
     axes.axhline(uniform, color="#666666", linestyle="--", linewidth=0.8, label="even attention")
@@ -225,7 +241,10 @@ def _ticks(axes: "Axes", layers: int) -> None:
 
 
 def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]]) -> "Figure":
-    """Cosines (layers, shifts) of features that moved with the image, and (dotted) of features that stood still."""
+    """Cosines (layers, shifts) of features that moved with the image, and (dotted) of features that stood still.
+
+    NaN, where no cell is inside, is left out.
+    """
 
     def draw(i: int, part: Any) -> None:
         title, moved, still, shifts = panels[i]
@@ -234,7 +253,7 @@ def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]
         for colour, shift, with_it, without in zip(COLOURS, shifts, moved.T, still.T, strict=False):
             axes.plot(layers, with_it, color=colour, marker="o", markersize=3, label=f"{shift} px")
             axes.plot(layers, without, color=colour, linestyle=":", linewidth=0.8)
-        axes.set(xlabel="layer", ylabel="cosine", ylim=(min(0, np.nanmin(still)), 1.03), title=title)
+        axes.set(xlabel="layer", ylabel="cosine", ylim=(np.nanmin([0, *still.flat]), 1.03), title=title)
         axes.legend(title="moved with the image\n(dotted: standing still)", title_fontsize=6, fontsize=6)
         axes.set_xticks(range(0, len(moved), -(-len(moved) // 12)))
 
@@ -247,7 +266,8 @@ def fields_figure(panels: Sequence[tuple[str, Array, Sequence[str]]]) -> "Figure
 
     shown = [np.unique(np.linspace(0, len(layers) - 1, 6).round().astype(int)) for _, _, layers in panels]
     columns = max(map(len, shown))
-    drawing = figure(WIDE, WIDE / columns * len(panels) + 0.3)
+    height, width = panels[0][1].shape[1:]
+    drawing = figure(WIDE, WIDE / columns * height / width * len(panels) + 0.3)
     with rc_context(STYLE):
         cells = drawing.subplots(len(panels), columns, squeeze=False)
         for line, (title, fields, layers), chosen in zip(cells, panels, shown, strict=True):

@@ -17,9 +17,9 @@ from vitcli.text import safe
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --dim: #5c6670; --line: #d8dee4; --paper: #fff; --plate: #fff; }
+:root { color-scheme: light dark; --ink: #1b1f24; --dim: #5c6670; --line: #d8dee4; --paper: #fff; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ec; --dim: #9aa4ae; --line: #3a424a; --paper: #14181c; --plate: #f4f5f6; }
+  :root { --ink: #e6e9ec; --dim: #9aa4ae; --line: #3a424a; --paper: #14181c; }
 }
 body { margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 60rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -35,11 +35,12 @@ thead th, .facts th { color: var(--dim); font-weight: 500; }
 tbody tr + tr td { border-top: 1px solid var(--line); }
 .facts tr + tr td { border: 0; }
 .number { text-align: right; }
-figure { margin: 1rem 0; background: var(--plate); border-radius: 6px; padding: .5rem; }
+figure { margin: 1rem 0; width: fit-content; max-width: 100%; box-sizing: border-box; background: #fff;
+  border-radius: 6px; padding: .5rem; }
 figure svg, figure img { display: block; max-width: 100%; height: auto; }
 figcaption { color: #5c6670; font-size: .85rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
-.pictures figure { margin: 0; }
+.pictures figure { margin: 0; width: auto; }
 .pictures img { width: 100%; aspect-ratio: 1; object-fit: contain; image-rendering: auto; }
 .pictures figcaption { overflow-wrap: anywhere; line-height: 1.3; padding-top: .3rem; }
 @media print { body { max-width: none; padding: 0; } figure { break-inside: avoid; } }

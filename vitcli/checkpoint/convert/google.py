@@ -10,7 +10,7 @@ import re
 from vitcli.checkpoint.convert.names import Reasons, Rules, Weights, join, leave_out, rename
 from vitcli.checkpoint.convert.processor import VIT
 from vitcli.checkpoint.convert.result import Converted, Settings, Source, facts_of, fitted, without_head
-from vitcli.checkpoint.convert.shape import vit_of
+from vitcli.checkpoint.convert.shape import pooling, vit_of
 from vitcli.checkpoint.tensors import Array
 from vitcli.errors import CheckpointError
 
@@ -78,9 +78,7 @@ def convert(source: Source, settings: Settings) -> Converted:
     join(tensors, ("key", "value"), "kv")  # of the pooling: all others are joined
     tensors = rename(tensors, [(r"^attn_pool\.query\.", "attn_pool.q.")], source.where)
     tensors, more = without_head(tensors, settings, None)
-    pool = "token" if "cls_token" in tensors else "map" if "attn_pool.latent" in tensors else "avg"
-    structure = {"global_pool": pool} | ({"fc_norm": False} if pool == "avg" else {})
-    vit = vit_of(tensors, source.where, facts, **structure)
+    vit = vit_of(tensors, source.where, facts, **pooling(tensors))
     return Converted(
         "SigLIP of the authors" if prefix == "params/img/" else "ViT of the authors",
         vit,

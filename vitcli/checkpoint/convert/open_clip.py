@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from vitcli.checkpoint.convert.names import Reasons, Rules, Weights, leave_out, rename
-from vitcli.checkpoint.convert.original import pooling
 from vitcli.checkpoint.convert.result import (
     CLIP_MEAN,
     CLIP_STD,
@@ -23,7 +22,7 @@ from vitcli.checkpoint.convert.result import (
     fitted,
     without_head,
 )
-from vitcli.checkpoint.convert.shape import vit_of
+from vitcli.checkpoint.convert.shape import pooling, vit_of
 from vitcli.checkpoint.model_args import checked_facts
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import CropMode, Preprocess

@@ -11,9 +11,8 @@ from typing import Any
 from vitcli.checkpoint.convert.names import Dropped, Reasons, Rules, Weights, leave_out, merge_class_position, rename
 from vitcli.checkpoint.convert.processor import META
 from vitcli.checkpoint.convert.result import TWO_HEADS, Converted, Settings, Source, facts_of, fitted, without_head
-from vitcli.checkpoint.convert.shape import vit_of
+from vitcli.checkpoint.convert.shape import pooling, vit_of
 from vitcli.errors import CheckpointError
-from vitcli.model.config import ViTConfig
 from vitcli.text import safe
 
 _ANCHOR = "patch_embed.proj.weight"
@@ -56,7 +55,7 @@ def convert(source: Source, settings: Settings) -> Converted:
         merge_class_position(tensors)
     why_not = f"{source.where}: {TWO_HEADS}" if "head_dist.weight" in tensors else None
     tensors, more = without_head(tensors, settings, why_not)
-    structure = pooling(tensors, None) | ({"no_embed_class": True} if registers else {})
+    structure = pooling(tensors) | ({"no_embed_class": True} if registers else {})
     vit = vit_of(tensors, source.where, facts_of({"act": "gelu", "norm_eps": 1e-6}, settings), **structure)
     said = [] if settings.preprocess else [
         "the file has no preprocessing; that of DINO, DeiT and MAE is taken (ImageNet's mean and standard deviation); "
@@ -65,18 +64,6 @@ def convert(source: Source, settings: Settings) -> Converted:
     return Converted(
         title, vit, tensors, fitted(META, vit, settings), dropped=(*outside, *dropped, *more), notes=tuple(said)
     )
-
-
-def pooling(tensors: Weights, base: ViTConfig | None) -> dict[str, Any]:
-    """The fields of ViTConfig that say how timm's names pool: by what is there, or as in timm's `base`."""
-    if base:
-        return {"global_pool": base.global_pool, "fc_norm": base.fc_norm, "final_norm": base.final_norm,
-                "pool_include_prefix": base.pool_include_prefix}  # fmt: skip
-    if "attn_pool.latent" in tensors:
-        return {"global_pool": "map"}
-    if "fc_norm.weight" in tensors:
-        return {"global_pool": "avg", "fc_norm": True}
-    return {"global_pool": "token"} if "cls_token" in tensors else {"global_pool": "avg", "fc_norm": False}
 
 
 def _inner(source: Source) -> tuple[Weights, list[Dropped]]:

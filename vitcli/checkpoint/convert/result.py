@@ -1,4 +1,4 @@
-"""What goes into and what comes out of the families' converters: two dataclasses, and what all families share."""
+"""What goes into the families' converters and what comes out: three dataclasses, and what all families share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -71,6 +71,18 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
     return vit
 
 
+def pooling(tensors: Weights, base: ViTConfig | None = None) -> dict[str, Any]:
+    """The fields of ViTConfig that say how timm's names pool: as in timm's `base`, or by what is there."""
+    if base:
+        return {"global_pool": base.global_pool, "fc_norm": base.fc_norm, "final_norm": base.final_norm,
+                "pool_include_prefix": base.pool_include_prefix}  # fmt: skip
+    if "attn_pool.latent" in tensors:
+        return {"global_pool": "map"}
+    if "fc_norm.weight" in tensors:
+        return {"global_pool": "avg", "fc_norm": True}
+    return {"global_pool": "token"} if "cls_token" in tensors else {"global_pool": "avg", "fc_norm": False}
+
+
 def nearest_architecture(vit: ViTConfig) -> str:
     """timm's name whose config `vit` resembles most: first in what timm's `model_args` cannot say, then in the rest."""
 

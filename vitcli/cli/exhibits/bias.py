@@ -55,6 +55,8 @@ def locality(models: Mapping[str, Locality]) -> Exhibit:
                 records.add(title, what, "", kind, share)
         shuffled = ", ".join(f"{n}×{n} {share:.0%}" for n, share in found.shuffled.items())
         dropped = ", ".join(f"{n:.0%} {share:.0%}" for n, share in found.dropped.items())
+        if not (shuffled or dropped):
+            continue
         findings.append(
             f"{said_of(title, models)}the answer stays when the picture is cut and shuffled: {shuffled}; when patches "
             f"are gone: {dropped}"
