@@ -578,6 +578,10 @@ class TestCommand:
             (["--posemb-kernel", "nearest"], "choose one of timm"),
             (["--time-budget", "soon"], "is no time span"),
             (["--score", "train"], "choose auto, val, test or none"),
+            (["--score", "test"], "has no such split"),
+            (["--score", "val", "--val-fraction", "0"], "has no such split"),
+            (["--posemb-kernel", "paper"], "without one it would change nothing"),
+            (["--tune", "head", "--epochs", "3", "--lr", "1"], "; --epochs, --lr would change nothing"),
             (["--set", "depth=3"], "no setting 'depth'"),
             (["--time-budget", "5m", "--recipe", "paper"], "has no time budget"),
         ],
@@ -600,3 +604,21 @@ class TestCommand:
         assert document["measures"]["top1"] > 0.9
         assert Path(document["report"]).exists()
         assert f"vit predict -m {tmp_path / 'run' / 'best'}" in "".join(result.stderr.split("\n"))
+        report = Path(document["report"]).read_text()
+        assert "validation images" in report
+        assert "the epoch was chosen on the same images" in report
+        again = json.loads(self.invoke("--resume", tmp_path / "run", "--json").stdout)
+        assert (again["best"], again["last"]) == (document["best"], document["last"])
+
+    def test_images_that_were_trained_on_are_not_scored(self, base: Path, data: Path, tmp_path: Path) -> None:
+        """Once the learning rate is chosen, the held-out slice is trained on: it can tell nothing any more."""
+        short = ["--set", "steps=2", "--set", "warmup_steps=0", "--set", "lrs=[0.01, 0.03]", "--batch-size", 32]
+        result = self.invoke(
+            "--data", data, "-m", base, "--out", tmp_path / "run", "--recipe", "paper", *short, "--json"
+        )
+        assert result.exit_code == 0, result.stderr
+        assert "none are left to score" in " ".join(result.stderr.split())
+        assert "all: " in result.stderr  # not the fitted head first: table 4 begins with zeros
+        assert "measures" not in json.loads(result.stdout)
+        assert not (tmp_path / "run" / "features.safetensors").exists()
+        assert "90 train, 0 validation images" in (tmp_path / "run" / "report.html").read_text()

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitcli.cli.options import DataOpt, DryRunOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
+from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse
 from vitcli.errors import UsageError
 from vitcli.text import safe
@@ -12,7 +12,6 @@ from vitcli.text import safe
 MODELS = "vit-small,vit,hybrid,resnet-small"
 SIZES = "1%,3%,10%,30%,100%"
 SEEDS, EPOCHS, MOST_EPOCHS = 3, 10.0, 100.0
-SHOTS = "1,5,10,25"
 
 ModelsOpt = Annotated[
     str | None,
@@ -48,7 +47,6 @@ StudyOpt = Annotated[
     str | None, typer.Option("--out", "-o", help="Folder of the study; runs/compare-<data> by default.")
 ]
 ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Folder of a study to go on with, or to show again.")]
-CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]
 
 
 def compare(

@@ -11,7 +11,7 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import comparison_view as view
 from vitcli.cli.console import note
 from vitcli.cli.progress import progress
-from vitcli.comparison.contenders import contender
+from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.results import points
 from vitcli.comparison.study import Cell, Pretraining, Study, read_study, write_study
@@ -32,7 +32,6 @@ from vitcli.training.run import locked, read_config
 from vitcli.training.start import Settings, build_task, default_device, parameters
 
 SHOTS = (1, 5, 10, 25)
-SMALL = 64  # pixels: images up to this size are shifted, not cropped
 WAIT = 5.0  # seconds between two looks at what other processes do
 
 
@@ -144,7 +143,7 @@ class Comparing:
 
     def _recipe(self, cell: Cell, size: Sequence[int]) -> Recipe:
         recipe = override(Recipe(), dict(self.study.recipe), "study.json")
-        if min(size) <= SMALL:
+        if min(size) <= SMALL:  # shifted, not cropped
             recipe = small_images(recipe, min(size))
         return replace(recipe, epochs=self.study.epochs_of(cell.share), seed=cell.seed)
 

@@ -102,6 +102,12 @@ def finetune(
         raise UsageError("--lora-rank is a positive number and belongs to --tune lora")
     if posemb_kernel is not None and posemb_kernel not in KERNELS:
         raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
+    if posemb_kernel is not None and pixels is None:
+        raise UsageError("--posemb-kernel resamples for another --img-size; without one it would change nothing")
+    if tune == "head":
+        unused = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr, "--teacher": teacher}
+        unused |= {"--time-budget": time_budget, "--set": set_}
+        refuse(unused, "--tune head solves for one layer, on features computed once")
     checkpoint = resolve(model)
     if checkpoint.why:
         running.view.say(checkpoint.why)
@@ -123,7 +129,9 @@ def finetune(
         names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
         raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
     why, cost = "", None
-    if tune == "auto":
+    if tune == "auto" and chosen.lrs:
+        why = "its learning rates are for training all of it, from a head of zeros"
+    elif tune == "auto":
         cost = estimate(build_task(settings, samples), device or default_device())
         auto, why = choose_tune(cost, len(samples.classes), settings.budget)
         settings = replace(settings, start=replace(start, tune=auto))

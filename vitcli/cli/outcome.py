@@ -37,7 +37,8 @@ def score_run(folder: Path, data: DataSet, score: str) -> Outcome | None:
     evaluation = evaluate(folder / "best", samples, data.classes)
     wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
     note = "" if split == "test" else "the epoch was chosen on the same images, so expect a little less on new ones"
-    return Outcome(split, evaluation, wrong, write_report(folder, data, evaluation, wrong, samples), note)
+    report = write_report(folder, data, evaluation, wrong, samples, split=split, note=note)
+    return Outcome(split, evaluation, wrong, report, note)
 
 
 def predict_command(folder: Path) -> str:
@@ -50,6 +51,9 @@ def write_report(
     evaluation: "Evaluation | None",
     wrong: "tuple[Mistake, ...]" = (),
     samples: Samples | None = None,
+    *,
+    split: str = "",
+    note: str = "",
 ) -> Path:
     """report.html of a run folder."""
     config = json.loads((folder / "run.json").read_text("utf-8"))
@@ -76,6 +80,8 @@ def write_report(
         mistakes=wrong[:24],
         image_of=(lambda name: samples.image(places[name])) if samples is not None else None,
         command=predict_command(folder),
+        split="validation" if split == "val" else split,
+        note=note,
     )
 
 

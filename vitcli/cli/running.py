@@ -7,6 +7,7 @@ from vitcli.cli.outcome import Outcome, score_run
 from vitcli.cli.training_view import TrainingView
 from vitcli.data.samples import DataSet
 from vitcli.errors import UsageError
+from vitcli.text import safe
 from vitcli.training import train as task
 from vitcli.training.budget import seconds
 from vitcli.training.estimate import Estimate, estimate
@@ -35,6 +36,7 @@ class Running:
             raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
         if settings.budget and settings.recipe.lrs:
             raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
+        self._require_split(settings, data)
         folder = Path(out) if out else next_run_folder(run_name(settings))
         if task.restarted(settings, folder):
             self.resume(str(folder), None)
@@ -52,12 +54,18 @@ class Running:
         """The run in the folder `run` from where it stopped."""
         folder = Path(run)
         settings, data = task.resumed(folder, epochs)
+        self._require_split(settings, data)
         self.view.plan(build_task(settings, data), settings, folder, None, "resumed")
         if self.dry_run:
             return
         if task.leads():
             task.extend(settings, folder)
         self._run(settings, data, folder)
+
+    def _require_split(self, settings: Settings, data: DataSet) -> None:
+        """Raises UsageError before the work when the split that was asked for cannot be scored after it."""
+        if (self.score == "test" and data.test is None) or (self.score == "val" and not len(data.val)):
+            raise UsageError(f"--score {self.score}: {safe(settings.data)} has no such split")
 
     def _run(self, settings: Settings, data: DataSet, folder: Path) -> None:
         workers = task.default_workers(data) if self.workers is None else self.workers
@@ -66,7 +74,9 @@ class Running:
                 self.view.show(event)
         if not task.leads():
             return
-        outcome: Outcome | None = score_run(folder, data, self.score)
+        outcome: Outcome | None = score_run(folder, task.final_data(settings, data), self.score)
+        if outcome is None and self.score != "none":
+            self.view.say("all images were trained on, so none are left to score: vit evaluate takes others")
         self.view.finish(folder, outcome)
 
 

@@ -21,6 +21,7 @@ from vitcli.data.samples import DataSet
 from vitcli.text import safe
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
 from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Shrunk, Stepped, Tried
+from vitcli.training.run import evaluations
 from vitcli.training.start import Settings, parameters
 from vitcli.training.task import Task
 
@@ -43,8 +44,6 @@ class TrainingView:
         )
         self.bars: dict[str, TaskID] = {}
         self.rate = 0.0
-        self.best: Evaluated | None = None
-        self.last: Evaluated | None = None
 
     def say(self, line: str) -> None:
         self.console.print(Text(safe(line), style="dim"))
@@ -118,9 +117,6 @@ class TrainingView:
         self.progress.update(self.bars[name], completed=done, description=description, state=state)
 
     def _epoch(self, event: Evaluated) -> None:
-        self.last = event
-        if event.is_best:
-            self.best = event
         validation = event.validation
         name = f"epoch {event.epoch:6.2f}" if event.step else "head only   "
         scores = f"  val loss {validation.loss:.4f}  val accuracy {validation.accuracy:.4f}" if validation.n else ""
@@ -139,7 +135,9 @@ class TrainingView:
             show_outcome(self.console, outcome)
         if self.json:
             result: dict[str, Any] = {"schema": "vit.train/1", "run": str(folder), "checkpoint": str(best)}
-            result |= {"best": self.best and asdict(self.best), "last": self.last and asdict(self.last)}
+            epochs = evaluations(folder)
+            result |= {"best": next((one for one in reversed(epochs) if one["is_best"]), None)}
+            result |= {"last": epochs[-1] if epochs else None}
             if outcome:
                 result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
                 result |= {"report": str(outcome.report)}

@@ -6,7 +6,7 @@ free again, and what it had trained so far is still in its folder.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,16 @@ def work_through(folder: Path, study: Study, lock: Lock, work: Work) -> Iterator
         if done(folder, cell) is not None:
             continue
         place.mkdir(parents=True, exist_ok=True)
-        try:
-            held = lock(place)
-            held.__enter__()
-        except UsageError:
-            continue  # another process is at it
-        try:
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock(place))
+            except UsageError:
+                continue  # another process is at it
             if (result := done(folder, cell)) is None:  # it was finished between the two looks otherwise
                 result = dict(work(cell, place))
                 new = place / ".result.json.tmp"
                 new.write_text(json.dumps(result, allow_nan=False), "utf-8")
                 new.replace(place / "result.json")
-        finally:
-            held.__exit__(None, None, None)
         yield cell, result
 
 

@@ -42,7 +42,7 @@ def unknown_line(unknown: Sequence[str], known: Sequence[str], model: str) -> st
     """What to say of classes that the model does not know."""
     if len(unknown) == 1:
         return f"{safe(model)} does not know the class {listed(unknown)}.{did_you_mean(unknown[0], known)}"
-    return f"{safe(model)} does not know the classes {listed(unknown)}; it knows {listed(known)}"
+    return f"{safe(model)} does not know the classes {listed(unknown)}; it knows {listed(known)}."
 
 
 def listed(names: Sequence[str]) -> str:

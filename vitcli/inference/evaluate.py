@@ -132,7 +132,9 @@ def model_labels(
     if unknown and not ignore_unknown:
         raise DataError(f"{unknown_line(unknown, known, name)} --ignore-unknown-classes leaves their images out")
     if unknown:
-        notes.append(f"{(found < 0).sum()} images left out, of classes that {name} does not know: {listed(unknown)}")
+        left_out = (found < 0).sum()
+        count = "1 image" if left_out == 1 else f"{left_out} images"
+        notes.append(f"{count} left out, of classes that {name} does not know: {listed(unknown)}")
     present = np.unique(found[found >= 0])
     if len(present) < len(known):
         absent = [known[i] for i in np.setdiff1d(np.arange(len(known)), present)]

@@ -27,8 +27,10 @@ def write_run_report(
     image_of: Callable[[str], Image.Image] | None = None,
     command: str = "",
     split: str = "held-out",
+    note: str = "",
 ) -> Path:
-    """`folder`/report.html. `metrics_lines`: of metrics.jsonl; `image_of`: from a mistake's name to its picture.
+    """`folder`/report.html. `metrics_lines`: of metrics.jsonl; `image_of`: from a mistake's name to its picture;
+    `note`: what should be known about the number.
 
     Whatever is missing (no evaluation, no steps yet) leaves its section out.
     """
@@ -37,6 +39,7 @@ def write_run_report(
         low, high = measures.top1_interval.low, measures.top1_interval.high
         page.paragraph(
             f"Accuracy {measures.top1:.4f} on {measures.n} {split} images (95 % interval {low:.4f} to {high:.4f})."
+            + (f" But {note}." if note else "")
         )
     page.facts(facts.items())
     if command:

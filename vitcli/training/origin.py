@@ -100,10 +100,6 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
     )
 
 
-def _needs_a_vit(option: str, checkpoint: Checkpoint) -> str:
-    return f"{option} needs a Vision Transformer; {safe(checkpoint.name)} is a {checkpoint.architecture}"
-
-
 def any_size(architecture: str) -> bool:
     """Whether timm's model of that name takes images of any size, as CNNs do."""
     import timm

@@ -87,6 +87,12 @@ class Run:
         return [entry["loss"] for entry in kept[evaluated[-1] + 1 if evaluated else 0 :]]
 
 
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations in a run's metrics.jsonl, those from before it was resumed too; without the event's name."""
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [entry for line in lines if (entry := _entry(line)) and entry.pop("event") == "evaluated"]
+
+
 def _entry(line: str) -> dict[str, Any] | None:
     try:
         return dict(json.loads(line))

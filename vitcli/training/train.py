@@ -30,6 +30,14 @@ def open_settings_data(settings: Settings) -> DataSet:
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 
+def final_data(settings: Settings, data: DataSet) -> DataSet:
+    """What the run's checkpoint is trained and validated on: `data`, but for a recipe that tries learning rates.
+
+    After the choice, a validation split that was drawn from the training images is trained on (paper, appendix B.1.1).
+    """
+    return open_settings_data(replace(settings, val_fraction=0.0)) if settings.recipe.lrs else data
+
+
 def begin(settings: Settings, data: DataSet, folder: Path) -> None:
     """Create the run folder of a fresh run. It keeps the data's absolute path: resuming may start elsewhere."""
     create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint})
@@ -123,8 +131,7 @@ def _choose_lr(
 ) -> Generator[Event, None, tuple[Settings, DataSet]]:
     """Train once with each of `recipe.lrs`, each in its own folder; the settings and data of the run that follows.
 
-    That one has the learning rate of the best validation accuracy, and a validation split that was drawn from the
-    training images goes back to them (paper, appendix B.1.1).
+    That one has the learning rate of the best validation accuracy, and `final_data`.
     """
     found: dict[float, float] = {}
     for lr in settings.recipe.lrs:
@@ -146,8 +153,7 @@ def _choose_lr(
     yield Tried(best, found[best], chosen=True)
     if world.leads:
         write_config(run.folder, {**run.config, "tried_lrs": {f"{lr:g}": value for lr, value in found.items()}})
-    chosen = replace(settings, recipe=replace(settings.recipe, lr=best, lrs=()))
-    return chosen, open_settings_data(replace(chosen, val_fraction=0.0))
+    return replace(settings, recipe=replace(settings.recipe, lr=best, lrs=())), final_data(settings, data)
 
 
 def default_workers(data: DataSet) -> int:
