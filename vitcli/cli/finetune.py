@@ -105,8 +105,8 @@ def finetune(
     if posemb_kernel is not None and pixels is None:
         raise UsageError("--posemb-kernel resamples for another --img-size; without one it would change nothing")
     if tune == "head":
-        unused = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr, "--teacher": teacher}
-        unused |= {"--time-budget": time_budget, "--set": set_}
+        unused: dict[str, Any] = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr}
+        unused |= {"--teacher": teacher, "--time-budget": time_budget, "--set": set_}
         refuse(unused, "--tune head solves for one layer, on features computed once")
     checkpoint = resolve(model)
     if checkpoint.why:

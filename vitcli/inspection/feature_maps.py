@@ -3,7 +3,6 @@
 Legend: B batch, C channels of the image, F channels of a map, H W pixels, h w cells.
 """
 
-import torch
 from torch import Tensor, nn
 
 from vitcli.errors import UsageError
@@ -37,7 +36,3 @@ def _of_timm(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def stride(model_input: Tensor, found: Tensor) -> tuple[float, float]:
     """Pixels between neighbouring cells, (down, right)."""
     return model_input.shape[-2] / found.shape[-2], model_input.shape[-1] / found.shape[-1]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
