@@ -71,6 +71,13 @@ def test_the_card_says_what_is_known(hub: FakeHub, base: Path) -> None:
         assert part in card
 
 
+def test_accuracy_of_another_size_is_not_on_the_card(base: Path) -> None:
+    checkpoint = resolve(str(base))
+    resized = {**checkpoint.extra, "provenance": {**PROVENANCE, "resized": [{"from": "tiny"}]}}
+    assert "value: 0.75" in model_card(checkpoint, "me/tiny", "mit")
+    assert "value: 0.75" not in model_card(replace(checkpoint, extra=resized), "me/tiny", "mit")
+
+
 def test_the_card_of_what_only_vit_can_build(tmp_path: Path) -> None:
     """A hybrid whose CNN is none of timm's: no code that would fail, no tag that would make the Hub show some."""
     vit = replace(TINY, patch_size=(1, 1), stem=StemConfig((1, 1), 32))

@@ -23,7 +23,7 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
     data, accuracy = provenance.get("data", {}), provenance.get("validation_accuracy")
     name = data.get("name") if isinstance(data, dict) else None
     results = []
-    if isinstance(accuracy, float) and name:
+    if isinstance(accuracy, float) and name and not provenance.get("resized"):  # else it is that of another size
         results = [
             EvalResult("image-classification", safe(name), safe(name), "accuracy", accuracy,
                        dataset_split="validation", task_name="Image classification")
