@@ -336,6 +336,14 @@ class TestObjective:
         with pytest.raises(UsageError, match="does not know the class '0'"):
             build_task(settings, training.open_settings_data(settings))
 
+    def test_provenance_names_origin_and_teacher_and_no_path(self, base: Path, data: Path, tmp_path: Path) -> None:
+        named = write_tiny(tmp_path / "first" / "best", replace(SMALL, num_classes=3), labels=("0", "1", "2"))
+        settings = replace(settings_of(base, data, recipe=replace(RECIPE, epochs=1)), teacher=str(named))
+        run_to_end(settings, tmp_path / "run")
+        kept = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["vit"]["provenance"]
+        assert (kept["trained_by"], kept["base_model"], kept["teacher"]) == ("vit finetune", "tiny", "first")
+        assert str(tmp_path) not in json.dumps(kept)
+
     def test_tokens_like_the_teachers(self, base: Path, data: Path) -> None:
         """What is added to the loss is 2 − 2 · correlation, averaged; where both are alike, nothing."""
         settings = settings_of(base, data)

@@ -63,6 +63,14 @@ class Checkpoint:
     def folder(self) -> Path:
         return self.config_path.parent
 
+    @property
+    def public_name(self) -> str:
+        """What provenance may say: the name on the Hub or in this package; of a local one the run's, never its path."""
+        if self.source in ("bundled", "hub"):
+            return self.name
+        path = Path(self.name)
+        return path.parent.name if path.name in ("best", "last") else path.name
+
 
 def parse_config(
     config: Mapping[str, Any],

@@ -84,6 +84,8 @@ def _provenance(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"validation accuracy {accuracy:.4f} on {origin.get('validation_images', '?')} images"
     if base := origin.get("base_model"):
         yield "from", str(base)
+    if teacher := origin.get("teacher"):
+        yield "teacher", str(teacher)
 
 
 def _stages(found: Overview) -> Any:

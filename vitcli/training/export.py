@@ -14,7 +14,7 @@ from vitcli.training.task import Task
 def export(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
     """Write `model` as it stands at `event`, with class names, preprocessing and where it comes from."""
     provenance = {
-        "trained_by": "vit finetune" if task.origin else "vit train",
+        "trained_by": "vit finetune" if "base_model" in task.origin else "vit train",
         **task.origin,
         "step": event.step,
         "epoch": round(event.epoch, 4),

@@ -82,7 +82,7 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
     if start.tune == "head":
         freeze_trunk(model)
     origin: dict[str, Any] = {
-        "base_model": checkpoint.name,
+        "base_model": checkpoint.public_name,
         "base_weights": start.sha256,
         "tuned": start.tune,
         "posemb_kernel": start.kernel,

@@ -75,7 +75,8 @@ def build_task(settings: Settings, data: DataSet) -> Task:
     reseed(recipe.seed, "initialise")
     task = from_checkpoint(settings.start, data, recipe) if settings.start else _from_scratch(settings, data)
     if settings.teacher:
-        task = replace(task, teacher=load_teacher(settings.teacher, task.preprocess, data.classes))
+        teacher = load_teacher(settings.teacher, task.preprocess, data.classes)
+        task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
     if recipe.token_weight:
         require_like_tokens(task.teacher, task.vit)
     if recipe.init != "authors" and (settings.start or task.vit is None):

@@ -25,7 +25,7 @@ class Task:
     data: DataSet
     recipe: Recipe
     teacher: nn.Module | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict)  # provenance: the checkpoint that fine-tuning began from
+    origin: Mapping[str, Any] = field(default_factory=dict)  # provenance: what fine-tuning began from, the teacher
     notes: tuple[str, ...] = ()  # what was done to the model before its first step
 
     @property

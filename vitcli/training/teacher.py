@@ -19,8 +19,11 @@ class Teacher(nn.Module):
     The images are normalised anew and resized on the tensor (bilinear), so the teacher's own input size may differ.
     """
 
-    def __init__(self, model: nn.Module, own: Preprocess, student: Preprocess, order: list[int]) -> None:
+    def __init__(
+        self, model: nn.Module, own: Preprocess, student: Preprocess, order: list[int], name: str = "teacher"
+    ) -> None:
         super().__init__()
+        self.name = name
         self.model, self.size = model.eval().requires_grad_(False), own.size
         # (x · s + m − μ) / σ: from the student's normalisation (m, s) to the teacher's (μ, σ)
         mean, std, own_mean, own_std = (
@@ -56,7 +59,7 @@ def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Te
         raise UsageError(f"the teacher {safe(name)} takes {checkpoint.preprocess.in_chans} channels, the student "
                          f"{student.in_chans}")  # fmt: skip
     order = [checkpoint.labels.index(label) for label in classes]
-    return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order)
+    return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order, checkpoint.public_name)
 
 
 def require_like_tokens(teacher: nn.Module | None, student: ViTConfig | None) -> None:
