@@ -13,7 +13,7 @@ import pytest
 
 from tests.test_cli import vit
 from tests.test_training import write_idx
-from vitcli.cli import comparing
+from vitcli.cli import cells
 from vitcli.cli.comparing import Comparing, shares, stages
 from vitcli.comparison.contenders import NAMES, contender
 from vitcli.comparison.queue import folder_of, results, work_through
@@ -249,7 +249,7 @@ class TestCommand:
     def test_killed_in_the_middle_it_ends_with_the_same_table(
         self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real, events = comparing._tell, 0
+        real, events = cells._tell, 0
 
         def dying(event: Any, bar: Any) -> None:
             nonlocal events
@@ -258,7 +258,7 @@ class TestCommand:
                 raise KeyboardInterrupt
             real(event, bar)
 
-        monkeypatch.setattr(comparing, "_tell", dying)
+        monkeypatch.setattr(cells, "_tell", dying)
         codes = [vit(f"compare --data data {SMALL} --out cut").exit_code for _ in range(3)]
         assert codes == [130, 130, 0]
         assert table(here / "cut") == table(whole)
@@ -273,7 +273,7 @@ class TestCommand:
         )  # fmt: skip
         subject = Comparing(here / "unread", study)
         read: list[str] = []
-        test = subject.data.test
+        test = subject.cells.data.test
         assert isinstance(test, ArraySamples)
         real = ArraySamples.image
 

@@ -1,55 +1,33 @@
-"""What `vit compare` does: plan the cells, train and score each, hand what came out to the view."""
+"""What `vit compare` does: from its options to a study, from its cells to the table."""
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import comparison_view as view
+from vitcli.cli.cells import Cells
 from vitcli.cli.console import note
-from vitcli.cli.progress import progress
-from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.results import points
-from vitcli.comparison.study import Cell, Pretraining, Study, read_study, write_study
-from vitcli.data.samples import DataSet
+from vitcli.comparison.study import Pretraining, Study, read_study, write_study
 from vitcli.data.sources import open_data
-from vitcli.data.subset import subset
-from vitcli.errors import DataError, UsageError, VitError
-from vitcli.inference.evaluate import evaluate
-from vitcli.inference.few_shot import few_shot
-from vitcli.inference.stream import Stream
+from vitcli.errors import UsageError
 from vitcli.text import safe
-from vitcli.training import train as training
-from vitcli.training.estimate import estimate
-from vitcli.training.events import Evaluated, Event, Stepped
-from vitcli.training.origin import Start, weights_digest
-from vitcli.training.recipe import Recipe, as_dict, load_recipe, override, small_images
-from vitcli.training.run import locked, read_config
-from vitcli.training.start import Settings, build_task, default_device, parameters
+from vitcli.training.recipe import as_dict, load_recipe, override
+from vitcli.training.run import locked
 
-SHOTS = (1, 5, 10, 25)
 WAIT = 5.0  # seconds between two looks at what other processes do
 
 
 class Comparing:
-    """One study in its folder.
-
-    `side`: pixels of the images that the models are made for, those of pre-training where there is one.
-    """
+    """One study in its folder."""
 
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder, self.study = folder, study
-        self.data = open_data(study.data)
-        if self.data.test is None:
-            raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
-        if self.data.fingerprint != study.fingerprint:
-            raise UsageError(f"the data in {safe(study.data)} changed since {safe(folder)} began; start a new study")
-        first = open_data(study.pretrainings[0].data) if study.pretrainings else self.data
-        self.side = min(min(first.train.image(i).size) for i in range(min(16, len(first.train))))
+        self.cells = Cells(study, folder)
 
     @classmethod
     def fresh(
@@ -85,119 +63,21 @@ class Comparing:
         rank = _apart()
         cells = list(self.study.cells())
         if rank == 0 or dry_run:
-            view.plan(self.study, self.folder, self._costs(), len(results(self.folder, self.study)))
+            view.plan(self.study, self.folder, self.cells.costs(), len(results(self.folder, self.study)))
         if dry_run:
             return
         write_study(self.folder, self.study)
-        for cell, result in work_through(self.folder, self.study, locked, lambda c, p: self._work(c, p, workers)):
+        work = partial(self.cells.work, workers=workers)
+        for cell, result in work_through(self.folder, self.study, locked, work):
             left = len(cells) - len(results(self.folder, self.study))
             note(f"{cell.name}: test accuracy {result['test_accuracy']:.4f}, {left} cells to go")
         while rank == 0 and len(results(self.folder, self.study)) < len(cells):  # those that other processes are at
             time.sleep(WAIT)
-            for _ in work_through(self.folder, self.study, locked, lambda c, p: self._work(c, p, workers)):
+            for _ in work_through(self.folder, self.study, locked, work):
                 pass
         if rank == 0:
             found = points(results(self.folder, self.study))
-            view.show(form, self.study, self.folder, found, self._models())
-
-    def _work(self, cell: Cell, place: Path, workers: int | None) -> Mapping[str, Any]:
-        """Train the cell's model, score its best checkpoint on the test split, once."""
-        began = time.process_time()
-        start = self._pretrained(cell, place, workers) if cell.pretraining else None
-        settings = self._settings(cell, start)
-        data = training.open_settings_data(settings)
-        best = self._train(settings, data, place / "run", cell.name, workers)
-        spent = time.process_time() - began
-        assert self.data.test is not None
-        evaluation = evaluate(best, self.data.test, self.data.classes)
-        return {
-            "images": len(data.train),
-            "test_accuracy": evaluation.measures.top1,
-            "validation_accuracy": resolve(str(best)).extra["provenance"]["validation_accuracy"],
-            "few_shot": self._few_shot(best),
-            "cpu_seconds": spent,
-        }
-
-    def _train(self, settings: Settings, data: DataSet, run: Path, name: str, workers: int | None) -> Path:
-        """Its best checkpoint; a run that was interrupted goes on."""
-        if not (run / "run.json").exists():
-            training.begin(settings, data, run)
-        elif Settings.from_dict(read_config(run)) != settings:
-            raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
-        count = training.default_workers(data) if workers is None else workers
-        with progress(name) as bar:
-            for event in training.train(settings, data, run, workers=count):
-                _tell(event, bar)
-        return run / "best"
-
-    def _settings(self, cell: Cell, start: Start | None = None) -> Settings:
-        chosen = contender(cell.model, self.side)
-        recipe = self._recipe(cell, chosen.model_args["img_size"])
-        if start:
-            return Settings(
-                cell.model, {}, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed
-            )
-        return Settings(
-            chosen.architecture, chosen.model_args, self.study.data, recipe, share=cell.share, share_seed=cell.seed
-        )
-
-    def _recipe(self, cell: Cell, size: Sequence[int]) -> Recipe:
-        recipe = override(Recipe(), dict(self.study.recipe), "study.json")
-        if min(size) <= SMALL:  # shifted, not cropped
-            recipe = small_images(recipe, min(size))
-        return replace(recipe, epochs=self.study.epochs_of(cell.share), seed=cell.seed)
-
-    def _pretrained(self, cell: Cell, place: Path, workers: int | None) -> Start:
-        """The cell's model trained on its pre-training data; where fine-tuning begins."""
-        assert cell.pretraining
-        stage = cell.pretraining
-        chosen = contender(cell.model, self.side)
-        recipe = replace(self._recipe(cell, chosen.model_args["img_size"]), epochs=self.study.epochs_of(stage.share))
-        settings = Settings(
-            chosen.architecture, chosen.model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed
-        )
-        run = place / "pretraining"
-        best = self._train(settings, training.open_settings_data(settings), run, f"{cell.name}, {stage.name}", workers)
-        height, width = chosen.model_args["img_size"]
-        step = _stride(resolve(str(best)))
-        size = tuple(max(step, round(side * self.study.finetune_size / step) * step) for side in (height, width))
-        return Start(str(best.resolve()), weights_digest(resolve(str(best))), "all", (size[0], size[1]))
-
-    def _few_shot(self, best: Path) -> dict[str, float]:
-        """Closed-form accuracy on the test split by images a class, as far as the classes have so many."""
-        assert self.data.test is not None
-        fewest = min(self.data.summary().counts["train"])
-        shots = [k for k in SHOTS if k <= fewest]
-        if not shots:
-            return {}
-        stream = Stream(resolve(str(best)), head=False)
-        found = few_shot(stream, self.data.classes, self.data.train, self.data.test, shots, seeds=3)
-        return {str(one.shots): one.mean for one in found.results}
-
-    def _models(self) -> dict[str, view.Size]:
-        """Parameters and multiply–adds by model."""
-        found = {}
-        for name in self.study.models:
-            task = build_task(self._settings(Cell(name, 1.0, 0)), self.data)
-            found[name] = view.Size(parameters(task.model), view.macs(task.model, task.preprocess.size))
-        return found
-
-    def _costs(self) -> dict[str, float]:
-        """Estimated seconds of the cells of each model that are not done yet, measured on this machine."""
-        costs: dict[str, float] = {}
-        finished = set(results(self.folder, self.study))
-        for name in self.study.models:
-            left = [cell for cell in self.study.cells() if cell.model == name and cell not in finished]
-            if not left:
-                continue
-            full = estimate(build_task(self._settings(Cell(name, 1.0, 0)), self.data), default_device())
-            for cell in left:
-                images = len(subset(self.data, cell.share, cell.seed).train)
-                cost = replace(full, epochs=self.study.epochs_of(cell.share), images=images).all_seconds
-                if cell.pretraining:
-                    cost *= 2  # at a guess: the other data set is not opened for an estimate
-                costs[name] = costs.get(name, 0.0) + cost
-        return costs
+            view.show(form, self.study, self.folder, found, self.cells.models())
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:
@@ -235,13 +115,3 @@ def _apart() -> int:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         os.environ.pop(name, None)
     return rank
-
-
-def _stride(checkpoint: Any) -> int:
-    """Pixels that an image's side must be a multiple of."""
-    return max(checkpoint.vit.stride) if checkpoint.vit else 1
-
-
-def _tell(event: Event, bar: Callable[[int, int], None] | None) -> None:
-    if bar and isinstance(event, Stepped | Evaluated):
-        bar(event.step, event.total)
