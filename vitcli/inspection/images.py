@@ -24,7 +24,7 @@ from vitcli.images.preprocess import Preprocess
 Pixels = npt.NDArray[np.float32]
 
 BATCH = 8
-BUILT_IN = Path(__file__).with_name("pictures.png")  # validation images of Fashion-MNIST (MIT licence), in tiles
+BUILT_IN = Path(__file__).with_name("pictures.png")  # of the training images of Fashion-MNIST (MIT licence), in tiles
 TILE = 28
 
 
