@@ -11,7 +11,7 @@ time-to  seconds from the loaded program to the first epoch whose validation acc
          start weights on the same split: `vit finetune` with its defaults; a timm loop with the defaults of timm's
          train.py where they apply (SGD 0.9, lr 0.1 · batch 128 / 256, cosine); the transformers Trainer with its own.
 
-A B A B; medians, and the ratio of each round's pair.
+The Trainer needs `pip install accelerate`. A B A B; medians, and the ratio of each round's pair.
 """
 
 import argparse
