@@ -517,6 +517,13 @@ class TestEstimate:
         assert cost.memory > 5 * weights  # weights, their average, gradients, two moments; then activations
         torch.testing.assert_close(task.model.state_dict(), before, rtol=0, atol=0)
 
+    def test_a_head_costs_forward_passes_alone(self, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vitcli.training.estimate.Learner", None)  # no optimiser, whose library takes seconds
+        task = build_task(settings_of(base, data, "head"), training.open_settings_data(settings_of(base, data)))
+        cost = estimate(task, "cpu", training=False)
+        assert cost.memory == 4 * sum(p.numel() for p in task.model.parameters())
+        assert cost.head_seconds > cost.forward * 80 > 0
+
     def test_checkpointing_keeps_less(self, base: Path, data: Path) -> None:
         costs = [
             estimate(build_task(s, training.open_settings_data(s)), "cpu").memory

@@ -42,7 +42,8 @@ class Running:
             self.resume(str(folder), None)
             return
         planned = build_task(settings, data)
-        cost = cost or estimate(planned, self.device or default_device())
+        training = settings.start is None or settings.start.tune != "head"
+        cost = cost or estimate(planned, self.device or default_device(), training=training)
         self.view.plan(planned, settings, folder, cost, why)
         if self.dry_run:
             return

@@ -46,8 +46,11 @@ class Estimate:
         return self.epochs * (self.training * self.images + self.forward * self.held_out) + FIXED
 
 
-def estimate(task: Task, device: str) -> Estimate:
-    """Measure `task` on synthetic images, and its decoding on real ones. The model itself is not changed."""
+def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
+    """Measure `task` on synthetic images, and its decoding on real ones. The model itself is not changed.
+
+    Without `training` only forward passes: all that a head alone needs.
+    """
     recipe, samples = task.recipe, task.data.train
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
     world = World(device=torch.device(device))
@@ -59,14 +62,16 @@ def estimate(task: Task, device: str) -> Estimate:
         learner = Learner(copy, world, micro_batches)
         return lambda: learner.step(iter([(images, labels)] * micro_batches), 0, 0.0)
 
-    kept = _kept_for_backward(copy, images, world.device)
-    one, two = _seconds(step(1), device), _seconds(step(2), device)
-    micro = min(max(two - one, one / 2), one)  # of one pass; what is left is the optimiser's
-    per_step = one - micro + plan.micro_batches * micro
+    kept, per_step = 0, 0.0
+    if training:
+        kept = _kept_for_backward(copy, images, world.device)
+        one, two = _seconds(step(1), device), _seconds(step(2), device)
+        micro = min(max(two - one, one / 2), one)  # of one pass; what is left is the optimiser's
+        per_step = one - micro + plan.micro_batches * micro
 
     @torch.inference_mode()
     def forward() -> None:
-        copy.model.eval()(images.float().to(device))
+        copy.model.to(device).eval()(images.float().to(device))
 
     looked_at = range(min(8, len(samples)))
     begin = time.perf_counter()
@@ -75,7 +80,7 @@ def estimate(task: Task, device: str) -> Estimate:
     decoding = (time.perf_counter() - begin) / len(looked_at) / (1 if task.data.kind == "idx" else os.cpu_count() or 1)
     total = sum(p.numel() for p in task.model.parameters())
     trainable = trainable_parameters(task.model)
-    numbers = total * (1 + bool(recipe.ema_decay)) + trainable * (1 + SLOTS[recipe.optimizer])
+    numbers = total + training * (total * bool(recipe.ema_decay) + trainable * (1 + SLOTS[recipe.optimizer]))
     return Estimate(
         forward=_seconds(forward, device) / len(images) + decoding,
         training=per_step / plan.batch_size + decoding,
@@ -111,7 +116,7 @@ def trainable_parameters(model: nn.Module) -> int:
 def tail(task: Task, device: torch.device) -> float:
     """Seconds to keep for what follows the last step: the held-out images twice, checkpoints, the report."""
     held_out = len(task.data.val) + max(len(task.data.val), len(task.data.test or ()))
-    return estimate(task, str(device)).forward * held_out + AFTER
+    return estimate(task, str(device), training=False).forward * held_out + AFTER
 
 
 def choose_tune(cost: Estimate, classes: int, budget: float | None) -> tuple[Tune, str]:
