@@ -596,6 +596,7 @@ class TestCommand:
             (["--score", "test"], "has no such split"),
             (["--score", "val", "--val-fraction", "0"], "has no such split"),
             (["--posemb-kernel", "paper"], "without one it would change nothing"),
+            (["--img-size", "30"], "30 is not a multiple of the patch's 14 pixels"),
             (["--tune", "head", "--epochs", "3", "--lr", "1"], "; --epochs, --lr would change nothing"),
             (["--set", "depth=3"], "no setting 'depth'"),
             (["--time-budget", "5m", "--recipe", "paper"], "has no time budget"),

@@ -217,3 +217,14 @@ class TestCommand:
         result = self.invoke(base, "--size", 96, "--out", base)
         assert result.exit_code == 2
         assert "is there already" in result.stderr
+
+
+def test_options_for_positions_need_positions(tmp_path: Path) -> None:
+    bare = write_tiny(tmp_path / "bare", replace(TINY, pos_embed="none"))
+    for option in (["--posemb-kernel", "paper"], ["--from-grid", "4x4"]):
+        result = CliRunner().invoke(
+            app, ["resize-posemb", str(bare), "--size", "96", "--out", str(tmp_path / "o"), *option]
+        )
+        assert result.exit_code == 2
+        assert "has no position embedding" in result.stderr
+        assert not (tmp_path / "o").exists()

@@ -63,6 +63,10 @@ def resize_posemb(
     source = resolve(checkpoint)
     for line in source.notes:
         note(line)
+    if source.vit and not source.vit.num_pos_tokens and (posemb_kernel or from_grid):
+        raise UsageError(
+            f"{safe(source.name)} has no position embedding, so --posemb-kernel and --from-grid say nothing"
+        )
     sizes: dict[str, Any] = {
         "img_size": pair(size, "--size"),
         "grid": pair(grid, "--grid"),

@@ -16,6 +16,7 @@ from vitcli.checkpoint.load import build, load_any, load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.data.samples import DataSet
 from vitcli.errors import CheckpointError, UsageError
+from vitcli.model.config import ViTConfig
 from vitcli.model.posemb import Kernel
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
@@ -62,6 +63,7 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
     classes = len(data.classes)
     model: nn.Module
     if checkpoint.vit:
+        _require_whole_patches(start.img_size, checkpoint.vit)
         model = _headless(load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append))
         model = with_head(model, classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
         size = model.config.img_size
@@ -98,6 +100,13 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
         origin=origin,
         notes=tuple(notes),
     )
+
+
+def _require_whole_patches(img_size: tuple[int, int] | None, vit: ViTConfig) -> None:
+    """Raises UsageError for a size of which the patches would leave a strip out."""
+    for pixels, stride in zip(img_size or (), vit.stride, strict=False):
+        if pixels % stride or pixels < stride:
+            raise UsageError(f"--img-size: {pixels} is not a multiple of the patch's {stride} pixels")
 
 
 def any_size(architecture: str) -> bool:
