@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitcli.model.architectures import architecture
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.cost import cost
-from vitcli.model.encoder import Block, DropPath, activation
+from vitcli.model.encoder import Block, DropPath, activation, attend
 from vitcli.model.mimetic import QUERY_KEY, VALUE_PROJECTION, mimic, waves
-from vitcli.model.stem import Bottleneck, StdConv, pad_same
+from vitcli.model.stem import Bottleneck, GroupNorm, StdConv, pad_same
 from vitcli.model.vit import VisionTransformer
 
 SMALL = ViTConfig(img_size=(8, 12), patch_size=(4, 4), embed_dim=16, depth=3, num_heads=2, num_classes=5)
@@ -493,3 +493,42 @@ def test_cost_by_stage() -> None:
             stage = "attention" if any(part in name for part in ("norm1", "attn", "ls1")) else "mlp"
         of[stage] = of.get(stage, 0) + parameter.numel()
     assert {stage.name: stage.params for stage in cost(config).stages} == of
+
+
+BFLOAT16 = {"rtol": 0.03, "atol": 0.03}  # 8 bits of mantissa are 0.4 %; a few of those add up
+
+
+def test_attention_in_bfloat16_is_that_in_float32_rounded() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 50, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    attended, expected = attend(*inputs), attend(*exact)
+    assert attended.dtype == torch.bfloat16
+    assert_close(attended.float(), expected, **BFLOAT16)
+    attended.float().square().sum().backward()
+    expected.square().sum().backward()
+    for tensor, reference in zip(inputs, exact, strict=True):
+        assert tensor.grad is not None
+        assert reference.grad is not None
+        assert_close(tensor.grad.float(), reference.grad, **BFLOAT16)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_group_norm_in_bfloat16_with_channels_last_is_torchs_in_float32_rounded(mean: float) -> None:
+    torch.manual_seed(0)
+    norm = GroupNorm(4, 16)
+    nn.init.normal_(norm.weight, mean=1.0, std=0.2)
+    nn.init.normal_(norm.bias, std=0.2)
+    x = (torch.randn(3, 16, 7, 5) + mean).to(torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
+    exact = x.detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = norm(x)
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    expected = nn.functional.group_norm(exact, 4, norm.weight, norm.bias)
+    assert_close(y.float(), expected, **BFLOAT16)
+    target = torch.randn(3, 16, 7, 5)
+    ours = torch.autograd.grad(((y.float() - target) ** 2).sum(), [x, norm.weight, norm.bias])
+    theirs = torch.autograd.grad(((expected - target) ** 2).sum(), [exact, norm.weight, norm.bias])
+    for gradient, reference in zip(ours, theirs, strict=True):
+        assert_close(gradient.float(), reference, rtol=0.03, atol=0.03 * reference.abs().max().item())

@@ -57,6 +57,19 @@ class DropPath(nn.Module):
         return x * mask.div_(keep)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v: queries (…, M, d), keys and values (…, N, d) → (…, M, d)."""
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        # torch 2.14's fused kernel has no fast products there: forwards and backwards it takes 3 to 8 times as long.
+        return attention_weights(q, k) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d), (…, M, N); each row sums to 1."""
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # type: ignore[no-any-return]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention (paper, appendix A)."""
 
@@ -74,8 +87,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         """Tokens (B, N, D) → (B, M, D): what each of the first `queries` tokens gathers (all tokens when None)."""
         q, k, v = self._heads(x, queries)
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, n, M, d)
-        return self._project(x)
+        return self._project(attend(q, k, v))
 
     def weights(self, x: Tensor) -> Tensor:
         """Attention weights (B, n, N, N) for the block input `x` after its norm; each row sums to 1.
@@ -84,7 +96,7 @@ class Attention(nn.Module):
         so looking inside needs no hook and no switch.
         """
         q, k, _ = self._heads(x)
-        return ((q * self.head_dim**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # type: ignore[no-any-return]
+        return attention_weights(q, k)
 
     @torch.no_grad()
     def watched(self, x: Tensor, watch: Watch) -> Tensor:

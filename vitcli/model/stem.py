@@ -9,6 +9,7 @@ Legend: B batch, C channels, H W pixels, then cells of the map.
 
 from collections import OrderedDict
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,13 +51,44 @@ class StdConv(nn.Conv2d):
         return F.conv2d(x, weight, None, self.stride, self.padding)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Mean 0 and variance 1 over the cells and channels of each group of each image (arXiv 1803.08494).
+
+    On a CPU torch 2.14's kernel for bfloat16 with channels last takes up to nine times as long as the same in sums
+    over whole rows of memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same shape, dtype and memory format."""
+        rows_of_channels = x.is_contiguous(memory_format=torch.channels_last)
+        if not (x.dtype == torch.bfloat16 and x.device.type == "cpu" and rows_of_channels):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return self._over_rows(x)
+
+    def _over_rows(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        cells = x.permute(0, 2, 3, 1).view(B, H * W, C)
+        size = H * W * C // self.num_groups
+
+        def mean(y: Tensor) -> Tensor:  # (B, H W, C) → (B, groups, 1), in float32
+            return y.sum(1, dtype=torch.float32).view(B, self.num_groups, -1).sum(-1, keepdim=True) / size
+
+        mu = mean(cells)
+        variance = (mean(cells.square()) - mu.square()).clamp_min(0)
+        scale = (variance + self.eps).rsqrt() * self.weight.view(self.num_groups, -1)  # (B, groups, C / groups)
+        shift = self.bias.view(self.num_groups, -1) - mu * scale
+        scale, shift = (factor.view(B, 1, C).to(x.dtype) for factor in (scale, shift))
+        return torch.addcmul(shift, cells, scale).view(B, H, W, C).permute(0, 3, 1, 2)
+
+
 class Root(nn.Module):
     """A 7×7 convolution of stride 2, then a 3×3 max pool of stride 2."""
 
     def __init__(self, in_chans: int, width: int) -> None:
         super().__init__()
         self.conv = StdConv(in_chans, width, 7, stride=2)
-        self.norm = nn.GroupNorm(GROUPS, width)
+        self.norm = GroupNorm(GROUPS, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, width, ⌈H/4⌉, ⌈W/4⌉)."""
@@ -74,15 +106,15 @@ class Bottleneck(nn.Module):
         if in_channels != out_channels:
             shortcut = {
                 "conv": StdConv(in_channels, out_channels, 1, stride),
-                "norm": nn.GroupNorm(GROUPS, out_channels),
+                "norm": GroupNorm(GROUPS, out_channels),
             }
             self.downsample = nn.Sequential(OrderedDict(shortcut))
         self.conv1 = StdConv(in_channels, inner, 1)
-        self.norm1 = nn.GroupNorm(GROUPS, inner)
+        self.norm1 = GroupNorm(GROUPS, inner)
         self.conv2 = StdConv(inner, inner, 3, stride)
-        self.norm2 = nn.GroupNorm(GROUPS, inner)
+        self.norm2 = GroupNorm(GROUPS, inner)
         self.conv3 = StdConv(inner, out_channels, 1)
-        self.norm3 = nn.GroupNorm(GROUPS, out_channels)
+        self.norm3 = GroupNorm(GROUPS, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) → (B, out, ⌈H/stride⌉, ⌈W/stride⌉)."""
