@@ -54,8 +54,8 @@ class StdConv(nn.Conv2d):
 class GroupNorm(nn.GroupNorm):
     """Mean 0 and variance 1 over the cells and channels of each group of each image (arXiv 1803.08494).
 
-    On a CPU torch 2.14's kernel for bfloat16 with channels last takes up to nine times as long as the same in sums
-    over whole rows of memory.
+    On a CPU torch 2.14's kernel for bfloat16 with channels last is much slower than sums over whole rows of memory
+    (benchmarks/bfloat16.py).
     """
 
     def forward(self, x: Tensor) -> Tensor:
