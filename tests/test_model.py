@@ -4,6 +4,7 @@ Tolerances are those of `torch.testing.assert_close` for float32 where nothing e
 """
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from vitcli.model.architectures import architecture
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.cost import cost
 from vitcli.model.encoder import Block, DropPath, activation, attend
+from vitcli.model.linear import FLOPS, Linear, linear
 from vitcli.model.mimetic import QUERY_KEY, VALUE_PROJECTION, mimic, waves
 from vitcli.model.stem import Bottleneck, GroupNorm, StdConv, pad_same
 from vitcli.model.vit import VisionTransformer
@@ -243,9 +245,9 @@ def test_last_block_trimmed_to_the_class_token_changes_nothing(reg_tokens: int) 
 def test_last_block_is_trimmed() -> None:
     """The saving is there, not only the equality: fewer multiply–adds than with every token."""
     model, x = build().requires_grad_(False), images()
-    with FlopCounterMode(display=False) as trimmed:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as trimmed:
         model(x)
-    with FlopCounterMode(display=False) as untrimmed:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as untrimmed:
         model.intermediates(x, ["logits"])
     assert trimmed.get_total_flops() < 0.85 * untrimmed.get_total_flops()  # of 3 blocks, 6/7 of most of one
 
@@ -472,7 +474,7 @@ def test_cost_is_what_torch_counts(name: str, changes: dict[str, object]) -> Non
     with torch.device("meta"):
         model = VisionTransformer(config).requires_grad_(False)
         x = torch.empty(1, 3, *config.img_size)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         model(x)
     stages = cost(config)
     assert stages.params == sum(parameter.numel() for parameter in model.parameters())
@@ -532,3 +534,39 @@ def test_group_norm_in_bfloat16_with_channels_last_is_torchs_in_float32_rounded(
     theirs = torch.autograd.grad(((expected - target) ** 2).sum(), [exact, norm.weight, norm.bias])
     for gradient, reference in zip(ours, theirs, strict=True):
         assert_close(gradient.float(), reference, rtol=0.03, atol=0.03 * reference.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (1, 12), (2, 1, 4, 12)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_is_torchs_with_its_gradients(shape: tuple[int, ...], with_bias: bool) -> None:
+    """Of what is not contiguous, too."""
+    torch.manual_seed(0)
+    layer = Linear(12, 7, bias=with_bias)
+    exact = deepcopy(layer).double()
+    x = torch.randn(*shape[:-1], 24)[..., ::2].requires_grad_()
+    y, expected = layer(x), F.linear(x.double(), exact.weight, exact.bias)
+    assert y.grad_fn.name().startswith("_Linear")  # else this compares torch with itself
+    assert_close(y, expected.float())
+    ours = torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])
+    theirs = torch.autograd.grad(expected.sin().sum(), [x, *exact.parameters()])
+    for gradient, reference in zip(ours, theirs, strict=True):
+        assert_close(gradient, reference.float())
+    with torch.inference_mode():
+        assert_close(layer(x), expected.float())
+
+
+def test_linear_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 12, requires_grad=True), torch.randn(7, 12, requires_grad=True)
+    found = []
+    for product in (linear, F.linear):
+        (slope,) = torch.autograd.grad(product(x, weight, None).sigmoid().sum(), x, create_graph=True)
+        found += torch.autograd.grad(slope.sum(), weight)
+    assert_close(*found)
+
+
+def test_linear_in_other_precisions_is_torchs() -> None:
+    x, layer = torch.randn(3, 12), Linear(12, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert torch.equal(layer.double()(x.double()), F.linear(x.double(), layer.weight, layer.bias))

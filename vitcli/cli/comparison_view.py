@@ -31,7 +31,9 @@ def macs(model: nn.Module, size: tuple[int, int]) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    from vitcli.model.linear import FLOPS
+
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, 3, *size))
     return int(counter.get_total_flops()) // 2
 

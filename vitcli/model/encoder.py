@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.model.config import Activation, ViTConfig
+from vitcli.model.linear import Linear, linear
 
 Watch = Callable[[int, Tensor], None]  # index in the batch, attention weights (n, N, N)
 
@@ -78,10 +79,10 @@ class Attention(nn.Module):
         D, d = config.embed_dim, config.head_dim
         self.num_heads = config.num_heads
         self.head_dim = d
-        self.qkv = nn.Linear(D, 3 * D, bias=config.qkv_bias)
+        self.qkv = Linear(D, 3 * D, bias=config.qkv_bias)
         self.q_norm = nn.LayerNorm(d, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(d, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.proj = nn.Linear(D, D, bias=config.proj_bias)
+        self.proj = Linear(D, D, bias=config.proj_bias)
         self.proj_drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
@@ -123,8 +124,8 @@ class Attention(nn.Module):
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(x[:, :queries], weight[:D], None if bias is None else bias[:D])
-            kv = F.linear(x, weight[D:], None if bias is None else bias[D:])
+            q = linear(x[:, :queries], weight[:D], None if bias is None else bias[:D])
+            kv = linear(x, weight[D:], None if bias is None else bias[D:])
             q = q.view(B, queries, self.num_heads, self.head_dim).transpose(1, 2)
             k, v = kv.view(B, N, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         return self.q_norm(q), self.k_norm(k), v
@@ -141,9 +142,9 @@ class Mlp(nn.Module):
         self, dim: int, hidden: int, act: Activation = "gelu", bias: bool = True, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, bias)
+        self.fc1 = Linear(dim, hidden, bias)
         self.act = activation(act)
-        self.fc2 = nn.Linear(hidden, dim, bias)
+        self.fc2 = Linear(hidden, dim, bias)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,8 +157,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, hidden: int, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, bias)
-        self.fc2 = nn.Linear(hidden // 2, dim, bias)
+        self.fc1 = Linear(dim, hidden, bias)
+        self.fc2 = Linear(hidden // 2, dim, bias)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
