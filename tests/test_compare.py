@@ -304,6 +304,9 @@ class TestCommand:
         result = vit(f"compare --data data {SMALL} --out planned --dry-run")
         assert "8 cells, 0 of them done" in result.stderr
         assert "in all" in result.stderr
+        document = json.loads(vit(f"compare --data data {SMALL} --out planned --dry-run --json").stdout)
+        assert (document["cells"], document["done"]) == (8, 0)
+        assert set(document["seconds"]) == set(document["study"]["models"])
         assert not (here / "planned").exists()
 
     @pytest.mark.parametrize(

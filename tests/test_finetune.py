@@ -583,6 +583,11 @@ class TestCommand:
         assert result.exit_code == 0, result.stderr
         for part in ("head+all", "trainable parameters", "about", "MiB", "28x42 pixels", "resampled from 2×2"):
             assert part in result.stderr
+        assert result.stdout == ""
+        document = json.loads(self.invoke("--data", data, "-m", base, "--dry-run", "--json").stdout)
+        assert document["classes"] == ["0", "1", "2"]
+        assert document["settings"]["start"]["tune"] == "head+all"
+        assert document["seconds"] > 0
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(

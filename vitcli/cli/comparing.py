@@ -63,8 +63,11 @@ class Comparing:
         rank = _apart()
         cells = list(self.study.cells())
         if rank == 0 or dry_run:
-            view.plan(self.study, self.folder, self.cells.costs(), len(results(self.folder, self.study)))
+            costs, done = self.cells.costs(), len(results(self.folder, self.study))
+            view.plan(self.study, self.folder, costs, done)
         if dry_run:
+            if form == "json":
+                view.plan_json(self.study, self.folder, costs, done)
             return
         write_study(self.folder, self.study)
         work = partial(self.cells.work, workers=workers)

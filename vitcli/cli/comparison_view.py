@@ -59,6 +59,12 @@ def plan(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> N
         note(f"in all   about {sum(costs.values()) / 3600:.1f} h on this machine, stopped and resumed as you like")
 
 
+def plan_json(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> None:
+    document = {"schema": "vit.compare-plan/1", "folder": str(folder), "study": asdict(study)}
+    cells = len(list(study.cells()))
+    print(json.dumps({**document, "cells": cells, "done": done, "seconds": dict(costs)}, allow_nan=False))
+
+
 def show(form: str, study: Study, folder: Path, found: Sequence[Point], sizes: Mapping[str, Size]) -> None:
     crossings = _crossings(study, found)
     _files(study, folder, found, sizes, crossings)

@@ -46,6 +46,7 @@ class Running:
         cost = cost or estimate(planned, self.device or default_device(), training=training)
         self.view.plan(planned, settings, folder, cost, why)
         if self.dry_run:
+            self.view.dry(planned, settings, folder, cost)
             return
         if task.leads():
             task.begin(settings, data, folder)
@@ -56,8 +57,10 @@ class Running:
         folder = Path(run)
         settings, data = task.resumed(folder, epochs)
         self._require_split(settings, data)
-        self.view.plan(build_task(settings, data), settings, folder, None, "resumed")
+        planned = build_task(settings, data)
+        self.view.plan(planned, settings, folder, None, "resumed")
         if self.dry_run:
+            self.view.dry(planned, settings, folder, None)
             return
         if task.leads():
             task.extend(settings, folder)

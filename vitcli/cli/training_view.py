@@ -72,6 +72,19 @@ class TrainingView:
             table.add_row(Text(name, style="dim"), Text(safe(value)))
         self.console.print(table)
 
+    def dry(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None) -> None:
+        """The plan on standard output, where --json asked for it and nothing will follow."""
+        if not self.json or self.quiet:
+            return
+        data = task.data
+        images = {"train": len(data.train), "val": len(data.val), "test": len(data.test) if data.test else 0}
+        result: dict[str, Any] = {"schema": "vit.plan/1", "run": str(folder), "images": images, "classes": data.classes}
+        result |= {"settings": settings.as_dict(), "parameters": parameters(task.model)}
+        result |= {"trainable_parameters": trainable_parameters(task.model)}
+        if cost:
+            result |= {"seconds": _seconds(cost, settings), "bytes": cost.memory}
+        print(json_format.dumps(result, allow_nan=False))
+
     def __enter__(self) -> "TrainingView":
         self.progress.start()
         return self
@@ -158,11 +171,16 @@ def _size(task: Task) -> str:
 
 def _cost(cost: Estimate, settings: Settings) -> str:
     """Memory and time, measured just now."""
+    limit = f", of {minutes(settings.budget)} allowed" if settings.budget else ""
+    return f"about {minutes(_seconds(cost, settings))}{limit} and {cost.memory / 2**20:.0f} MiB"
+
+
+def _seconds(cost: Estimate, settings: Settings) -> float:
+    """Of the whole run, within its time budget."""
     tune = settings.start.tune if settings.start else "all"
     seconds = cost.head_seconds * ("head" in tune) + cost.all_seconds * (tune != "head")
     seconds *= 1 + len(settings.recipe.lrs)
-    limit = f", of {minutes(settings.budget)} allowed" if settings.budget else ""
-    return f"about {minutes(min(seconds, settings.budget or seconds))}{limit} and {cost.memory / 2**20:.0f} MiB"
+    return min(seconds, settings.budget or seconds)
 
 
 def _splits(data: DataSet) -> str:
