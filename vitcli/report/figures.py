@@ -107,7 +107,7 @@ def reliability_figure(bins: Sequence[tuple[float, float, int, float | None]]) -
         top.bar(low, kept, width, align="edge", color=COLOURS[0], edgecolor="white", linewidth=0.5)
         top.plot([0, 1], [0, 1], color="#666666", linestyle="--", linewidth=0.8, label="perfectly calibrated")
         top.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
-        top.legend(loc="upper left")
+        top.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0, borderaxespad=0.4)  # above: no bar is there
         bottom.bar(low, [b[2] for b in bins], width, align="edge", color="#999999", edgecolor="white", linewidth=0.5)
         bottom.set(xlabel="probability of the predicted class", ylabel="images")
     return drawing
