@@ -1,6 +1,7 @@
 """What pre-training buys: scikit-learn's digits, from a bundled checkpoint and from scratch, at two resolutions.
 
     python benchmarks/transfer.py --out RUNS [--model fashion-vit] [--seeds 3] [--shots 1,5,10,25,all] [--sizes 28,56]
+        [--amp bf16]
 
 Every cell is a run of `vit finetune` (head first, then all of it) or `vit train` with the same architecture, on nested
 subsets of the training images; 500 test images are scored once a cell. Cells that are done are read from RUNS, so
@@ -13,9 +14,7 @@ import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits
+from digits import digits
 
 from vitcli.checkpoint.resolve import resolve
 from vitcli.data.sources import open_data
@@ -25,37 +24,27 @@ from vitcli.training.recipe import Recipe, load_recipe, override, small_images
 from vitcli.training.start import Settings
 from vitcli.training.train import begin, train
 
-TEST = 500
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 EPOCHS = {1: 60, 5: 40, 10: 30, 25: 20}  # of n images a class; the fewer there are, the shorter an epoch is
+EPOCHS_OF_ALL = 8
 
 
-def digits(folder: Path, shots: int | None, seed: int) -> Path:
-    """The data as class folders: the first `shots` of each class in the order of `seed`; one test split."""
-    data, place = load_digits(), folder / "data" / f"{shots or 'all'}-{seed if shots else 0}"
-    order = np.random.default_rng(0).permutation(len(data.images))
-    test, rest = order[:TEST], np.random.default_rng(seed).permutation(order[TEST:])
-    for label, name in enumerate(NAMES):
-        mine = [i for i in rest if data.target[i] == label][:shots]
-        for split, chosen in (("train", mine), ("test", [i for i in test if data.target[i] == label])):
-            (place / split / name).mkdir(parents=True, exist_ok=True)
-            for i in chosen:
-                pixels = (data.images[i] * (255 / 16)).astype(np.uint8)
-                Image.fromarray(pixels).save(place / split / name / f"{i:04d}.png")
-    return place
-
-
-def cell(out: Path, model: str, pretrained: bool, shots: int | None, size: int, seed: int) -> float:
+def cell(out: Path, model: str, pretrained: bool, shots: int | None, size: int, seed: int, amp: str) -> float:
     """Test accuracy of one run."""
     folder = out / f"{'pretrained' if pretrained else 'scratch'}-{shots or 'all'}-{size}-{seed}"
     result = folder / "test.json"
     if result.exists():
         return json.loads(result.read_text())["top1"]
-    data = digits(out, shots, seed)
+    data = digits(out / "data" / f"{shots or 'all'}-{seed if shots else 0}", shots, seed if shots else 0)
     checkpoint = resolve(model)
     recipe = small_images(load_recipe(None, "finetune").recipe, size)
     # Mirrored digits are other digits, and nothing is held out of so few images: the last weights count.
-    changes = {"hflip": 0.0, "epochs": float(EPOCHS.get(shots or 0, 15)), "seed": seed, "random_erasing": 0.0}
+    changes = {
+        "hflip": 0.0,
+        "epochs": float(EPOCHS.get(shots or 0, EPOCHS_OF_ALL)),
+        "seed": seed,
+        "random_erasing": 0.0,
+    }
+    changes["amp"] = amp
     recipe = override(recipe, changes, "here")
     if not pretrained:
         recipe = replace(recipe, layer_decay=1.0, epochs=recipe.epochs * 2)  # twice as long, every layer at full rate
@@ -83,6 +72,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shots", default="1,5,10,25,all")
     parser.add_argument("--sizes", default="28,56")
+    parser.add_argument("--amp", default="", help="bf16 where the machine has instructions for it")
     wanted = parser.parse_args()
     print("| images a class | size | from scratch | pre-trained |\n|---|---|---|---|")
     for size in map(int, wanted.sizes.split(",")):
@@ -90,7 +80,9 @@ def main() -> None:
             shots = None if text == "all" else int(text)
             columns = []
             for pretrained in (False, True):
-                found = [cell(wanted.out, wanted.model, pretrained, shots, size, s) for s in range(wanted.seeds)]
+                found = [
+                    cell(wanted.out, wanted.model, pretrained, shots, size, s, wanted.amp) for s in range(wanted.seeds)
+                ]
                 error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
                 columns.append(f"{100 * statistics.mean(found):.1f} ± {100 * error:.1f}")
             print(f"| {text} | {size} | {' | '.join(columns)} |", flush=True)
