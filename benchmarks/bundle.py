@@ -1,6 +1,6 @@
-"""Puts the best checkpoint of a run into the package, in float16: how the bundled models got there.
+"""Puts a run's checkpoint into the package, in float16: how the bundled models got there.
 
-    python benchmarks/bundle.py RUN NAME
+    python benchmarks/bundle.py RUN NAME [best|last]
 
 Writes vitcli/checkpoint/bundled/NAME/; the model card beside the weights is written by hand, with the numbers of
 benchmarks/fashion_card.py.
@@ -17,8 +17,8 @@ from vitcli.checkpoint.save import save_model
 
 
 def main() -> None:
-    run, name = Path(sys.argv[1]), sys.argv[2]
-    checkpoint = resolve(str(run / "best"))
+    run, name, which = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or ["best"])[0]
+    checkpoint = resolve(str(run / which))
     provenance = dict(checkpoint.extra["provenance"])
     config = json.loads((run / "run.json").read_text("utf-8"))
     provenance |= {"versions": config["versions"], "extended_from": config.get("extended_from", [])}
