@@ -83,7 +83,7 @@ class TestEquivariance:
 
 class TestLocality:
     def test_the_gradient_of_a_convolution_stays_in_its_kernel(self) -> None:
-        found = locality(Convolutions(), [images(CONFIG, 2)], (4, 4))
+        found = locality(Convolutions(), [images(CONFIG, 2)], (8, 8))
         for layer, (row, column, reach) in enumerate([(16, 16, 1), (16, 16, 2)]):  # 3×3, then 5×5 pixels
             inside = np.zeros((32, 32), bool)
             inside[row - reach : row + reach + 1, column - reach : column + reach + 1] = True
@@ -92,7 +92,7 @@ class TestLocality:
         assert found.radius[0] <= 2**0.5
 
     def test_a_patch_sees_itself_and_a_block_everything(self) -> None:
-        found = locality(build(CONFIG), [images(CONFIG, 2)], (4, 4))
+        found = locality(build(CONFIG), [images(CONFIG, 2)], (8, 8))
         patch = found.fields[0][16:20, 16:20]  # row 4, column 4
         assert patch.sum() == pytest.approx(1)
         assert (found.fields[1] > 0).all()
@@ -126,7 +126,7 @@ class TestLocality:
     @pytest.mark.parametrize("share", DROPS)
     def test_dropping_takes_so_many_patches(self, share: float) -> None:
         x = images(CONFIG, 3)
-        holed = drop(x, (4, 8), share, torch.Generator().manual_seed(0))
+        holed = drop(x, (8, 4), share, torch.Generator().manual_seed(0))
         gone = (holed == 0).all(dim=1)
         assert gone.float().mean(dim=(1, 2)).tolist() == pytest.approx([share] * 3)
         assert torch.equal(holed[~(holed == 0)], x[~(holed == 0)])
@@ -140,12 +140,28 @@ class TestLocality:
                 return torch.stack([mean - 0.9, 0.9 - mean], dim=1)
 
         bright = torch.ones(6, 3, 32, 32)
-        found = locality(Brightness(), [bright], (4, 4))
+        found = locality(Brightness(), [bright], (8, 8))
         assert found.shuffled == dict.fromkeys(TILES, 1.0)
         assert found.dropped == dict.fromkeys(DROPS, 0.0)
 
+    def test_models_of_other_sizes_get_the_same_broken_pictures(self) -> None:
+        class Recorder(Convolutions):
+            def forward(self, x: Tensor) -> Tensor:
+                seen.append(x)
+                return super().forward(x)
+
+        small = [torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(i)) + 0.1 for i in range(2)]
+        large = [x.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3) for x in small]
+        both = []
+        for batches in (small, large):
+            seen: list[Tensor] = []
+            locality(Recorder(), batches, (4, 4))
+            both.append(seen)
+        for one, other in zip(*both, strict=True):
+            assert torch.equal(one, other[..., ::4, ::4])
+
     def test_features_are_no_answers(self) -> None:
-        found = locality(build(replace(CONFIG, num_classes=0)), [images(CONFIG, 2)], (4, 4), answers=False)
+        found = locality(build(replace(CONFIG, num_classes=0)), [images(CONFIG, 2)], (8, 8), answers=False)
         assert not found.shuffled
         assert not found.dropped
 

@@ -128,9 +128,10 @@ class Inspecting:
     def _bias(
         self, checkpoints: Mapping[str, Checkpoint], models: Mapping[str, tuple[nn.Module, Preprocess]]
     ) -> tuple[list[Exhibit], tuple[str, ...]]:
-        """Equivariance and locality of all models, on the same images and with the first one's patches."""
+        """Equivariance and locality of all models, on the same images cut into the first one's patches."""
         first, preprocess = next(iter(models.values()))
         patch = first.config.stride if isinstance(first, VisionTransformer) else (16, 16)
+        grid = (-(-preprocess.size[0] // patch[0]), -(-preprocess.size[1] // patch[1]))
         moves: dict[str, Equivariance] = {}
         fields: dict[str, Locality] = {}
         failed: list[str] = []
@@ -144,7 +145,7 @@ class Inspecting:
                 shifts = [max(1, round(k * larger)) for k in usual_shifts(patch[1], min(preprocess.size))]
                 moves[title] = equivariance(model, batches, shifts)
             if "locality" in self.biases:
-                fields[title] = locality(model, batches, patch, answers=checkpoints[title].num_classes > 0)
+                fields[title] = locality(model, batches, grid, answers=checkpoints[title].num_classes > 0)
         made = [bias.equivariance(moves)] if moves else []
         return [*made, *([bias.locality(fields)] if fields else [])], tuple(failed)
 

@@ -3,16 +3,18 @@
 Effective receptive field (Luo et al. 2016, arXiv 1701.04128): the gradient of one cell's features, projected on a
 random direction, to the input; where its mass lies says which pixels the cell has heard of. Shuffling and dropping
 patches of the input (Naseer et al. 2021, arXiv 2105.10497) shows how much an answer depends on them: ViT and CNN get
-the same broken pictures.
+the same broken pictures, each in its own size.
 
 Legend: B batch, C channels of the image, H W pixels, h w cells, K classes.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.inspection.feature_maps import feature_maps, stride
@@ -35,14 +37,14 @@ class Locality:
 
 
 def locality(
-    model: nn.Module, batches: Sequence[Tensor], patch: tuple[int, int], *, answers: bool = True, seed: int = 0
+    model: nn.Module, batches: Sequence[Tensor], grid: tuple[int, int], *, answers: bool = True, seed: int = 0
 ) -> Locality:
-    """Over `batches` of images (B, C, H, W), at least one; patches of `patch` (height, width) pixels are dropped.
+    """Over `batches` of images (B, C, H, W), at least one; dropped are cells of a `grid` (rows, columns).
 
     Without `answers`, for a model that has no classes, nothing is broken: `shuffled` and `dropped` are empty.
     """
     layers, fields, centres = _fields(model, batches, seed)
-    same = _answers(model, batches, patch, seed) if answers else {}
+    same = _answers(model, batches, grid, seed) if answers else {}
     radius = np.array([half_mass(field, centre) for field, centre in zip(fields, centres, strict=True)])
     even = np.full(fields.shape[1:], 1 / fields[0].size)
     return Locality(
@@ -85,15 +87,18 @@ def half_mass(field: Array, centre: tuple[float, float]) -> float:
 
 
 @torch.inference_mode()
-def _answers(model: nn.Module, batches: Sequence[Tensor], patch: tuple[int, int], seed: int) -> dict[str, float]:
-    """How often the answer to a broken picture is that to the whole one, by kind of breakage."""
+def _answers(model: nn.Module, batches: Sequence[Tensor], grid: tuple[int, int], seed: int) -> dict[str, float]:
+    """How often the answer to a broken picture is that to the whole one, by kind of breakage.
+
+    Each kind draws from a generator of its own: models of other image sizes get the same permutations and holes.
+    """
     same: dict[str, int] = {}
     images = 0
-    generator = torch.Generator().manual_seed(seed)
+    draws: defaultdict[str, torch.Generator] = defaultdict(lambda: torch.Generator().manual_seed(seed))
     for x in batches:
         answer = model(x).argmax(dim=1)
-        broken = {f"tiles {n}": shuffle(x, n, generator) for n in TILES if min(x.shape[-2:]) >= n}
-        broken |= {f"drop {share}": drop(x, patch, share, generator) for share in DROPS}
+        broken = {f"tiles {n}": shuffle(x, n, draws[f"tiles {n}"]) for n in TILES if min(x.shape[-2:]) >= n}
+        broken |= {f"drop {share}": drop(x, grid, share, draws[f"drop {share}"]) for share in DROPS}
         for kind, pictures in broken.items():
             same[kind] = same.get(kind, 0) + int((model(pictures).argmax(dim=1) == answer).sum())
         images += len(x)
@@ -112,12 +117,9 @@ def shuffle(x: Tensor, tiles: int, generator: torch.Generator) -> Tensor:
     return result
 
 
-def drop(x: Tensor, patch: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) in which `share` of the patches are the mean colour (0 after normalisation)."""
-    B, _, H, W = x.shape
-    h, w = -(-H // patch[0]), -(-W // patch[1])
-    gone = round(share * h * w)
+def drop(x: Tensor, grid: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+    """Images (B, C, H, W) in which `share` of the cells of a `grid` are the mean colour (0 after normalisation)."""
+    B, (h, w) = len(x), grid
     ranks = torch.rand(B, h * w, generator=generator).argsort(dim=1).argsort(dim=1).to(x.device)
-    kept = (ranks >= gone).to(x).view(B, 1, h, w)
-    mask = kept.repeat_interleave(patch[0], dim=2).repeat_interleave(patch[1], dim=3)[:, :, :H, :W]
-    return x * mask
+    kept = (ranks >= round(share * h * w)).to(x).view(B, 1, h, w)
+    return x * F.interpolate(kept, size=x.shape[-2:], mode="nearest-exact")
