@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.test_cli import vit
 from tests.test_training import write_idx
-from vitcli.cli import cells
+from vitcli.cli import cells, comparison_view
 from vitcli.cli.comparing import Comparing, shares, stages
 from vitcli.comparison.contenders import NAMES, contender
 from vitcli.comparison.queue import folder_of, results, work_through
@@ -25,8 +26,10 @@ from vitcli.data.subset import subset
 from vitcli.errors import UsageError, VitError
 from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
+from vitcli.model.cost import cost
+from vitcli.training.recipe import Recipe
 from vitcli.training.run import locked
-from vitcli.training.start import vit_config
+from vitcli.training.start import Settings, vit_config
 
 STUDY = Study("data", "abc", ("vit", "cnn"), (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
 SMALL = "--models vit-small,resnet10t --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
@@ -87,6 +90,9 @@ class TestStudy:
         write_study(tmp_path / "s", study)
         assert read_study(tmp_path / "s") == study
         write_study(tmp_path / "s", study)  # the same goes on
+        (tmp_path / "killed").mkdir()
+        (tmp_path / "killed" / ".study.json.0123.tmp").touch()  # by a process that died, or is at it
+        write_study(tmp_path / "killed", study)
         with pytest.raises(UsageError, match="holds another study"):
             write_study(tmp_path / "s", STUDY)
         (tmp_path / "s" / "study.json").write_text('{"data": 1}')
@@ -272,6 +278,9 @@ class TestCommand:
             {"batch_size": 8, "micro_batch": 8},
         )  # fmt: skip
         subject = Comparing(here / "unread", study)
+        size = subject.cells.models()["vit-small"]
+        chosen = contender("vit-small", 8)
+        assert size.macs == cost(vit_config(chosen.architecture, chosen.model_args, 2)).macs  # attention included
         read: list[str] = []
         test = subject.cells.data.test
         assert isinstance(test, ArraySamples)
@@ -318,6 +327,8 @@ class TestCommand:
             ("--pretrain small=5%", "--pretrain-data is missing"),
             ("--pretrain-data data", "belong to --pretrain"),
             ("--set epocs=1", "no recipe setting 'epocs'"),
+            ("--epochs 0", "--epochs 0: a number above 0"),
+            ("--most-epochs 0", "--most-epochs 0: a number above 0"),
         ],
     )
     def test_wrong_usage(self, here: Path, line: str, message: str) -> None:
@@ -332,6 +343,40 @@ class TestCommand:
         result = vit(f"compare --data {tmp_path} --out wrong")
         assert result.exit_code == 1
         assert "has no test split" in result.stderr
+
+
+def test_one_seed_says_nothing_of_chance() -> None:
+    found = [
+        Point(model, share, int(1000 * share), (accuracy,), accuracy, None, {"5": 0.5}, 1.0)
+        for model, accuracies in (("vit", (0.3, 0.9)), ("resnet18", (0.5, 0.6)))
+        for share, accuracy in zip((0.1, 1.0), accuracies, strict=True)
+    ]
+    one = crossover(found, "resnet18", "vit")
+    assert one.images is not None
+    assert one.chance is None
+    assert comparison_view.sentence(one).endswith("one seed: no uncertainty")
+
+
+@pytest.mark.parametrize(
+    ("models", "pairs"),
+    [
+        ("vit,hybrid,resnet18", {("hybrid", "vit"), ("resnet18", "vit"), ("resnet18", "hybrid")}),
+        ("deit_tiny_patch16_224,resnet18", {("resnet18", "deit_tiny_patch16_224")}),
+    ],
+)
+def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:
+    study = replace(STUDY, models=tuple(models.split(",")))
+    found = [Point(m, s, int(100 * s), (0.5, 0.6), 0.55, None, {}, 1.0) for m in study.models for s in study.shares]
+    assert {(one.incumbent, one.challenger) for one in comparison_view._crossings(study, found)} == pairs
+
+
+def test_a_smaller_micro_batch_is_the_same_run() -> None:
+    settings = Settings("vit_tiny_patch16_224", {}, "data", Recipe(micro_batch=8, batch_size=32))
+    kept = json.loads(json.dumps(settings.as_dict()))
+    kept["recipe"]["micro_batch"] = 4
+    assert cells._as_begun(kept, settings) == settings
+    kept["recipe"]["lr"] = 1.0
+    assert cells._as_begun(kept, settings) != settings
 
 
 def test_shares_and_stages() -> None:

@@ -1,6 +1,6 @@
 """The cells of a study: how each is trained, scored and estimated. Joins the tasks that a comparison does not know."""
 
-import time
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from vitcli.errors import DataError, UsageError, VitError
 from vitcli.inference.evaluate import evaluate
 from vitcli.inference.few_shot import few_shot
 from vitcli.inference.stream import Stream
+from vitcli.model.cost import cost
 from vitcli.text import safe
 from vitcli.training import train as training
 from vitcli.training.estimate import estimate
@@ -50,17 +51,18 @@ class Cells:
 
     def work(self, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
         """Train the cell's model, score its best checkpoint on the test split, once."""
-        began = time.process_time()
+        began = _cpu_seconds()
         start = self._pretrained(cell, place, workers) if cell.pretraining else None
         settings = self._settings(cell, start)
         data = training.open_settings_data(settings)
         best = self._train(settings, data, place / "run", cell.name, workers)
-        spent = time.process_time() - began
+        spent = _cpu_seconds() - began
         assert self.data.test is not None
         evaluation = evaluate(best, self.data.test, self.data.classes)
         return {
             "images": len(data.train),
             "test_accuracy": evaluation.measures.top1,
+            "failed": len(evaluation.failed),
             "validation_accuracy": resolve(str(best)).extra["provenance"]["validation_accuracy"],
             "few_shot": self._few_shot(best),
             "cpu_seconds": spent,
@@ -70,7 +72,7 @@ class Cells:
         """Its best checkpoint; a run that was interrupted goes on."""
         if not (run / "run.json").exists():
             training.begin(settings, data, run)
-        elif Settings.from_dict(read_config(run)) != settings:
+        elif _as_begun(read_config(run), settings) != settings:
             raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
         count = training.default_workers(data) if workers is None else workers
         with progress(name) as bar:
@@ -127,7 +129,8 @@ class Cells:
         found = {}
         for name in self.study.models:
             task = build_task(self._settings(Cell(name, 1.0, 0)), self.data)
-            found[name] = view.Size(parameters(task.model), view.macs(task.model, task.preprocess.size))
+            macs = cost(task.vit).macs if task.vit else view.macs(task.model, task.preprocess.size)
+            found[name] = view.Size(parameters(task.model), macs)
         return found
 
     def costs(self) -> dict[str, float]:
@@ -156,3 +159,14 @@ def _stride(checkpoint: Any) -> int:
 def _tell(event: Event, bar: Callable[[int, int], None] | None) -> None:
     if bar and isinstance(event, Stepped | Evaluated):
         bar(event.step, event.total)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the decoding processes that have ended."""
+    return sum(os.times()[:4])
+
+
+def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
+    """The settings of a run that went on; running out of memory may have made its micro-batch smaller."""
+    found = Settings.from_dict(dict(config))
+    return replace(found, recipe=replace(found.recipe, micro_batch=settings.recipe.micro_batch))

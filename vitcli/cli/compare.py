@@ -97,14 +97,17 @@ def compare(
         raise UsageError("--pretrain-data and --finetune-scale belong to --pretrain")
     if finetune_scale is not None and not 0 < finetune_scale <= 8:
         raise UsageError(f"--finetune-scale {safe(finetune_scale)}: a number above 0 and up to 8")
+    for option, value in (("--epochs", epochs), ("--most-epochs", most_epochs)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{option} {value:g}: a number above 0")
     comparing = Comparing.fresh(
         data,
         out,
-        models=(models or MODELS).split(","),
+        models=[name.strip() for name in (models or MODELS).split(",")],
         shares=shares(sizes or ("100%" if pretrain else SIZES), "--sizes"),
         seeds=seeds or SEEDS,
-        epochs=epochs or EPOCHS,
-        most_epochs=most_epochs or MOST_EPOCHS,
+        epochs=EPOCHS if epochs is None else epochs,
+        most_epochs=MOST_EPOCHS if most_epochs is None else most_epochs,
         recipe=recipe,
         changes=assigned(set_ or []),
         pretrainings=stages(pretrain, pretrain_data),

@@ -5,12 +5,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 from torch import nn
 
+from vitcli.checkpoint.durable import write_file
 from vitcli.cli.console import note, row, stdout, table
 from vitcli.comparison.results import Crossover, Point, crossover
 from vitcli.comparison.study import Study
@@ -119,6 +121,19 @@ def _rows(study: Study, found: Sequence[Point], sizes: Mapping[str, Size]) -> tu
     return columns, rows
 
 
+def _few_shot_rows(study: Study, found: Sequence[Point]) -> tuple[list[str], list[list[str]]]:
+    """Few-shot accuracy, a row a model and number of images a class; no rows where no class has so many images."""
+    columns = ["few-shot", "images a class", *(f"{share * 100:g}%" for share in study.shares)]
+    by_key = {(p.model, p.pretraining, p.share): p.few_shot for p in found}
+    rows = []
+    for model, before in dict.fromkeys((p.model, p.pretraining) for p in found):
+        mine = [by_key.get((model, before, share), {}) for share in study.shares]
+        for shots in dict.fromkeys(k for one in mine for k in one):
+            name = f"{model} after {before}" if before else model
+            rows.append([name, shots, *(f"{one[shots]:.3f}" if shots in one else "-" for one in mine)])
+    return columns, rows
+
+
 def _cell(point: Point) -> str:
     if point.interval is None:
         return f"{point.mean:.3f}"
@@ -131,23 +146,45 @@ def _table(study: Study, found: Sequence[Point], sizes: Mapping[str, Size]) -> N
     for line in rows:
         row(grid, *line)
     stdout().print(grid)
+    few, lines = _few_shot_rows(study, found)
+    if lines:
+        grid = table(*few, right=tuple(few[1:]))
+        for line in lines:
+            row(grid, *line)
+        stdout().print()
+        stdout().print(grid)
 
 
 def _crossings(study: Study, found: Sequence[Point]) -> list[Crossover]:
-    """Does each ViT, sooner or later, pass each CNN? Only where one training set is behind every column."""
+    """Does each model, sooner or later, pass those with more inductive bias: a ViT hybrids and CNNs, a hybrid CNNs?
+
+    Only where one training set is behind every column.
+    """
     if study.pretrainings or len(study.shares) < 2:
         return []
-    vits = [model for model in study.models if model.startswith("vit")]
-    others = [model for model in study.models if model not in vits]
-    return [crossover(found, other, vit) for other in others for vit in vits]
+    return [
+        crossover(found, incumbent, challenger)
+        for incumbent in study.models
+        for challenger in study.models
+        if _bias(challenger) < _bias(incumbent)
+    ]
+
+
+def _bias(model: str) -> int:
+    """How much of the image's geometry is built in: 0 for a ViT, 1 for a hybrid, 2 for a CNN."""
+    if model == "hybrid" or "_r26_" in model or "_r50_" in model or "_r_s16_" in model:
+        return 1
+    return 0 if model.startswith(("vit", "deit", "eva", "beit")) else 2
 
 
 def sentence(one: Crossover) -> str:
-    if one.images is None and one.chance < 0.05:
+    if one.images is None and (one.chance is None or one.chance < 0.05):
         return f"{one.challenger} does not pass {one.incumbent}: no crossover seen"
     where = f"at about {one.images:.0f} images" if one.images else "nowhere in the means"
     between = f", 95 % {one.interval.low:.0f} to {one.interval.high:.0f}" if one.interval else ""
-    sure = f"{one.chance:.0%} of the draws from the intervals cross"
+    sure = (
+        "one seed: no uncertainty" if one.chance is None else f"{one.chance:.0%} of the draws from the intervals cross"
+    )
     return f"{one.challenger} passes {one.incumbent} {where}{between}; {sure}"
 
 
@@ -162,21 +199,23 @@ def _files(
     drawing = accuracy_figure(curves)
     for kind in ("png", "svg"):
         save(drawing, folder / f"accuracy.{kind}")
-    new = folder / ".results.csv.tmp"
-    with new.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(_records(found, sizes))
-    new.replace(folder / "results.csv")
+    text = StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows(_records(found, sizes))
+    write_file(folder / "results.csv", [text.getvalue().encode()])
     page = Page(f"Which model for how much of {Path(study.data).name}?")
     page.paragraph(
         f"{len(study.models)} models, the same recipe, {study.seeds} seeds; test accuracy with 95 % intervals over the "
-        "seeds. The epoch was chosen on validation images; the test images were scored once for each run."
+        "seeds. The epoch was chosen on validation images; the test images were read only to score that one."
     )
     page.svg(svg(drawing), "Test accuracy and 95 % interval by training images.")
     columns, rows = _rows(study, found, sizes)
     page.table(columns, rows, columns[1:])
     for one in crossings:
         page.paragraph("→ " + sentence(one))
+    few, lines = _few_shot_rows(study, found)
+    if lines:
+        page.table(few, lines, few[1:])
     page.files(["accuracy.png", "accuracy.svg", "results.csv", "study.json"])
     page.write(folder / "report.html")

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+from vitcli.checkpoint.durable import write_file
 from vitcli.comparison.study import Cell, Study
 from vitcli.errors import UsageError, VitError
 from vitcli.text import safe
@@ -47,9 +48,7 @@ def work_through(folder: Path, study: Study, lock: Lock, work: Work) -> Iterator
                 continue  # another process is at it
             if (result := done(folder, cell)) is None:  # it was finished between the two looks otherwise
                 result = dict(work(cell, place))
-                new = place / ".result.json.tmp"
-                new.write_text(json.dumps(result, allow_nan=False), "utf-8")
-                new.replace(place / "result.json")
+                write_file(place / "result.json", [json.dumps(result, allow_nan=False).encode()])
         yield cell, result
 
 

@@ -39,7 +39,7 @@ class Crossover:
     challenger: str
     images: float | None
     interval: Interval | None  # 95 % of the crossings among draws that cross
-    chance: float  # share of the draws from the intervals that cross
+    chance: float | None  # share of the draws from the intervals that cross; None for a single seed
 
 
 def points(found: Mapping[Cell, Mapping[str, Any]]) -> list[Point]:
@@ -78,7 +78,7 @@ def crossover(found: Sequence[Point], incumbent: str, challenger: str, seed: int
         freedom.append(max(n - 1, 1))
     at = _crossing(images, np.array(means)) if shares else None
     if not shares or np.isnan(errors).any():
-        return Crossover(incumbent, challenger, at, None, float(at is not None))
+        return Crossover(incumbent, challenger, at, None, None)
     rng = np.random.default_rng(seed)
     drawn = np.array(means) + np.array(errors) * np.stack([rng.standard_t(df, DRAWS) for df in freedom], axis=1)
     crossings = [x for row in drawn if (x := _crossing(images, row)) is not None]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vitcli.checkpoint.durable import write_file
 from vitcli.errors import UsageError, VitError
 from vitcli.text import safe
 
@@ -73,12 +74,10 @@ def write_study(folder: Path, study: Study) -> None:
         if read_study(folder) != study:
             raise UsageError(f"{safe(folder)} holds another study; resume it without changes, or choose another --out")
         return
-    if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UsageError(f"{safe(folder)} is not empty and holds no study; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(".study.json.tmp")
-    new.write_text(json.dumps(asdict(study), indent=1), "utf-8")
-    new.replace(path)
+    write_file(path, [json.dumps(asdict(study), indent=1).encode()])
 
 
 def read_study(folder: Path) -> Study:
