@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_images_decode import rgb16_png
 from test_training import write_idx
 from typer.testing import CliRunner
 
@@ -73,6 +74,31 @@ def test_unreadable_files(photos: Path) -> None:
     (finding,) = check(photos).findings
     assert (finding.kind, finding.count) == ("unreadable", 2)
     assert "3.png" in finding.examples[0]
+
+
+def test_all_unreadable_files_are_named(photos: Path) -> None:
+    for i in range(7):
+        (photos / "train" / "cat" / f"{i}.png").write_bytes(b"nothing")
+    (finding,) = check(photos).findings
+    assert len(finding.examples) == finding.count == 7
+    shown = CliRunner().invoke(app, ["check", str(photos)])
+    assert "and 2 more; --json names all" in shown.stdout
+    document = json.loads(CliRunner().invoke(app, ["check", str(photos), "--json"]).stdout)
+    assert len(document["findings"][0]["examples"]) == 7
+
+
+def test_one_class_is_nothing_to_learn(photos: Path) -> None:
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split / "dog")
+    report = check(photos)
+    assert "one-class" in kinds(photos)
+    assert report.spoiled
+
+
+def test_sixteen_bits_of_colour(photos: Path) -> None:
+    gray = np.arange(100 * 90, dtype=">u2").reshape(100, 90)
+    (photos / "train" / "cat" / "deep.png").write_bytes(rgb16_png(gray))
+    assert kinds(photos) == {"16-bit": 1}
 
 
 @pytest.mark.parametrize(

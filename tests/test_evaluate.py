@@ -189,6 +189,15 @@ class TestCalibration:
         said = CliRunner().invoke(app, ["predict", str(name), "-m", str(tmp_path / "copy")])
         assert f"calibrated, temperature {temperature:g}" in said.stderr
 
+    def test_an_exported_file_is_not_written_to(self, photos: Path, tmp_path: Path) -> None:
+        exported = tmp_path / "model.onnx"
+        made = CliRunner().invoke(app, ["export", str(write_tiny(tmp_path / "mine")), "--out", str(exported)])
+        assert made.exit_code == 0, made.stderr
+        result = invoke(exported, "--data", photos, "--calibrate", "--out", tmp_path / "copy")
+        assert result.exit_code == 1
+        assert "is an exported file, which is not changed" in " ".join(result.stderr.split())
+        assert not (tmp_path / "copy").exists()
+
     def test_a_bundled_model_is_not_written_to(self, photos: Path) -> None:
         result = invoke("fashion-vit", "--data", photos, "--calibrate")
         assert result.exit_code == 1

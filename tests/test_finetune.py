@@ -1,5 +1,6 @@
 """Fine-tuning: what it begins with, what is trained, in how much time and memory. On a tiny ViT, on the CPU."""
 
+import itertools
 import json
 import math
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from checkpoints import TINY, write_tiny
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from test_training import _run_and_signal, state_digest, write_idx
 from torch import Tensor
@@ -39,7 +41,7 @@ from vitcli.training.learner import Learner
 from vitcli.training.lora import ALPHA_PER_RANK, LowRank, adapt, merged
 from vitcli.training.objective import class_weights
 from vitcli.training.origin import Start, weights_digest
-from vitcli.training.recipe import Recipe, load_recipe, small_images
+from vitcli.training.recipe import Recipe, load_recipe, small_images, smaller_micro_batch
 from vitcli.training.start import Settings, build_task
 from vitcli.training.teacher import Teacher, require_like_tokens
 
@@ -477,6 +479,33 @@ class TestEndings:
         assert (config["micro_batch"], config["batch_size"]) == (2, 16)
         assert isinstance(events[-1], Evaluated)
 
+    def test_out_of_memory_from_the_command_line(
+        self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The estimate before the run meets it first."""
+        whole = Learner.step
+
+        def step(self: Learner, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
+            if self.recipe.micro_batch > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return whole(self, batches, step, lr)
+
+        monkeypatch.setattr(learning.Learner, "step", step)
+        line = ["finetune", "--data", data, "-m", base, "--tune", "all", "--epochs", 1, "--out", tmp_path / "run"]
+        result = CliRunner().invoke(app, [str(part) for part in [*line, "--score", "none"]])
+        assert result.exit_code == 0, result.stderr
+        assert "out of memory: again with 2 images at once, the same batch size" in result.stderr
+        monkeypatch.setattr(learning.Learner, "step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+        task = build_task(settings_of(base, data), training.open_settings_data(settings_of(base, data)))
+        with pytest.raises(learning.OutOfMemory, match="1 images at once do not fit into memory: lower"):
+            estimate(task, "cpu")
+
+    def test_smaller_micro_batches_keep_pairs(self) -> None:
+        assert smaller_micro_batch(Recipe(batch_size=34, micro_batch=34, mixup=0.2)) == 2
+        assert smaller_micro_batch(Recipe(batch_size=34, micro_batch=2, mixup=0.2)) is None
+        assert smaller_micro_batch(Recipe(batch_size=34, micro_batch=34, mixup=0.0)) == 17
+        assert smaller_micro_batch(Recipe(batch_size=34, micro_batch=1, mixup=0.0)) is None
+
     def test_other_errors_are_not_taken_for_memory(
         self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -574,6 +603,51 @@ class TestCommand:
         assert result.exit_code == 2
         assert "--classes 10" in result.stderr
         assert "holds 3: 0, 1, 2" in result.stderr
+
+    def test_several_processes_train_all_of_it(
+        self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "0")
+        result = self.invoke("--data", data, "-m", base, "--dry-run", "--out", tmp_path / "run")
+        assert result.exit_code == 0, result.stderr
+        assert "all: " in result.stderr
+        assert "several processes train all of it" in " ".join(result.stderr.split())
+
+    def test_a_recipe_with_a_model_of_its_own(self, base: Path, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.toml").write_text('[model]\narchitecture = "vit_tiny_patch16_224"\n[recipe]\nepochs = 1\n')
+        result = self.invoke("--data", data, "-m", base, "--recipe", tmp_path / "mine.toml", "--dry-run")
+        assert result.exit_code == 2
+        assert "has a [model] part" in result.stderr
+
+    def test_a_run_of_steps_takes_no_epochs(self, base: Path, data: Path, tmp_path: Path) -> None:
+        run_to_end(settings_of(base, data, recipe=replace(RECIPE, steps=2)), tmp_path / "run")
+        result = self.invoke("--resume", tmp_path / "run", "--epochs", 200)
+        assert result.exit_code == 2
+        assert "is a run of 2 steps" in result.stderr
+
+    def test_a_held_out_image_that_cannot_be_read(self, base: Path, tmp_path: Path) -> None:
+        for split, label in itertools.product(("train", "val", "test"), ("dark", "light")):
+            (tmp_path / "photos" / split / label).mkdir(parents=True)
+            for i in range(6):
+                shade = 20 * i + (100 if label == "light" else 0)
+                Image.new("RGB", (28, 28), (shade, i, len(split))).save(
+                    tmp_path / "photos" / split / label / f"{i}.png"
+                )
+        (tmp_path / "photos" / "test" / "dark" / "0.png").write_bytes(b"nothing")
+        line = ["--data", tmp_path / "photos", "-m", base, "--tune", "head", "--out", tmp_path / "run", "--json"]
+        result = self.invoke(*line)
+        assert result.exit_code == 3, result.stderr
+        document = json.loads(result.stdout)
+        assert (document["failed"], document["measures"]["n"]) == (1, 11)
+
+    def test_a_head_that_is_fitted_again_is_logged_once(self, base: Path, data: Path, tmp_path: Path) -> None:
+        settings = settings_of(base, data, "head")
+        run_to_end(settings, tmp_path / "run")
+        first = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        run_to_end(settings, tmp_path / "run")
+        again = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        assert len(first) == len(again) == 2
 
     def test_a_dry_run_shows_the_plan_and_leaves_the_disk_alone(
         self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

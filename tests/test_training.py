@@ -415,6 +415,19 @@ class TestAugmentation:
             for _ in range(40):  # of 15 steps, 2 at a time
                 assert augment(image).shape == (3, 16, 16)
 
+    @pytest.mark.parametrize("changes", [{}, {"randaugment": ""}, {"crop_scale": 1.0}])
+    def test_one_channel_is_gray(self, changes: dict[str, object]) -> None:
+        """What `Preprocess` would give, where the augmentation leaves the picture alone."""
+        recipe = replace(Recipe(crop_scale=0.5, randaugment="rand-m5-mstd0.5-inc1"), **changes)
+        gray = Preprocess((16, 16), mean=(0.5,), std=(0.5,))
+        image = Image.new("RGB", (20, 20), (200, 100, 50))
+        augmented = training_transform(replace(recipe, randaugment="", crop_padding=0, invert=0.0), gray)(image)
+        assert augmented.shape == (1, 16, 16)
+        assert (augmented.numpy() == gray.pixels(image).transpose(2, 0, 1)).all()
+        augment = training_transform(recipe, gray)
+        for _ in range(20):
+            assert augment(image).shape == (1, 16, 16)
+
     def test_keys_differ(self) -> None:
         keys = {key(seed, what, i) for seed in range(5) for what in ("order", "augment", "pass") for i in range(50)}
         assert len(keys) == 750

@@ -7,6 +7,7 @@ from vitcli.data.check import Report
 from vitcli.text import safe
 
 CLASSES_SHOWN = 40
+EXAMPLES = 5  # of a finding
 INDENT = " " * 8
 
 
@@ -37,8 +38,10 @@ def show(report: Report) -> None:
             )
         )
         console.print(Text(f"{INDENT}→ {finding.advice}"))
-        for example in finding.examples:
+        for example in finding.examples[:EXAMPLES]:
             console.print(Text(f"{INDENT}{safe(example, None)}", style="dim"))
+        if (more := len(finding.examples) - EXAMPLES) > 0:
+            console.print(Text(f"{INDENT}and {more} more; --json names all", style="dim"))
 
 
 def _range(low: int, high: int) -> str:

@@ -93,6 +93,7 @@ def finetune(
     from vitcli.training.estimate import choose_tune, estimate
     from vitcli.training.origin import Start, weights_digest
     from vitcli.training.start import Settings, build_task, default_device
+    from vitcli.training.train import alone
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
@@ -131,6 +132,8 @@ def finetune(
     why, cost = "", None
     if tune == "auto" and chosen.lrs:
         why = "its learning rates are for training all of it, from a head of zeros"
+    elif tune == "auto" and not alone():
+        why = "several processes train all of it; a head is solved for by one"
     elif tune == "auto":
         cost = estimate(build_task(settings, samples), device or default_device())
         auto, why = choose_tune(cost, len(samples.classes), settings.budget)
@@ -142,7 +145,12 @@ def _recipe(name: str | None, changes: dict[str, Any], assignments: dict[str, An
     """The recipe; the default one is fitted to small images, which random crops would leave with too little."""
     from vitcli.training.recipe import Recipe, load_recipe, override, small_images
 
-    loaded = load_recipe(name, "finetune").recipe
+    file = load_recipe(name, "finetune")
+    if file.model:
+        raise UsageError(
+            f"the recipe {safe(name)} has a [model] part, but the model of `vit finetune` is its checkpoint"
+        )
+    loaded = file.recipe
     if name is None and min(pixels) <= 64:
         loaded = small_images(loaded, min(pixels))
     of_recipe, _ = split(assignments, list(Recipe.__dataclass_fields__), [])

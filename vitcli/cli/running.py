@@ -3,10 +3,12 @@
 import time
 from pathlib import Path
 
+import typer
+
 from vitcli.cli.outcome import Outcome, score_run
 from vitcli.cli.training_view import TrainingView
 from vitcli.data.samples import DataSet
-from vitcli.errors import UsageError
+from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import safe
 from vitcli.training import train as task
 from vitcli.training.budget import seconds
@@ -82,6 +84,8 @@ class Running:
         if outcome is None and self.score != "none":
             self.view.say("all images were trained on, so none are left to score: vit evaluate takes others")
         self.view.finish(folder, outcome)
+        if outcome and outcome.evaluation.failed:
+            raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def seconds_or_none(text: str | None) -> float | None:

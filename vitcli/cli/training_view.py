@@ -153,6 +153,7 @@ class TrainingView:
             result |= {"last": epochs[-1] if epochs else None}
             if outcome:
                 result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
+                result |= {"failed": len(outcome.evaluation.failed)}
                 result |= {"report": str(outcome.report)}
             print(json_format.dumps(result, allow_nan=False))
         else:

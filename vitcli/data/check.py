@@ -28,7 +28,6 @@ Grade = Literal["spoils a measurement", "worth knowing"]
 FEW = 10  # images of a class in train: too few to learn from
 IMBALANCE = 10.0  # the largest class to the smallest
 TINY, HUGE = 32, 24_000_000  # shorter side in pixels; pixels in all
-EXAMPLES = 5
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -39,7 +38,7 @@ class Finding:
     count: int
     what: str
     advice: str
-    examples: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()  # all of them
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _unreadable(images: Iterable[_Image]) -> Iterator[Finding]:
     if errors:
         yield Finding(
             "unreadable", "spoils a measurement", len(errors), f"{_count(len(errors))} cannot be read",
-            "mend or remove the files; training would stop at the first one", tuple(errors[:EXAMPLES]),
+            "mend or remove the files; training would stop at the first one", tuple(errors),
         )  # fmt: skip
 
 
@@ -193,6 +192,11 @@ def _near(images: Sequence[_Image], classes: Sequence[str]) -> Iterator[Finding]
 
 def _classes(found: Splits, counts: Mapping[Split, tuple[int, ...]]) -> Iterator[Finding]:
     names, train = found.classes, counts.get("train")
+    if len(names) < 2:
+        yield Finding(
+            "one-class", "spoils a measurement", len(names), "there is one class only, and nothing to tell apart",
+            "one folder a class, with the images in it", tuple(names),
+        )  # fmt: skip
     for split, numbers in counts.items():
         missing = tuple(name for name, n in zip(names, numbers, strict=True) if not n)
         if not missing:
@@ -201,19 +205,19 @@ def _classes(found: Splits, counts: Mapping[Split, tuple[int, ...]]) -> Iterator
             yield Finding(
                 "class-without-training", "spoils a measurement", len(missing),
                 f"{len(missing)} classes have no training images", "add images or remove the classes",
-                missing[:EXAMPLES],
+                missing,
             )  # fmt: skip
         else:
             yield Finding(
                 "class-not-measured", "worth knowing", len(missing), f"{len(missing)} classes have no {split} images",
-                f"the {split} score says nothing of them", missing[:EXAMPLES],
+                f"the {split} score says nothing of them", missing,
             )  # fmt: skip
     if train:
         few = tuple(f"{name} ({n})" for name, n in zip(names, train, strict=True) if 0 < n < FEW)
         if few:
             yield Finding(
                 "few-images", "worth knowing", len(few), f"{len(few)} classes have fewer than {FEW} training images",
-                "vit finetune --tune head learns from few", few[:EXAMPLES],
+                "vit finetune --tune head learns from few", few,
             )  # fmt: skip
         present = [n for n in train if n]
         if present and max(present) / min(present) > IMBALANCE:
@@ -230,7 +234,7 @@ def _classes(found: Splits, counts: Mapping[Split, tuple[int, ...]]) -> Iterator
     if alike:
         yield Finding(
             "similar-class-names", "spoils a measurement", len(alike),
-            f"{len(alike)} classes are spelled in two ways", "give each class one name", tuple(alike[:EXAMPLES]),
+            f"{len(alike)} classes are spelled in two ways", "give each class one name", tuple(alike),
         )  # fmt: skip
 
 
@@ -257,14 +261,13 @@ def _odd(images: Sequence[_Image], files: bool) -> Iterator[Finding]:
         )
     for kind, names, hint in found:
         word = kind.replace(" by EXIF", "-by-exif").split()[0]
-        yield Finding(word, "worth knowing", len(names), f"{_count(len(names))} {kind}", hint, tuple(names[:EXAMPLES]))
+        yield Finding(word, "worth knowing", len(names), f"{_count(len(names))} {kind}", hint, tuple(names))
 
 
 def _examples(groups: Iterable[Sequence[_Image]], classes: Sequence[str]) -> tuple[str, ...]:
     """`first = second` with split and class."""
     return tuple(
-        " = ".join(f"{image.name} ({image.split}, {classes[image.label]})" for image in group[:3])
-        for group, _ in zip(groups, range(EXAMPLES), strict=False)
+        " = ".join(f"{image.name} ({image.split}, {classes[image.label]})" for image in group[:3]) for group in groups
     )
 
 

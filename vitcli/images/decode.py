@@ -115,9 +115,10 @@ def oddities(path: Path) -> tuple[str, ...]:
     with _open_regular(path, name) as file:
         try:
             image = _opener(file, name)(file)
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or _sixteen_bits(image)
             found = [
                 ("turned by EXIF", _orientation(image) != 1),
-                ("16-bit", image.mode in ("I", "F") or image.mode.startswith("I;16")),
+                ("16-bit", deep),
                 ("transparent", image.has_transparency_data),
                 ("animated", _moves(image)),
             ]
@@ -126,6 +127,11 @@ def oddities(path: Path) -> tuple[str, ...]:
         except Exception as error:
             raise ImageError(f"{name} is damaged: {safe(error) or type(error).__name__}") from error
     return tuple(what for what, is_so in found if is_so)
+
+
+def _sixteen_bits(image: Image.Image) -> bool:
+    """Of colours that Pillow halves on reading: the mode is "RGB", and the raw mode is known until it is loaded."""
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _moves(image: Image.Image) -> bool:

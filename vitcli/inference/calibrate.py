@@ -54,6 +54,11 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
 
 def check_writable(checkpoint: Checkpoint, out: Path | None) -> None:
     """Before any work: whether `store_temperature` may write where it is told to. Raises CheckpointError."""
+    if checkpoint.exported:
+        raise CheckpointError(
+            f"{safe(checkpoint.name)} is an exported file, which is not changed: calibrate the checkpoint that it came "
+            "from, then export that again"
+        )
     if out is not None:
         if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
             raise CheckpointError(f"{safe(out)} is there already: name a new folder with --out")

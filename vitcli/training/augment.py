@@ -35,25 +35,30 @@ def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
         scale, interpolation = (recipe.crop_scale, 1.0), preprocess.interpolation
         on_image.append(RandomResizedCropAndInterpolation((height, width), scale, interpolation=interpolation))
     elif recipe.randaugment:
-        on_image.append(lambda image: Image.fromarray(preprocess.pixels(image)))
+        on_image.append(lambda image: Image.fromarray(preprocess.pixels(image).squeeze()).convert("RGB"))
     if recipe.randaugment:
-        fill = tuple(min(255, round(255 * mean)) for mean in preprocess.mean)
+        fill = tuple(min(255, round(255 * mean)) for mean in preprocess.mean) * (3 // preprocess.in_chans)
         hyper = {"img_mean": fill, "translate_const": int(width * 0.45)}
         on_image.append(_posterizing(rand_augment_transform(recipe.randaugment, hyper)))
 
     def transform(image: Image.Image) -> Tensor:
         for step in on_image:
             image = step(image)
-        pixels = np.asarray(image) if on_image else preprocess.pixels(image)
+        pixels = _channels(image, preprocess.in_chans) if on_image else preprocess.pixels(image)
         if recipe.crop_padding:
             pixels = shifted(pixels, recipe.crop_padding)
         if random.random() < recipe.hflip:
             pixels = pixels[:, ::-1]
         if random.random() < recipe.invert:
             pixels = 255 - pixels
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
     return transform
+
+
+def _channels(image: Image.Image, count: int) -> Pixels:
+    """RGB image → (H, W, `count`), gray for one channel as `Preprocess` does it."""
+    return np.asarray(image) if count == 3 else np.asarray(image.convert("L"))[..., None]
 
 
 def _posterizing(augment: "RandAugment") -> "RandAugment":

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from vitcli.training.batches import Plan
 from vitcli.training.distributed import World
-from vitcli.training.learner import Learner
+from vitcli.training.faults import out_of_memory
+from vitcli.training.learner import Learner, OutOfMemory
 from vitcli.training.origin import Tune
+from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.task import Task
 
 SLOTS = {"adamw": 2, "adam": 2, "sgd": 1, "muon": 1}  # numbers that the optimiser keeps for each trainable one
@@ -49,8 +51,21 @@ class Estimate:
 def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
     """Measure `task` on synthetic images, and its decoding on real ones. The model itself is not changed.
 
-    Without `training` only forward passes: all that a head alone needs.
+    Without `training` only forward passes: all that a head alone needs. A micro-batch that does not fit into memory is
+    made smaller, as the run will make it; raises OutOfMemory when no smaller one is left.
     """
+    try:
+        return _measured(task, device, training)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        smaller = smaller_micro_batch(task.recipe)
+        if smaller is None:
+            raise OutOfMemory(task.recipe.micro_batch) from error
+    return estimate(replace(task, recipe=replace(task.recipe, micro_batch=smaller)), device, training=training)
+
+
+def _measured(task: Task, device: str, training: bool) -> Estimate:
     recipe, samples = task.recipe, task.data.train
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
     world = World(device=torch.device(device))

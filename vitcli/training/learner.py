@@ -28,6 +28,11 @@ LEAST_SCALE = 1e-4  # of an fp16 loss; each step that overflows halves it, from 
 class OutOfMemory(VitError):
     """A micro-batch did not fit."""
 
+    def __init__(self, images: int) -> None:
+        super().__init__(
+            f"{images} images at once do not fit into memory: lower --set micro_batch, or set grad_checkpointing=true"
+        )
+
 
 class Learner:
     """A model with its optimiser and averaged weights: what a step changes and what a saved state holds."""
@@ -63,10 +68,7 @@ class Learner:
             return self.step(batches, step, lr)
         except RuntimeError as error:  # of which CUDA's OutOfMemoryError is one
             if out_of_memory(error):
-                raise OutOfMemory(
-                    f"{self.recipe.micro_batch} images at once do not fit into memory: "
-                    "lower --set micro_batch, or set grad_checkpointing=true"
-                ) from error
+                raise OutOfMemory(self.recipe.micro_batch) from error
             raise
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:

@@ -170,6 +170,13 @@ def _micro_batch(recipe: Recipe, changes: dict[str, Any]) -> int:
     return next((n for n in divisors if n % 2 == 0), divisors[0]) if paired else divisors[0]
 
 
+def smaller_micro_batch(recipe: Recipe) -> int | None:
+    """The next smaller one that divides it, an even one where images are paired; None when there is none."""
+    paired = recipe.mixup or recipe.cutmix
+    smaller = range(recipe.micro_batch - 1, 0, -1)
+    return next((n for n in smaller if recipe.micro_batch % n == 0 and not (paired and n % 2)), None)
+
+
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 

@@ -18,6 +18,7 @@ from vitcli.training.events import Event, Shrunk, Tried
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
 from vitcli.training.learner import OutOfMemory
+from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.run import Run, create_run_folder, locked, read_config, write_config
 from vitcli.training.start import Settings, build_task, default_device
 from vitcli.training.state import load_state
@@ -54,6 +55,8 @@ def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSe
     """
     config = read_config(folder)
     settings = Settings.from_dict(config)
+    if epochs is not None and settings.recipe.steps:
+        raise UsageError(f"{safe(folder)} is a run of {settings.recipe.steps} steps; --epochs cannot make it longer")
     if epochs is not None and epochs < settings.recipe.epochs:
         raise UsageError(f"{safe(folder)} is a run of {settings.recipe.epochs:g} epochs; --resume can only add to them")
     if epochs is not None:
@@ -117,9 +120,9 @@ def train(
                 return
             except OutOfMemory:
                 recipe = settings.recipe
-                if world.size > 1 or recipe.micro_batch == 1:
+                smaller = smaller_micro_batch(recipe)
+                if world.size > 1 or smaller is None:
                     raise
-                smaller = max(d for d in range(1, recipe.micro_batch) if recipe.micro_batch % d == 0)
                 settings = replace(settings, recipe=replace(recipe, micro_batch=smaller))
             config = read_config(folder)
             write_config(folder, {**config, "recipe": {**config["recipe"], "micro_batch": smaller}})

@@ -55,6 +55,7 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
         head.bias.copy_(fitted.bias)
     chosen = [one.accuracy for one in fitted.tried if one.penalty == fitted.penalty]
     event = HeadFitted(fitted.penalty, chosen[0] if chosen else None, time.monotonic() - began)
+    run.rewind(-1)  # what a run that was killed before its first step had logged
     run.log({**as_line(event), "step": 0})
     yield event
     validation = evaluate(task.model, task, task.data.val, world)
