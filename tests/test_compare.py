@@ -362,6 +362,10 @@ def test_one_seed_says_nothing_of_chance() -> None:
     [
         ("vit,hybrid,resnet18", {("hybrid", "vit"), ("resnet18", "vit"), ("resnet18", "hybrid")}),
         ("deit_tiny_patch16_224,resnet18", {("resnet18", "deit_tiny_patch16_224")}),
+        (
+            "vit_tiny_r_s16_p8_224,vit_tiny_patch16_224,vit-small",
+            {("vit_tiny_r_s16_p8_224", "vit_tiny_patch16_224"), ("vit_tiny_r_s16_p8_224", "vit-small")},
+        ),
     ],
 )
 def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:

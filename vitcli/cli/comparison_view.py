@@ -3,17 +3,18 @@
 import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 from vitcli.checkpoint.durable import write_file
 from vitcli.cli.console import note, row, stdout, table
+from vitcli.comparison.contenders import inductive_bias
 from vitcli.comparison.results import Crossover, Point, crossover
 from vitcli.comparison.study import Study
 from vitcli.report.comparison import accuracy_figure
@@ -26,18 +27,6 @@ from vitcli.text import csv_cell, safe
 class Size:
     params: int
     macs: int  # multiply–adds for one image
-
-
-def macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Counted on a forward pass of one image, for ViTs and CNNs alike."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from vitcli.model.linear import FLOPS
-
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, 3, *size))
-    return int(counter.get_total_flops()) // 2
 
 
 def plan(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> None:
@@ -141,18 +130,18 @@ def _cell(point: Point) -> str:
 
 
 def _table(study: Study, found: Sequence[Point], sizes: Mapping[str, Size]) -> None:
-    columns, rows = _rows(study, found, sizes)
+    stdout().print(_grid(*_rows(study, found, sizes)))
+    few, lines = _few_shot_rows(study, found)
+    if lines:
+        stdout().print()
+        stdout().print(_grid(few, lines))
+
+
+def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     grid = table(*columns, right=tuple(columns[1:]))
     for line in rows:
         row(grid, *line)
-    stdout().print(grid)
-    few, lines = _few_shot_rows(study, found)
-    if lines:
-        grid = table(*few, right=tuple(few[1:]))
-        for line in lines:
-            row(grid, *line)
-        stdout().print()
-        stdout().print(grid)
+    return grid
 
 
 def _crossings(study: Study, found: Sequence[Point]) -> list[Crossover]:
@@ -166,15 +155,8 @@ def _crossings(study: Study, found: Sequence[Point]) -> list[Crossover]:
         crossover(found, incumbent, challenger)
         for incumbent in study.models
         for challenger in study.models
-        if _bias(challenger) < _bias(incumbent)
+        if inductive_bias(challenger) < inductive_bias(incumbent)
     ]
-
-
-def _bias(model: str) -> int:
-    """How much of the image's geometry is built in: 0 for a ViT, 1 for a hybrid, 2 for a CNN."""
-    if model == "hybrid" or "_r26_" in model or "_r50_" in model or "_r_s16_" in model:
-        return 1
-    return 0 if model.startswith(("vit", "deit", "eva", "beit")) else 2
 
 
 def sentence(one: Crossover) -> str:

@@ -48,7 +48,7 @@ class Running:
         cost = cost or estimate(planned, self.device or default_device(), training=training)
         self.view.plan(planned, settings, folder, cost, why)
         if self.dry_run:
-            self.view.dry(planned, settings, folder, cost)
+            self.view.plan_json(planned, settings, folder, cost)
             return
         if task.leads():
             task.begin(settings, data, folder)
@@ -62,7 +62,7 @@ class Running:
         planned = build_task(settings, data)
         self.view.plan(planned, settings, folder, None, "resumed")
         if self.dry_run:
-            self.view.dry(planned, settings, folder, None)
+            self.view.plan_json(planned, settings, folder, None)
             return
         if task.leads():
             task.extend(settings, folder)

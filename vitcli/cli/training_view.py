@@ -72,7 +72,7 @@ class TrainingView:
             table.add_row(Text(name, style="dim"), Text(safe(value)))
         self.console.print(table)
 
-    def dry(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None) -> None:
+    def plan_json(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None) -> None:
         """The plan on standard output, where --json asked for it and nothing will follow."""
         if not self.json or self.quiet:
             return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SMALL = 64  # images of at most so many pixels are small: CNNs made for 224 pixels see them enlarged to this
+PLAIN_VITS, HYBRIDS = ("vision_transformer", "deit", "eva", "beit"), ("vision_transformer_hybrid",)  # timm's modules
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,13 @@ def contender(name: str, side: int) -> Contender:
     if name == "resnet-small":
         return Contender("resnet18", {"img_size": [size] * 2, "channels": [32, 64, 128, 256]})
     return Contender(name, {"img_size": [size] * 2})
+
+
+def inductive_bias(name: str) -> int:
+    """How much of an image's geometry is built in: 0 in a plain ViT, 1 in a hybrid, 2 in whatever else timm has."""
+    from timm.models import is_model_in_modules
+
+    architecture = contender(name, SMALL).architecture
+    if is_model_in_modules(architecture, PLAIN_VITS):
+        return 0
+    return 1 if is_model_in_modules(architecture, HYBRIDS) else 2
