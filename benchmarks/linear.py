@@ -3,7 +3,7 @@
     python benchmarks/linear.py [--rounds 5] [--threads 1]
 
 The bundled ViT, batch 64, and Ti/16 at 224, batch 32: forward and backward pass of random images, and the forward pass
-alone; random images. A B A B; medians, and the ratio of each round. Then the largest error of one product of each.
+alone. A B A B; medians, and the ratio of each round. Then the largest error of one product of each.
 """
 
 import argparse

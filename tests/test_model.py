@@ -18,7 +18,7 @@ from vitcli.model.architectures import architecture
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.cost import cost
 from vitcli.model.encoder import Block, DropPath, activation, attend
-from vitcli.model.linear import FLOPS, Linear, linear
+from vitcli.model.linear import Linear, linear
 from vitcli.model.mimetic import QUERY_KEY, VALUE_PROJECTION, mimic, waves
 from vitcli.model.stem import Bottleneck, GroupNorm, StdConv, pad_same
 from vitcli.model.vit import VisionTransformer
@@ -244,10 +244,10 @@ def test_last_block_trimmed_to_the_class_token_changes_nothing(reg_tokens: int) 
 
 def test_last_block_is_trimmed() -> None:
     """The saving is there, not only the equality: fewer multiply–adds than with every token."""
-    model, x = build().requires_grad_(False), images()
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as trimmed:
+    model, x = build().requires_grad_(False).to("meta"), images().to("meta")
+    with FlopCounterMode(display=False) as trimmed:
         model(x)
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as untrimmed:
+    with FlopCounterMode(display=False) as untrimmed:
         model.intermediates(x, ["logits"])
     assert trimmed.get_total_flops() < 0.85 * untrimmed.get_total_flops()  # of 3 blocks, 6/7 of most of one
 
@@ -474,7 +474,7 @@ def test_cost_is_what_torch_counts(name: str, changes: dict[str, object]) -> Non
     with torch.device("meta"):
         model = VisionTransformer(config).requires_grad_(False)
         x = torch.empty(1, 3, *config.img_size)
-    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
+    with FlopCounterMode(display=False) as counter:
         model(x)
     stages = cost(config)
     assert stages.params == sum(parameter.numel() for parameter in model.parameters())
@@ -536,7 +536,7 @@ def test_group_norm_in_bfloat16_with_channels_last_is_torchs_in_float32_rounded(
         assert_close(gradient.float(), reference, rtol=0.03, atol=0.03 * reference.abs().max().item())
 
 
-@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (1, 12), (2, 1, 4, 12)])
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (1, 12), (2, 1, 4, 12), (0, 12)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_linear_is_torchs_with_its_gradients(shape: tuple[int, ...], with_bias: bool) -> None:
     """Of what is not contiguous, too."""
@@ -545,7 +545,8 @@ def test_linear_is_torchs_with_its_gradients(shape: tuple[int, ...], with_bias: 
     exact = deepcopy(layer).double()
     x = torch.randn(*shape[:-1], 24)[..., ::2].requires_grad_()
     y, expected = layer(x), F.linear(x.double(), exact.weight, exact.bias)
-    assert y.grad_fn.name().startswith("_Linear")  # else this compares torch with itself
+    if x.numel():
+        assert y.grad_fn.name().startswith("_Linear")  # else this compares torch with itself
     assert_close(y, expected.float())
     ours = torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])
     theirs = torch.autograd.grad(expected.sin().sum(), [x, *exact.parameters()])

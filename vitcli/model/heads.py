@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitcli.model.config import ViTConfig
 from vitcli.model.encoder import Mlp
+from vitcli.model.linear import Linear
 
 
 class AttentionPool(nn.Module):
@@ -19,9 +20,9 @@ class AttentionPool(nn.Module):
         D = config.embed_dim
         self.num_heads = config.num_heads
         self.latent = nn.Parameter(torch.zeros(1, 1, D))
-        self.q = nn.Linear(D, D)
-        self.kv = nn.Linear(D, 2 * D)
-        self.proj = nn.Linear(D, D)
+        self.q = Linear(D, D)
+        self.kv = Linear(D, 2 * D)
+        self.proj = Linear(D, D)
         self.norm = nn.LayerNorm(D, config.norm_eps)
         self.mlp = Mlp(D, config.mlp_dim, config.act)
 
@@ -42,7 +43,7 @@ class PreLogits(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         assert config.head_hidden is not None
-        self.fc = nn.Linear(config.embed_dim, config.head_hidden)
+        self.fc = Linear(config.embed_dim, config.head_hidden)
         self.act = nn.Tanh() if config.head_act == "tanh" else nn.GELU()
 
     def forward(self, y: Tensor) -> Tensor:

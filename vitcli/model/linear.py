@@ -31,6 +31,7 @@ def _for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
+        and x.numel() > 0  # oneDNN has no products of nothing
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()  # the compiler and torch.export know F.linear
@@ -57,10 +58,3 @@ class _Linear(torch.autograd.Function):
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-
-
-def _flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * weight[0]
-
-
-FLOPS = {torch.ops.mkldnn._linear_pointwise: _flops}  # a `custom_mapping` of torch's FlopCounterMode
