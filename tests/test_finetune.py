@@ -462,17 +462,23 @@ class TestEndings:
         with pytest.raises(UsageError, match="20m"):
             seconds(text)
 
-    def test_out_of_memory_at_first_takes_smaller_bites_of_the_same_batch(
-        self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def fits_two(self, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+        """A machine on which a step with more than two images at once raises `error`."""
         whole = Learner.step
 
         def step(self: Learner, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
             if self.recipe.micro_batch > 2:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+                raise error
             return whole(self, batches, step, lr)
 
         monkeypatch.setattr(learning.Learner, "step", step)
+
+    def test_out_of_memory_at_first_takes_smaller_bites_of_the_same_batch(
+        self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fits_two(
+            monkeypatch, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        )
         events = run_to_end(settings_of(base, data), tmp_path / "run")
         assert [event.micro_batch for event in events if isinstance(event, Shrunk)] == [4, 2]
         config = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
@@ -483,14 +489,7 @@ class TestEndings:
         self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The estimate before the run meets it first."""
-        whole = Learner.step
-
-        def step(self: Learner, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
-            if self.recipe.micro_batch > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return whole(self, batches, step, lr)
-
-        monkeypatch.setattr(learning.Learner, "step", step)
+        self.fits_two(monkeypatch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
         line = ["finetune", "--data", data, "-m", base, "--tune", "all", "--epochs", 1, "--out", tmp_path / "run"]
         result = CliRunner().invoke(app, [str(part) for part in [*line, "--score", "none"]])
         assert result.exit_code == 0, result.stderr
