@@ -1,6 +1,8 @@
 """scikit-learn's digits (UCI, 8×8 pixels) as a folder of 28×28 PNGs: the other real data set of the examples.
 
-python benchmarks/digits.py FOLDER        # train/ and test/, a folder a class; 500 test images
+    python benchmarks/digits.py FOLDER
+
+Writes train/ and test/, a folder a class; 500 test images.
 """
 
 import argparse

@@ -24,8 +24,8 @@ from vitcli.training.recipe import Recipe, load_recipe, override, small_images
 from vitcli.training.start import Settings
 from vitcli.training.train import begin, train
 
-EPOCHS = {1: 60, 5: 40, 10: 30, 25: 20}  # of n images a class; the fewer there are, the shorter an epoch is
-EPOCHS_OF_ALL = 8
+# Of so many images a class, None for all of them; the fewer there are, the shorter an epoch is.
+EPOCHS = {1: 60, 5: 40, 10: 30, 25: 20, None: 8}
 
 
 def cell(out: Path, model: str, pretrained: bool, shots: int | None, size: int, seed: int, amp: str) -> float:
@@ -38,13 +38,8 @@ def cell(out: Path, model: str, pretrained: bool, shots: int | None, size: int, 
     checkpoint = resolve(model)
     recipe = small_images(load_recipe(None, "finetune").recipe, size)
     # Mirrored digits are other digits, and nothing is held out of so few images: the last weights count.
-    changes = {
-        "hflip": 0.0,
-        "epochs": float(EPOCHS.get(shots or 0, EPOCHS_OF_ALL)),
-        "seed": seed,
-        "random_erasing": 0.0,
-    }
-    changes["amp"] = amp
+    epochs = float(EPOCHS.get(shots, EPOCHS[None]))
+    changes = {"hflip": 0.0, "epochs": epochs, "seed": seed, "random_erasing": 0.0, "amp": amp}
     recipe = override(recipe, changes, "here")
     if not pretrained:
         recipe = replace(recipe, layer_decay=1.0, epochs=recipe.epochs * 2)  # twice as long, every layer at full rate
