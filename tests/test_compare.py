@@ -3,8 +3,13 @@
 import csv
 import itertools
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +19,19 @@ import pytest
 
 from tests.test_cli import vit
 from tests.test_training import write_idx
-from vitcli.cli import cells, comparison_view
+from vitcli.cli import cell_costs, cells
 from vitcli.cli.comparing import Comparing, shares, stages
 from vitcli.comparison.contenders import NAMES, contender
 from vitcli.comparison.queue import folder_of, results, work_through
-from vitcli.comparison.results import Point, crossover, points
+from vitcli.comparison.report import _curves
+from vitcli.comparison.results import Findings, Point, crossover, points
 from vitcli.comparison.study import Cell, Pretraining, Study, read_study, write_study
+from vitcli.comparison.tables import sentence
 from vitcli.data.samples import ArraySamples
 from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
 from vitcli.errors import UsageError, VitError
+from vitcli.inference.evaluate import evaluate
 from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.cost import cost
@@ -31,6 +39,7 @@ from vitcli.training.recipe import Recipe
 from vitcli.training.run import locked
 from vitcli.training.start import Settings, vit_config
 
+RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
 STUDY = Study("data", "abc", ("vit", "cnn"), (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
 SMALL = "--models vit-small,resnet10t --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
 
@@ -217,6 +226,7 @@ class TestContenders:
 
 def table(folder: Path) -> list[dict[str, str]]:
     rows = list(csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines()))
+    assert all(float(row["cpu_seconds"]) > 0 for row in rows)
     return [{name: value for name, value in row.items() if name != "cpu_seconds"} for row in rows]
 
 
@@ -239,6 +249,8 @@ class TestCommand:
         }  # fmt: skip
         rows = table(whole)
         assert len(rows) == 8
+        assert {"few_shot_1", "few_shot_10", "validation_accuracy"} <= set(rows[0])
+        assert len({row["few_shot_1"] for row in rows}) > 1
         data = open_data(whole.parent / "data")
         assert {int(row["images"]) for row in rows if row["share"] == "1.0"} == {len(data.train)}
         assert "<script" not in (whole / "report.html").read_text()
@@ -250,7 +262,7 @@ class TestCommand:
         assert document["schema"] == "vit.compare/1"
         assert [p["mean"] for p in document["points"]]
         assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")} == before
-        assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,share")
+        assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,pretraining_images,share")
 
     def test_killed_in_the_middle_it_ends_with_the_same_table(
         self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -271,14 +283,46 @@ class TestCommand:
         for path in whole.glob("cells/*/run/best/model.safetensors"):
             assert (here / "cut" / path.relative_to(whole)).read_bytes() == path.read_bytes()
 
-    def test_training_never_reads_the_test_split(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is read after the best epoch is chosen: once for the accuracy, once for the few-shot features."""
+    def test_two_processes_share_it_and_one_is_killed(self, whole: Path, here: Path) -> None:
+        """SIGKILL inside a run: the other process ends with the table of one that was never disturbed."""
+        line = [*SMALL.replace(",resnet10t", "").split(), "--out", "shared"]
+        command = [sys.executable, "-m", "vitcli", "compare", "--data", "data", *line]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        logs = [here / f"shared-{i}.log" for i in range(2)]
+        with ExitStack() as stack:
+            files = [stack.enter_context(log.open("w")) for log in logs]
+            both = [
+                stack.enter_context(subprocess.Popen(command, stderr=file, stdout=file, env=environment))
+                for file in files
+            ]
+            while "to go" not in logs[0].read_text() and both[0].poll() is None:
+                time.sleep(0.02)
+            both[0].kill()
+            assert both[1].wait(timeout=300) == 0, logs[1].read_text()
+        assert table(here / "shared") == [row for row in table(whole) if row["model"] == "vit-small"]
+        done = [{line.partition(":")[0] for line in log.read_text().splitlines() if "to go" in line} for log in logs]
+        assert done[0], "the killed one had done something"
+        assert not done[0] & done[1], "no cell was done twice"
+
+    def test_seconds_of_a_killed_process_count(self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cell = whole / "cells" / "vit-small-100%-seed0"
+        before = json.loads((cell / "result.json").read_text())["cpu_seconds"]
+        kept = float((cell / "cpu_seconds").read_text())
+        assert 0 < kept <= before, "of the last epoch; scoring comes after it"
+        subject = Comparing.resumed(str(whole))
+        (cell / "cpu_seconds").write_text("1000")
+        again = subject.cells.work(next(c for c in subject.study.cells() if c.name == cell.name), cell, workers=0)
+        assert again["cpu_seconds"] > 1000
+        (cell / "cpu_seconds").write_text(f"{kept}")
+
+    def test_the_test_split_is_read_once(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After the best epoch is chosen, for accuracy and few-shot accuracy in one pass."""
         study = Study(
             str(here / "data"), open_data(here / "data").fingerprint, ("vit-small",), (1.0,), 1, 2.0, 2.0,
             {"batch_size": 8, "micro_batch": 8},
         )  # fmt: skip
         subject = Comparing(here / "unread", study)
-        size = subject.cells.models()["vit-small"]
+        size = cell_costs.sizes(subject.cells)["vit-small"]
         chosen = contender("vit-small", 8)
         assert size.macs == cost(vit_config(chosen.architecture, chosen.model_args, 2)).macs  # attention included
         read: list[str] = []
@@ -294,7 +338,15 @@ class TestCommand:
         monkeypatch.setattr(ArraySamples, "image", image)
         subject.run("json", workers=0, dry_run=False)
         assert {entry.split()[0] for entry in read} == {"1"}, "never before there was a best checkpoint"
-        assert sorted(read) == sorted(2 * [f"1 {i}" for i in range(len(test))])
+        assert sorted(read) == sorted(f"1 {i}" for i in range(len(test)))
+
+    @pytest.mark.parametrize("model", ["vit-small", "resnet10t"])
+    def test_the_accuracy_is_that_of_vit_evaluate(self, whole: Path, model: str) -> None:
+        cell = whole / "cells" / f"{model}-100%-seed1"
+        test = open_data(whole.parent / "data").test
+        assert test is not None
+        found = evaluate(cell / "run" / "best", test, ("0", "1")).measures.top1
+        assert json.loads((cell / "result.json").read_text())["test_accuracy"] == found
 
     def test_pretraining_then_a_higher_resolution(self, here: Path) -> None:
         line = "compare --data data --models vit-small,resnet10t --seeds 1 --epochs 1 --set batch_size=8 --workers 0"
@@ -304,10 +356,26 @@ class TestCommand:
         assert [(row["model"], row["pretraining"]) for row in rows] == [
             ("vit-small", "small"), ("vit-small", "large"), ("resnet10t", "small"), ("resnet10t", "large"),
         ]  # fmt: skip
+        total = len(open_data(here / "data").train)
+        assert [int(row["pretraining_images"]) for row in rows] == 2 * [2 * round(0.2 * total / 2), total]
         for model, size in (("vit-small", 16), ("resnet10t", 128)):
             best = here / "two" / "cells" / f"{model}-100%-after-small-seed0" / "run" / "best"
             config = json.loads((best / "config.json").read_text())
             assert config["pretrained_cfg"]["input_size"] == [3, size, size]
+
+    def test_pretraining_data_that_changed(self, here: Path, tmp_path: Path) -> None:
+        shutil.copytree(here / "data", tmp_path / "other")
+        line = f"compare --data data --models vit-small --pretrain a={tmp_path / 'other'} --dry-run --json"
+        study = json.loads(vit(line).stdout)["study"]
+        assert study["pretrainings"][0]["fingerprint"] == study["fingerprint"], "the same images"
+        (tmp_path / "study").mkdir()
+        (tmp_path / "study" / "study.json").write_text(json.dumps(study))
+        assert vit(f"compare --resume {tmp_path / 'study'} --dry-run").exit_code == 0
+        rng = np.random.default_rng(5)
+        write_idx(tmp_path / "other", "train", rng.integers(0, 100, (40, 8, 8)), np.arange(40) % 2)
+        result = vit(f"compare --resume {tmp_path / 'study'} --dry-run")
+        assert result.exit_code == 2
+        assert "other changed since" in " ".join(result.stderr.split())
 
     def test_the_plan_alone_writes_nothing(self, here: Path) -> None:
         result = vit(f"compare --data data {SMALL} --out planned --dry-run")
@@ -354,7 +422,7 @@ def test_one_seed_says_nothing_of_chance() -> None:
     one = crossover(found, "resnet18", "vit")
     assert one.images is not None
     assert one.chance is None
-    assert comparison_view.sentence(one).endswith("one seed: no uncertainty")
+    assert sentence(one).endswith("one seed: no uncertainty")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +439,25 @@ def test_one_seed_says_nothing_of_chance() -> None:
 def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:
     study = replace(STUDY, models=tuple(models.split(",")))
     found = [Point(m, s, int(100 * s), (0.5, 0.6), 0.55, None, {}, 1.0) for m in study.models for s in study.shares]
-    assert {(one.incumbent, one.challenger) for one in comparison_view._crossings(study, found)} == pairs
+    findings = Findings(study, {}, {})
+    findings.__dict__["points"] = found
+    assert {(one.incumbent, one.challenger) for one in findings.crossings} == pairs
+
+
+def test_the_figure_shows_what_grows() -> None:
+    """Training images, but after pre-training on several sets the size of those."""
+    study = replace(STUDY, models=("vit",), shares=(1.0,), seeds=1)
+    assert _curves(Findings(study, {Cell("vit", 1.0, 0): RESULT}, {})) == (
+        "training images", {"vit": [(100, 0.5, 0.5, 0.5)]},
+    )  # fmt: skip
+    sets = (Pretraining("small", "x", 0.1), Pretraining("large", "x", 1.0))
+    cells = {
+        Cell("vit", 1.0, 0, one): {**RESULT, "pretraining_images": int(3000 * one.share), "test_accuracy": one.share}
+        for one in sets
+    }
+    assert _curves(Findings(replace(study, pretrainings=sets), cells, {})) == (
+        "pre-training images", {"vit": [(300, 0.1, 0.1, 0.1), (3000, 1.0, 1.0, 1.0)]},
+    )  # fmt: skip
 
 
 def test_a_smaller_micro_batch_is_the_same_run() -> None:

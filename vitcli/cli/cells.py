@@ -1,4 +1,4 @@
-"""The cells of a study: how each is trained, scored and estimated. Joins the tasks that a comparison does not know."""
+"""The cells of a study: how each is trained and scored. Joins the tasks that a comparison does not know."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -6,31 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+import numpy as np
 
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.resolve import resolve
-from vitcli.cli import comparison_view as view
 from vitcli.cli.progress import progress
 from vitcli.comparison.contenders import SMALL, contender
-from vitcli.comparison.queue import results
 from vitcli.comparison.study import Cell, Study
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
-from vitcli.data.subset import subset
 from vitcli.errors import DataError, UsageError, VitError
-from vitcli.inference.evaluate import evaluate
-from vitcli.inference.few_shot import few_shot
+from vitcli.inference.few_shot import Features, few_shot, read_features
 from vitcli.inference.stream import Stream
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
 from vitcli.training import train as training
-from vitcli.training.estimate import estimate
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.origin import Start, weights_digest
 from vitcli.training.recipe import Recipe, override, small_images
 from vitcli.training.run import read_config
-from vitcli.training.start import Settings, build_task, default_device, parameters
+from vitcli.training.start import Settings, vit_config
 
 SHOTS = (1, 5, 10, 25)
 
@@ -47,31 +43,43 @@ class Cells:
         self.data = open_data(study.data)
         if self.data.test is None:
             raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
-        if self.data.fingerprint != study.fingerprint:
-            raise UsageError(f"the data in {safe(study.data)} changed since {safe(folder)} began; start a new study")
-        first = open_data(study.pretrainings[0].data) if study.pretrainings else self.data
+        self.pretraining = {stage.data: open_data(stage.data) for stage in study.pretrainings}
+        known = [(self.data, study.data, study.fingerprint)]
+        known += [(self.pretraining[stage.data], stage.data, stage.fingerprint) for stage in study.pretrainings]
+        for data, place, fingerprint in known:
+            if data.fingerprint != fingerprint:
+                raise UsageError(f"the data in {safe(place)} changed since {safe(folder)} began; start a new study")
+        first = next(iter(self.pretraining.values()), self.data)
         self.side = min(min(first.train.image(i).size) for i in range(min(16, len(first.train))))
 
     def work(self, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
-        """Train the cell's model, score its best checkpoint on the test split, once."""
-        began = _cpu_seconds()
-        start = self._pretrained(cell, place, workers) if cell.pretraining else None
-        settings = self._settings(cell, start)
+        """Train the cell's model, score its best checkpoint on the test split, which is read once."""
+        spent = _Spent(place)
+        result: dict[str, Any] = {}
+        start = None
+        if cell.pretraining:
+            before = self.pretraining_settings(cell)
+            data = training.open_settings_data(before)
+            name = f"{cell.name}, {cell.pretraining.name}"
+            best = self._train(before, data, place / "pretraining", name, workers, spent)
+            start = Start(
+                str(best.resolve()), weights_digest(resolve(str(best))), "all", self.finetune_size(cell.model)
+            )
+            result["pretraining_images"] = len(data.train)
+        settings = self.settings(cell, start)
         data = training.open_settings_data(settings)
-        best = self._train(settings, data, place / "run", cell.name, workers)
-        spent = _cpu_seconds() - began
-        assert self.data.test is not None
-        evaluation = evaluate(best, self.data.test, self.data.classes)
-        return {
+        best = self._train(settings, data, place / "run", cell.name, workers, spent)
+        checkpoint = resolve(str(best))
+        return result | {
             "images": len(data.train),
-            "test_accuracy": evaluation.measures.top1,
-            "failed": len(evaluation.failed),
-            "validation_accuracy": resolve(str(best)).extra["provenance"]["validation_accuracy"],
-            "few_shot": self._few_shot(best),
-            "cpu_seconds": spent,
+            "validation_accuracy": checkpoint.extra["provenance"]["validation_accuracy"],
+            **self._scores(checkpoint),
+            "cpu_seconds": spent.seconds,
         }
 
-    def _train(self, settings: Settings, data: DataSet, run: Path, name: str, workers: int | None) -> Path:
+    def _train(
+        self, settings: Settings, data: DataSet, run: Path, name: str, workers: int | None, spent: "_Spent"
+    ) -> Path:
         """Its best checkpoint; a run that was interrupted goes on."""
         if not (run / "run.json").exists():
             training.begin(settings, data, run)
@@ -81,96 +89,80 @@ class Cells:
         with progress(name) as bar:
             for event in training.train(settings, data, run, workers=count):
                 _tell(event, bar)
+                if isinstance(event, Evaluated):
+                    spent.keep()
         return run / "best"
 
-    def _settings(self, cell: Cell, start: Start | None = None) -> Settings:
+    def settings(self, cell: Cell, start: Start | None = None) -> Settings:
+        """Of the run on the study's data, from `start` where there was pre-training."""
         chosen = contender(cell.model, self.side)
-        recipe = self._recipe(cell, chosen.model_args["img_size"])
-        if start:
-            return Settings(
-                cell.model, {}, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed
-            )
+        recipe = self._recipe(cell.share, cell.seed, chosen.model_args["img_size"])
+        architecture, model_args = (cell.model, {}) if start else (chosen.architecture, chosen.model_args)
         return Settings(
-            chosen.architecture, chosen.model_args, self.study.data, recipe, share=cell.share, share_seed=cell.seed
+            architecture, model_args, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed
         )
 
-    def _recipe(self, cell: Cell, size: Sequence[int]) -> Recipe:
+    def pretraining_settings(self, cell: Cell) -> Settings:
+        """Of the run before it."""
+        assert cell.pretraining
+        stage, chosen = cell.pretraining, contender(cell.model, self.side)
+        recipe = self._recipe(stage.share, cell.seed, chosen.model_args["img_size"])
+        return Settings(
+            chosen.architecture, chosen.model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed
+        )
+
+    def finetune_size(self, model: str) -> tuple[int, int]:
+        """Height and width for fine-tuning: the study's multiple of the model's own, in whole patches."""
+        chosen = contender(model, self.side)
+        own = ARCHITECTURES.get(chosen.architecture) and vit_config(chosen.architecture, chosen.model_args, 2)
+        step = max(own.stride) if own else 1
+        height, width = (
+            max(step, round(side * self.study.finetune_size / step) * step) for side in chosen.model_args["img_size"]
+        )
+        return height, width
+
+    def _recipe(self, share: float, seed: int, size: Sequence[int]) -> Recipe:
         recipe = override(Recipe(), dict(self.study.recipe), "study.json")
         if min(size) <= SMALL:  # shifted, not cropped
             recipe = small_images(recipe, min(size))
-        return replace(recipe, epochs=self.study.epochs_of(cell.share), seed=cell.seed)
+        return replace(recipe, epochs=self.study.epochs_of(share), seed=seed)
 
-    def _pretrained(self, cell: Cell, place: Path, workers: int | None) -> Start:
-        """The cell's model trained on its pre-training data; where fine-tuning begins."""
-        assert cell.pretraining
-        stage = cell.pretraining
-        chosen = contender(cell.model, self.side)
-        recipe = replace(self._recipe(cell, chosen.model_args["img_size"]), epochs=self.study.epochs_of(stage.share))
-        settings = Settings(
-            chosen.architecture, chosen.model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed
-        )
-        run = place / "pretraining"
-        best = self._train(settings, training.open_settings_data(settings), run, f"{cell.name}, {stage.name}", workers)
-        height, width = chosen.model_args["img_size"]
-        step = _stride(resolve(str(best)))
-        size = tuple(max(step, round(side * self.study.finetune_size / step) * step) for side in (height, width))
-        return Start(str(best.resolve()), weights_digest(resolve(str(best))), "all", (size[0], size[1]))
-
-    def _few_shot(self, best: Path) -> dict[str, float]:
-        """Closed-form accuracy on the test split by images a class, as far as the classes have so many."""
+    def _scores(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Accuracy on the test split, and in closed form by images a class, as far as the classes have so many."""
         assert self.data.test is not None
+        stream = Stream(checkpoint, engine="torch", output="both")
+        both = read_features(stream, self.data.test, range(len(self.data.test)))
+        features, logits = np.split(both.x, [-len(self.data.classes)], axis=1)
         fewest = min(self.data.summary().counts["train"])
-        shots = [k for k in SHOTS if k <= fewest]
-        if not shots:
-            return {}
-        stream = Stream(resolve(str(best)), head=False)
-        found = few_shot(stream, self.data.classes, self.data.train, self.data.test, shots, seeds=3)
-        return {str(one.shots): one.mean for one in found.results}
-
-    def models(self) -> dict[str, view.Size]:
-        """Parameters and multiply–adds by model."""
-        found = {}
-        for name in self.study.models:
-            task = build_task(self._settings(Cell(name, 1.0, 0)), self.data)
-            found[name] = view.Size(parameters(task.model), _macs(task.model, task.preprocess.size))
-        return found
-
-    def costs(self) -> dict[str, float]:
-        """Estimated seconds of the cells of each model that are not done yet, measured on this machine."""
-        costs: dict[str, float] = {}
-        finished = set(results(self.folder, self.study))
-        for name in self.study.models:
-            left = [cell for cell in self.study.cells() if cell.model == name and cell not in finished]
-            if not left:
-                continue
-            full = estimate(build_task(self._settings(Cell(name, 1.0, 0)), self.data), default_device())
-            for cell in left:
-                images = len(subset(self.data, cell.share, cell.seed).train)
-                cost = replace(full, epochs=self.study.epochs_of(cell.share), images=images).all_seconds
-                if cell.pretraining:
-                    cost *= 2  # at a guess: the other data set is not opened for an estimate
-                costs[name] = costs.get(name, 0.0) + cost
-        return costs
+        few: dict[str, float] = {}
+        if shots := [k for k in SHOTS if k <= fewest]:
+            known = Features(features, both.labels, both.indices, both.failed)
+            stream = Stream(checkpoint, engine="torch", output="features")
+            found = few_shot(stream, self.data.classes, self.data.train, known, shots, seeds=3)
+            few = {str(one.shots): one.mean for one in found.results}
+        accuracy = float((logits.argmax(axis=1) == both.labels).mean())
+        return {"test_accuracy": accuracy, "failed": len(both.failed), "few_shot": few}
 
 
-def _stride(checkpoint: Any) -> int:
-    """Pixels that an image's side must be a multiple of."""
-    return max(checkpoint.vit.stride) if checkpoint.vit else 1
+class _Spent:
+    """CPU seconds of a cell; what a killed process had spent counts up to its last epoch."""
+
+    def __init__(self, place: Path) -> None:
+        self.file = place / "cpu_seconds"
+        self.before = float(self.file.read_text("utf-8")) if self.file.exists() else 0.0
+        self.began = _cpu_seconds()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + _cpu_seconds() - self.began
+
+    def keep(self) -> None:
+        write_file(self.file, [f"{self.seconds:.3f}".encode()])
 
 
 def _tell(event: Event, bar: Callable[[int, int], None] | None) -> None:
     if bar and isinstance(event, Stepped | Evaluated):
         bar(event.step, event.total)
-
-
-def _macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply–adds for one image, of ViTs and CNNs alike; `model` is of no use afterwards.
-
-    Nothing is computed: on the meta device torch counts attention, which it does not in the CPU's fused kernel.
-    """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval().to("meta")(torch.empty(1, 3, *size, device="meta"))
-    return int(counter.get_total_flops()) // 2
 
 
 def _cpu_seconds() -> float:

@@ -3,15 +3,18 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vitcli.cli import cell_costs
 from vitcli.cli import comparison_view as view
 from vitcli.cli.cells import Cells
 from vitcli.cli.console import note
 from vitcli.comparison.queue import results, work_through
-from vitcli.comparison.results import points
+from vitcli.comparison.report import write_report
+from vitcli.comparison.results import Findings
 from vitcli.comparison.study import Pretraining, Study, read_study, write_study
 from vitcli.data.sources import open_data
 from vitcli.errors import UsageError
@@ -48,6 +51,7 @@ class Comparing:
         place = str(Path(data).resolve())
         found = open_data(place)
         loaded = override(load_recipe(recipe or "compare").recipe, changes, "--set")
+        pretrainings = tuple(replace(one, fingerprint=open_data(one.data).fingerprint) for one in pretrainings)
         study = Study(
             place, found.fingerprint, tuple(models), shares, seeds, epochs, most_epochs, as_dict(loaded),
             pretrainings, finetune_scale,
@@ -63,7 +67,7 @@ class Comparing:
         rank = _apart()
         cells = list(self.study.cells())
         if rank == 0 or dry_run:
-            costs, done = self.cells.costs(), len(results(self.folder, self.study))
+            costs, done = cell_costs.seconds(self.cells), len(results(self.folder, self.study))
             view.plan(self.study, self.folder, costs, done)
         if dry_run:
             if form == "json":
@@ -79,8 +83,9 @@ class Comparing:
             for _ in work_through(self.folder, self.study, locked, work):
                 pass
         if rank == 0:
-            found = points(results(self.folder, self.study))
-            view.show(form, self.study, self.folder, found, self.cells.models())
+            found = Findings(self.study, results(self.folder, self.study), cell_costs.sizes(self.cells))
+            write_report(self.folder, found)
+            view.show(form, self.folder, found)
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:

@@ -70,7 +70,7 @@ class Evaluating:
         return _report(dict.fromkeys((*first.failed, *second.failed)))
 
     def few_shot(self, name: str | None, shots: str, seeds: int) -> int:
-        stream = Stream(_resolve(name), **self.model, head=False)
+        stream = Stream(_resolve(name), **self.model, output="features")
         numbers = _numbers(shots)
         splits, scored = self._open(("train",))
         if scored == "train" and self.split is None:  # nothing else is there, so some of it is held out

@@ -6,11 +6,13 @@ all three; that the test images are a sample, too, is not in it and is the same 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from vitcli.comparison.study import Cell
+from vitcli.comparison.contenders import inductive_bias
+from vitcli.comparison.study import Cell, Study
 from vitcli.metrics import Interval, t_interval
 
 DRAWS = 4000
@@ -29,6 +31,7 @@ class Point:
     few_shot: Mapping[str, float]  # shots → mean accuracy
     cpu_seconds: float  # mean of a cell
     pretraining: str | None = None
+    pretraining_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,41 @@ class Crossover:
     images: float | None
     interval: Interval | None  # 95 % of the crossings among draws that cross
     chance: float | None  # share of the draws from the intervals that cross; None for a single seed
+
+
+@dataclass(frozen=True)
+class Size:
+    params: int
+    macs: int  # multiply–adds for one image
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """A study and the results of its cells."""
+
+    study: Study
+    cells: Mapping[Cell, Mapping[str, Any]]
+    sizes: Mapping[str, Size]  # by model
+
+    @cached_property
+    def points(self) -> list[Point]:
+        return points(self.cells)
+
+    @cached_property
+    def crossings(self) -> list[Crossover]:
+        """Does each model, sooner or later, pass those with more inductive bias: a ViT hybrids and CNNs, a hybrid CNNs?
+
+        Only where one training set is behind every column.
+        """
+        models = self.study.models
+        if self.study.pretrainings or len(self.study.shares) < 2:
+            return []
+        return [
+            crossover(self.points, incumbent, challenger)
+            for incumbent in models
+            for challenger in models
+            if inductive_bias(challenger) < inductive_bias(incumbent)
+        ]
 
 
 def points(found: Mapping[Cell, Mapping[str, Any]]) -> list[Point]:
@@ -56,7 +94,7 @@ def _point(model: str, share: float, before: str | None, group: Sequence[Mapping
     shots = {k: float(np.mean([one["few_shot"][k] for one in group])) for k in group[0]["few_shot"]}
     return Point(
         model, share, int(group[0]["images"]), accuracies, float(np.mean(accuracies)), t_interval(accuracies), shots,
-        float(np.mean([one["cpu_seconds"] for one in group])), before,
+        float(np.mean([one["cpu_seconds"] for one in group])), before, group[0].get("pretraining_images"),
     )  # fmt: skip
 
 

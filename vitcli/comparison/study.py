@@ -22,6 +22,7 @@ class Pretraining:
     name: str  # "small", "large", …
     data: str
     share: float
+    fingerprint: str = ""  # of the data
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from vitcli.model.config import ViTConfig
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
+Output = Literal[
+    "logits", "features", "both"
+]  # features: what the head sees, (B, D); both: beside the logits, (B, D + K)
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 # From here on a GPU is done before the CPU, the seconds included that torch and CUDA take to start.
@@ -103,14 +106,14 @@ class ExportedEngine:
 class TorchEngine:
     """torch, on a GPU or the CPU; any model that timm knows."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None, head: bool = True) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None, output: Output = "logits") -> None:
         import torch
 
         from vitcli.checkpoint.load import load_any
 
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = load_any(checkpoint).to(self._device)
-        self._compute: Callable[[Any], Any] = model if head else _features_of(model)
+        self._compute: Callable[[Any], Any] = model if output == "logits" else _features_of(model, output == "both")
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
@@ -123,11 +126,19 @@ class TorchEngine:
             return self._compute(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
-def _features_of(model: Any) -> Callable[[Any], Any]:
-    """Images (B, C, H, W) → what the head of a torch model sees, (B, D)."""
-    if hasattr(model, "representation"):
-        return model.representation  # type: ignore[no-any-return]
-    return lambda images: model.forward_head(model.forward_features(images), pre_logits=True)
+def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
+    """Images (B, C, H, W) → what the head of a torch model sees, (B, D), or (B, D + K) with the logits beside it."""
+    import torch
+
+    def compute(images: Any) -> Any:
+        if hasattr(model, "representation"):  # ours; else timm's
+            features = model.representation(images)
+            return torch.cat([features, model.head(features)], dim=1) if with_logits else features
+        tokens = model.forward_features(images)
+        features = model.forward_head(tokens, pre_logits=True)
+        return torch.cat([features, model.forward_head(tokens)], dim=1) if with_logits else features
+
+    return compute
 
 
 @dataclass(frozen=True)
@@ -183,24 +194,25 @@ def open_engine(
     precision: Precision = "fp32",
     device: str | None = None,
     at_once: int = 1,
-    head: bool = True,
+    output: Output = "logits",
 ) -> Engine:
     """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError.
 
-    Without `head`, "logits" are the features that the head would see, (B, D).
+    What its `logits` gives is `output`; both at once is for torch.
     """
-    if checkpoint.exported and head:
+    if checkpoint.exported and output == "logits":
         return ExportedEngine(checkpoint, at_once=at_once)
     if engine == "torch":
-        return TorchEngine(checkpoint, device=device, head=head)
+        return TorchEngine(checkpoint, device=device, output=output)
     assert checkpoint.vit is not None
+    assert output != "both"
     vit, tensors = checkpoint.vit, read_weights(checkpoint)
-    if not head:
+    if output == "features":
         vit = replace(vit, num_classes=0)
         tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
     opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once)
     seed = selftest_seed(checkpoint)
-    if seed is not None and precision == "fp32" and head:  # int8 is further off than the test allows
+    if seed is not None and precision == "fp32" and output == "logits":  # int8 is further off than the test allows
         check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
     return opened
 

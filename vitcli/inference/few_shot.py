@@ -28,6 +28,16 @@ STD_EPS = 1e-5
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What a model makes of those images of a split that could be read."""
+
+    x: npt.NDArray[np.float32]  # (M, D)
+    labels: Labels  # (M,)
+    indices: Labels  # of the images in the split, (M,)
+    failed: tuple[Unreadable, ...]
+
+
 @dataclass(frozen=True)
 class Shots:
     """Accuracy with `shots` images a class, once for each draw of them."""
@@ -53,7 +63,7 @@ def few_shot(
     stream: Stream,
     classes: Sequence[str],
     train: Samples,
-    test: Samples,
+    test: Samples | Features,
     shots: Sequence[int],
     *,
     seeds: int = 5,
@@ -62,37 +72,60 @@ def few_shot(
 ) -> FewShot:
     """Support images drawn from `train`, accuracy on all of `test`; labels of both are indices of `classes`.
 
-    `stream` is one without head. Draws are nested: those for 1 image are among those for 5 of the same seed. An image
-    that cannot be read is left out. Raises DataError when a class has too few images, and where none can be read.
+    `stream` gives features; `test` may be features that are known already. Draws are nested: those for 1 image are
+    among those for 5 of the same seed. An image that cannot be read is left out. Raises DataError when a class has too
+    few images, and where none can be read.
     """
     _check(classes, train, test, shots, seeds)
     orders = [_order(train.labels, len(classes), seed) for seed in range(seeds)]
     wanted = sorted({i for order in orders for members in order for i in members[: max(shots)]})
-    found = _Features(stream, batch_size, progress, len(wanted) + len(test))
-    support = found.of(train, wanted)
-    x = found.of(test, range(len(test)))
-    if not x or not support:
-        raise DataError(f"none of the images could be read, such as {found.failed[-1].error}")
-    kept = np.array(list(x), np.int64)
-    test_x, test_y = np.stack(list(x.values())), test.labels[kept]
+    support = read_features(stream, train, wanted, batch_size=batch_size, progress=progress)
+    if not isinstance(test, Features):
+        test = read_features(stream, test, range(len(test)), batch_size=batch_size, progress=progress)
+    place = {i: row for row, i in enumerate(support.indices.tolist())}
     results = []
     for n in sorted(shots):
         accuracies = []
         for order in orders:
-            rows = [i for members in order for i in members[:n] if i in support]
-            weights = fit(np.stack([support[i] for i in rows]), train.labels[rows], len(classes))
-            accuracies.append(float((weights.predict(test_x) == test_y).mean()))
+            rows = [place[i] for members in order for i in members[:n] if i in place]
+            weights = fit(support.x[rows], support.labels[rows], len(classes))
+            accuracies.append(float((weights.predict(test.x) == test.labels).mean()))
         results.append(Shots(n, tuple(accuracies), float(np.mean(accuracies)), t_interval(accuracies)))
     checkpoint = stream.checkpoint
     return FewShot(
         checkpoint.name,
         checkpoint.revision,
         tuple(classes),
-        test_x.shape[1],
-        len(kept),
+        test.x.shape[1],
+        len(test.x),
         tuple(results),
-        tuple(found.failed),
+        (*support.failed, *test.failed),
     )
+
+
+def read_features(
+    stream: Stream,
+    samples: Samples,
+    indices: Sequence[int],
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """What `stream` makes of those images, each read once. Raises DataError where none can be read."""
+    found: dict[int, npt.NDArray[np.float32]] = {}
+    failed = []
+    answers = stream.answers(sources_of(samples, indices), batch_size=batch_size)
+    for done, (i, answer) in enumerate(zip(indices, answers, strict=True), start=1):
+        if answer.values is None:
+            failed.append(Unreadable(answer.name, answer.error or ""))
+        else:
+            found[i] = answer.values
+        if progress:
+            progress(done, len(indices))
+    if not found:
+        raise DataError(f"none of the images could be read, such as {failed[-1].error}")
+    kept = np.array(list(found), np.int64)
+    return Features(np.stack(list(found.values())), samples.labels[kept], kept, tuple(failed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,29 +155,6 @@ def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
     return Linear(mean, std, np.asarray(design.T @ np.linalg.solve(kernel, target), np.float64))
 
 
-class _Features:
-    """Images → features, counting what was done and what could not be read."""
-
-    def __init__(self, stream: Stream, batch_size: int | None, progress: Progress | None, total: int) -> None:
-        self.stream, self.batch_size, self.progress, self.total = stream, batch_size, progress, total
-        self.done = 0
-        self.failed: list[Unreadable] = []
-
-    def of(self, samples: Samples, indices: Sequence[int]) -> dict[int, npt.NDArray[np.float32]]:
-        """Index → features (D,), of those that could be read, in the order given."""
-        found = {}
-        answers = self.stream.answers(sources_of(samples, indices), batch_size=self.batch_size)
-        for i, answer in zip(indices, answers, strict=True):
-            if answer.values is None:
-                self.failed.append(Unreadable(answer.name, answer.error or ""))
-            else:
-                found[i] = answer.values
-            self.done += 1
-            if self.progress:
-                self.progress(self.done, self.total)
-        return found
-
-
 def _design(x: npt.NDArray[np.float32], mean: Matrix, std: Matrix) -> Matrix:
     return np.pad((x - mean) / std, ((0, 0), (0, 1)), constant_values=BIAS)
 
@@ -155,14 +165,14 @@ def _order(labels: Labels, classes: int, seed: int) -> list[list[int]]:
     return [generator.permutation(np.flatnonzero(labels == label)).tolist() for label in range(classes)]
 
 
-def _check(classes: Sequence[str], train: Samples, test: Samples, shots: Sequence[int], seeds: int) -> None:
+def _check(classes: Sequence[str], train: Samples, test: Samples | Features, shots: Sequence[int], seeds: int) -> None:
     if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
         raise UsageError("--few-shot: different whole numbers of images a class, from 1, such as 1,5,10,25")
     if seeds < 1:
         raise UsageError("--seeds must be at least 1")
     if len(classes) < 2:
         raise DataError("few-shot evaluation needs at least two classes")
-    if not len(test):
+    if not len(test.labels):
         raise DataError("there are no images to score")
     counts = np.bincount(train.labels, minlength=len(classes))
     if few := [name for name, n in zip(classes, counts, strict=True) if n < max(shots)]:

@@ -31,6 +31,7 @@ from vitcli.inference.engines import (
     Choice,
     Engine,
     EngineName,
+    Output,
     available_cpus,
     choose,
     gpu_visible,
@@ -55,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the model makes of one image: logits (K,), or features (D,) without the head; or why there is nothing."""
+    """What the model makes of one image: the stream's output, logits (K,) mostly; or why there is nothing."""
 
     name: str
     values: Array | None
@@ -72,13 +73,13 @@ class Stream:
         engine: EngineName | Literal["auto"] = "auto",
         precision: Precision = "fp32",
         device: str | None = None,
-        head: bool = True,
+        output: Output = "logits",
     ) -> None:
         self.checkpoint = checkpoint
         self._engine: EngineName | Literal["auto"] = engine
         self._precision: Precision = precision
         self._device = device
-        self._head = head
+        self._output: Output = output
         self._opened: dict[tuple[EngineName, int], Engine] = {}
         self._opening = Lock()
         self.choose(1)  # wishes that exclude each other are an error at once
@@ -122,7 +123,7 @@ class Stream:
                     precision=self._precision,
                     device=self._device,
                     at_once=at_once,
-                    head=self._head,
+                    output=self._output,
                 )
             return self._opened[key]
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 MARKERS = "os^Dv<>"
 
 
-def accuracy_figure(curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> "Figure":
-    """By name: (training images, mean accuracy, low, high) of each point; images on a logarithmic axis."""
+def accuracy_figure(axis: str, curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> "Figure":
+    """By name: (images, mean accuracy, low, high) of each point; images on a logarithmic axis, which `axis` names."""
     from matplotlib import rc_context
     from matplotlib.ticker import LogFormatter
 
@@ -26,7 +26,7 @@ def accuracy_figure(curves: Mapping[str, Sequence[tuple[float, float, float, flo
             axes.errorbar(
                 images, mean, spread, color=colour, marker=marker, markersize=4, capsize=2, elinewidth=0.8, label=name
             )
-        axes.set(xscale="log", xlabel="training images", ylabel="test accuracy")
+        axes.set(xscale="log", xlabel=axis, ylabel="test accuracy")
         axes.xaxis.set_major_formatter(LogFormatter())
         axes.legend()
     return drawing

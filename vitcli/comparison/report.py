@@ -1,0 +1,58 @@
+"""What a study leaves in its folder for people and other programs: figure, CSV and HTML page."""
+
+import csv
+from io import StringIO
+from pathlib import Path
+
+from vitcli.checkpoint.durable import write_file
+from vitcli.comparison.results import Findings
+from vitcli.comparison.tables import accuracy_table, few_shot_table, named, records, sentence
+from vitcli.report.comparison import accuracy_figure
+from vitcli.report.figures import save, svg
+from vitcli.report.page import Page
+
+
+def write_report(folder: Path, found: Findings) -> None:
+    """accuracy.png and .svg, results.csv and report.html in `folder`."""
+    study = found.study
+    drawing = accuracy_figure(*_curves(found))
+    for kind in ("png", "svg"):
+        save(drawing, folder / f"accuracy.{kind}")
+    write_file(folder / "results.csv", [as_csv(found).encode()])
+    page = Page(f"Which model for how much of {Path(study.data).name}?")
+    page.paragraph(
+        f"{len(study.models)} models, the same recipe, {study.seeds} seeds; test accuracy with 95 % intervals over the "
+        "seeds. The epoch was chosen on validation images; the test images were read once, to score that one."
+    )
+    page.svg(svg(drawing), "Test accuracy and 95 % interval by training images.")
+    columns, rows = accuracy_table(found)
+    page.table(columns, rows, columns[1:])
+    for one in found.crossings:
+        page.paragraph("→ " + sentence(one))
+    columns, rows = few_shot_table(found)
+    if rows:
+        page.table(columns, rows, columns[1:])
+    page.files(["accuracy.png", "accuracy.svg", "results.csv", "study.json"])
+    page.write(folder / "report.html")
+
+
+def as_csv(found: Findings) -> str:
+    columns, rows = records(found)
+    text = StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
+def _curves(found: Findings) -> tuple[str, dict[str, list[tuple[float, float, float, float]]]]:
+    """What is on the figure's axis of images, and its lines: after pre-training on several sets, that is their size."""
+    by_pretraining = len(found.study.pretrainings) > 1
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for p in found.points:
+        if by_pretraining:
+            name = p.model if len(found.study.shares) == 1 else f"{p.model}, {p.share * 100:g}%"
+        else:
+            name = named(p.model, p.pretraining)
+        images = p.pretraining_images if by_pretraining and p.pretraining_images else p.images
+        low, high = (p.interval.low, p.interval.high) if p.interval else (p.mean, p.mean)
+        curves.setdefault(name, []).append((images, p.mean, low, high))
+    return "pre-training images" if by_pretraining else "training images", curves
