@@ -12,10 +12,13 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor, nn
 
+from tests.fake_hub import running
 from tests.test_inspect import WIDE, build, images, vit
 from tests.test_inspect import here as here
 from tests.test_inspect import place as place
+from vitcli.checkpoint.save import save_model
 from vitcli.errors import UsageError
+from vitcli.images.preprocess import Preprocess
 from vitcli.inspection.equivariance import equivariance, shifted, usual_shifts
 from vitcli.inspection.feature_maps import feature_maps
 from vitcli.inspection.locality import DROPS, TILES, drop, half_mass, locality, shuffle
@@ -171,19 +174,19 @@ def test_a_model_without_feature_maps() -> None:
         feature_maps(nn.Linear(2, 2), torch.zeros(1, 2))
 
 
+def save_cnn(folder: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    cnn = timm.create_model("resnet10t", num_classes=3)
+    save_model(
+        folder, cnn, architecture="resnet10t", labels=("a", "b", "c"), preprocess=Preprocess((64, 64)), provenance={}
+    )
+
+
 class TestCommand:
     def test_a_cnn_beside(self, here: Path) -> None:
-        import timm
-
-        from vitcli.checkpoint.save import save_model
-        from vitcli.images.preprocess import Preprocess
-
-        torch.manual_seed(0)
-        cnn = timm.create_model("resnet10t", num_classes=3)
-        save_model(
-            here / "cnn", cnn, architecture="resnet10t", labels=("a", "b", "c"), preprocess=Preprocess((64, 64)),
-            provenance={},
-        )  # fmt: skip
+        save_cnn(here / "cnn")
         line = "inspect a --equivariance --locality --beside cnn --images images --json -o out"
         result = vit(line)
         assert result.exit_code == 0, result.output
@@ -193,6 +196,17 @@ class TestCommand:
         assert {row[-1] for row in rows} == {"a", "cnn"}
         assert (here / "out" / "equivariance.png").exists()
         assert (here / "out" / "locality.csv").exists()
+
+    def test_a_cnn_of_timms_beside(self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By its architecture alone, as in timm, from the Hub."""
+        save_cnn(tmp_path / "cnn")
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        with running() as hub:
+            monkeypatch.setenv("HF_ENDPOINT", hub.url)
+            hub.add("timm/resnet10t.c3_in1k", {file.name: file.read_bytes() for file in (tmp_path / "cnn").iterdir()})
+            result = vit("inspect a --equivariance --beside resnet10t --images images --json")
+        assert result.exit_code == 0, result.output
+        assert "resnet10t" in list(json.loads(result.stdout)["models"])[1]
 
     def test_two_models_of_the_same_name(self, here: Path) -> None:
         shutil.copytree(here / "b", here / "other" / "a")

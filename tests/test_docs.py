@@ -63,3 +63,11 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_json_document_is_described() -> None:
+    written = (ROOT / "docs" / "output.md").read_text("utf-8")
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "vitcli").rglob("*.py"))
+    schemas = set(re.findall(r'"(vit\.[a-z.-]+/[0-9]+)"', code))
+    assert {"vit.predict/1", "vit.compare/1"} <= schemas
+    assert {schema for schema in schemas if f'"{schema}"' not in written} == set()

@@ -32,7 +32,7 @@ LocalityOpt = Annotated[
     bool, typer.Option("--locality", help="How far information travels; answers to shuffled and holed pictures.")
 ]
 BesideOpt = Annotated[
-    str | None, typer.Option("--beside", help="Another model, a CNN say, for --equivariance and --locality.")
+    str | None, typer.Option("--beside", help="Another model for --equivariance and --locality: resnet18, or a run's.")
 ]
 AllOpt = Annotated[bool, typer.Option("--all", help="All of these, figure 7 in one picture, and one HTML page.")]
 ImagesOpt = Annotated[

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_any, load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import inspection_view as view
@@ -93,7 +94,7 @@ class Inspecting:
         """The checkpoints by their titles."""
         found = {}
         for title, name in self.names.items():
-            checkpoint = resolve(name)
+            checkpoint = resolve(_with_weights(name) if name and title == "beside" else name)
             if name is None:
                 note(f"{safe(checkpoint.name)} ({checkpoint.why})")
             for line in checkpoint.notes:
@@ -162,6 +163,16 @@ class _Shown(Feed):
             yield batch
             if self.bar:
                 self.bar(len(self.shown) + len(self.failed), len(self.pictures))
+
+
+def _with_weights(name: str) -> str:
+    """`resnet18` → `timm/resnet18.a1_in1k`: the weights that timm takes for an architecture by itself."""
+    from timm.models import get_pretrained_cfg, is_model
+
+    if Path(name).exists() or name in bundled_names() or not is_model(name):
+        return name
+    config = get_pretrained_cfg(name)
+    return config.hf_hub_id if config and config.hf_hub_id else name
 
 
 def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequence[str]) -> list[Exhibit]:
