@@ -236,6 +236,37 @@ class TestTrain:
         assert steps == [1, 2, 3, 4, 5, 6]  # two steps an epoch
         assert json.loads((run / "run.json").read_text())["extended_from"] == [2.0]
 
+    def test_going_on_with_less_than_there_was_is_said_aloud(self, folders: Path) -> None:
+        """An older state, where the newest is damaged; other versions, where the bits may differ."""
+        run, data = folders / "run", folders / "data"
+        assert vit(f"train --data {data} {self.OPTIONS} --epochs 2 --out {run}").exit_code == 0
+        assert "not to the same bits" not in vit(f"train --resume {run} -j 0").stderr
+        longer = vit(f"train --resume {run} --epochs 3 -j 0")
+        assert longer.exit_code == 0, longer.stderr
+        assert "an older state" not in longer.stderr
+        config = json.loads((run / "run.json").read_text())
+        config["versions"]["torch"], config["processes"] = "1.0", 2
+        (run / "run.json").write_text(json.dumps(config))
+        newest = sorted((run / "checkpoints").iterdir())[-1]
+        newest.write_bytes(newest.read_bytes()[:-1])
+        said = " ".join(vit(f"train --resume {run} --epochs 4 -j 0").stderr.split())
+        assert "goes on, but not to the same bits:" in said
+        assert "torch 1.0 then" in said
+        assert "processes 2 then, 1 now" in said
+        assert f"goes on from step 4, an older state: {newest.name}" in said
+
+    def test_without_a_home(self, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("HF_HOME", "HF_HUB_CACHE"):
+            monkeypatch.setenv(name, "/proc/none")
+        result = vit(f"train --data {folders / 'data'} {self.OPTIONS} --epochs 1 --out {folders / 'run'}")
+        assert result.exit_code == 0, result.stderr
+        result = vit(
+            f"finetune --data {folders / 'data'} -m {folders / 'run'} --tune head --out {folders / 'tuned'} -j 0"
+        )
+        assert result.exit_code == 0, result.stderr
+
     @pytest.mark.parametrize(
         ("side", "model"), [(28, "28x28 pixels, 7x7"), (64, "64x64 pixels, 8x8"), (150, "224x224")]
     )

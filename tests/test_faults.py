@@ -341,7 +341,7 @@ class TestNumbers:
                 patch.setattr(Learner, "step", step)
                 line = fails(settings, folder)
             assert line.startswith(f"weights are no longer finite after step {poisoned}: lower --lr")
-            progress, tensors = load_state(folder)  # type: ignore[misc]
+            progress, tensors, _ = load_state(folder)  # type: ignore[misc]
             assert progress.step == poisoned - 1
             assert all(tensor.isfinite().all() for tensor in tensors.values())
             assert not (folder / "best").exists()

@@ -32,7 +32,7 @@ from vitcli.training import learner as learning
 from vitcli.training import train as training
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.distributed import World
-from vitcli.training.estimate import Estimate, choose_tune, estimate, trainable_parameters
+from vitcli.training.estimate import Estimate, choose_tune, emulated, estimate, memory_free, trainable_parameters
 from vitcli.training.evaluation import batches
 from vitcli.training.events import Evaluated, Featured, HeadFitted, Shrunk, Stepped, Tried
 from vitcli.training.groups import parameter_groups
@@ -135,6 +135,21 @@ class TestStart:
         run_to_end(settings, tmp_path / "run")
         again = settings_of(tmp_path / "run" / "best", data, img_size=(42, 42))
         assert build_task(again, training.open_settings_data(again)).vit.grid == (3, 3)  # type: ignore[union-attr]
+
+    def test_one_resolution_after_another(self, base: Path, data: Path, tmp_path: Path) -> None:
+        """Fine-tuned at 28, then at 56, then at 28×42: each run goes on from what the one before it left."""
+        start = base
+        for height, width in ((28, 28), (56, 56), (28, 42)):
+            settings = settings_of(start, data, img_size=(height, width))
+            before = load_model(resolve(str(start)), img_size=(height, width)).state_dict()
+            folder = tmp_path / f"{height}x{width}"
+            task = build_task(settings, training.open_settings_data(settings))
+            torch.testing.assert_close(task.model.state_dict()["pos_embed"], before["pos_embed"])
+            run_to_end(settings, folder)
+            start = folder / "best"
+            found = load_model(resolve(str(start)))
+            assert found.config.grid == (height // 14, width // 14)
+            assert not torch.equal(found.pos_embed, before["pos_embed"]), "it was trained"
 
     def test_another_kernel_gives_other_embeddings(self, base: Path, data: Path) -> None:
         models = [
@@ -445,6 +460,26 @@ class TestEndings:
         assert rates == pytest.approx([3e-3 * 0.5 * (1 + math.cos(math.pi * share)) for share in (0, 0.2, 0.4, 0.7)])
         assert isinstance(events[-1], Evaluated)
 
+    def test_an_evaluation_that_takes_the_rest_of_the_time_is_the_last(
+        self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No step follows it, and no second evaluation."""
+        monkeypatch.setattr(training, "tail", lambda task, device: 0.0)
+        evaluated = fitting.evaluate
+        over = False
+
+        def slow(*arguments: Any) -> Any:
+            nonlocal over
+            over = True
+            return evaluated(*arguments)
+
+        monkeypatch.setattr(fitting, "evaluate", slow)
+        monkeypatch.setattr(Clock, "share", property(lambda self: 1.01 if over else 0.1))
+        settings = settings_of(base, data, recipe=replace(RECIPE, epochs=100))
+        events = run_to_end(replace(settings, budget=60.0), tmp_path / "run")
+        assert [event.epoch for event in events if isinstance(event, Evaluated)] == [1.0]
+        assert isinstance(events[-1], Evaluated)
+
     def test_a_clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 100.0
         monkeypatch.setattr("time.monotonic", lambda: now)
@@ -572,6 +607,34 @@ class TestEstimate:
     def test_auto(self, images: int, training: float, budget: float | None, tune: str) -> None:
         cost = Estimate(0.003, training, 1 << 20, epochs=15, images=images, held_out=images // 10)
         assert choose_tune(cost, 10, budget)[0] == tune
+
+    def test_auto_looks_at_memory_and_says_when_nothing_fits_the_time(self) -> None:
+        cost = Estimate(0.003, 0.01, 3 << 30, epochs=15, images=10_000, held_out=1000)
+        assert choose_tune(cost, 10, None, 4 << 30)[0] == "head+all"
+        assert choose_tune(cost, 10, None, 1 << 30) == (
+            "head", "training all of it takes about 3.0 GiB, of 1.0 GiB free; a smaller --set micro_batch takes less",
+        )  # fmt: skip
+        assert choose_tune(cost, 10, 10.0) == (
+            "head", "even the head alone takes about 41 s, longer than the time budget",
+        )  # fmt: skip
+        free = memory_free("cpu")
+        assert free is None or 1 << 20 < free < 1 << 50
+
+    def test_bfloat16_without_instructions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for flags, slow in (
+            ({"amx_bf16": False, "avx512_bf16": False}, True),
+            ({"amx_bf16": True}, False),
+            ({}, False),
+        ):
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags, raising=False)
+            assert emulated("bf16", "cpu") is slow
+            assert not emulated("", "cpu")
+            assert not emulated("bf16", "cuda")
+
+    def test_compiling_is_not_estimated(self, base: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "compile", None)
+        settings = settings_of(base, data, recipe=replace(RECIPE, compile=True))
+        estimate(build_task(settings, training.open_settings_data(settings)), "cpu")
 
 
 class TestRecipes:

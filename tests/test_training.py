@@ -8,10 +8,12 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def state_digest(folder: Path) -> str:
     """SHA-256 over every tensor of the newest state: weights, averaged weights, optimiser."""
     state = load_state(folder)
     assert state is not None
-    progress, tensors = state
+    progress, tensors, _ = state
     digest = hashlib.sha256(repr(progress).encode())
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].numpy().tobytes())
@@ -241,7 +243,11 @@ class TestState:
         else:
             spoiled = {"truncate": content[:-5], "flip": content[:-1] + bytes([content[-1] ^ 1]), "empty": b""}
             newest.write_bytes(spoiled[damage])
-        assert load_state(tmp_path)[0] == Progress(1)  # type: ignore[index]
+        state = load_state(tmp_path)
+        assert state is not None
+        assert state.progress == Progress(1)
+        assert len(state.skipped) == 1
+        assert state.skipped[0].startswith(newest.name)
 
     @pytest.mark.parametrize("latest", [None, "", "{", '{"file": 3}', "[]"])
     def test_a_lost_latest_does_not_matter(self, tmp_path: Path, latest: str | None) -> None:
@@ -256,6 +262,9 @@ class TestState:
         assert load_state(tmp_path) is None
         save_state(tmp_path, Progress(5), TENSORS).write_bytes(b"junk")
         with pytest.raises(CheckpointError, match="no saved state can be read"):
+            load_state(tmp_path)
+        shutil.rmtree(tmp_path / "checkpoints")
+        with pytest.raises(CheckpointError, match=r"step-00000005.safetensors: missing"):
             load_state(tmp_path)
 
     def test_leftovers_of_a_killed_save_are_removed(self, tmp_path: Path) -> None:
@@ -450,6 +459,29 @@ class TestAugmentation:
 
 
 class TestLearner:
+    @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it
+    def test_compiled_it_is_the_same_step(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Traced, but not made into machine code, which takes a compiler and minutes."""
+        graphs: list[torch.fx.GraphModule] = []
+
+        def traced(graph: torch.fx.GraphModule, _: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        whole = torch.compile
+        monkeypatch.setattr(torch, "compile", lambda model: whole(model, backend=traced))
+        heads = []
+        for recipe in (RECIPE, replace(RECIPE, compile=True)):
+            task = build_task(replace(settings, recipe=recipe), training.open_settings_data(settings))
+            learner = Learner(task, World(), micro_batches=2)
+            plan = Plan.of(len(task.data.train), 16, 8, 0)
+            batches = training_batches(task.data.train, task.transform, plan, steps=range(2))
+            for step in range(2):
+                learner.step(batches, step, 1e-2)
+            heads.append(task.model.head.weight.detach().clone())
+        assert graphs
+        torch.testing.assert_close(heads[0], heads[1])
+
     def test_first_loss_is_ln_k(self, settings: Settings) -> None:
         """The head begins at zero (paper, section 3.2), so every class is equally likely."""
         task = build_task(settings, training.open_settings_data(settings))

@@ -8,6 +8,7 @@ from vitcli.cli.options import (
     VAL_FRACTION,
     BatchOpt,
     ClassesOpt,
+    CompileOpt,
     DataOpt,
     DeviceOpt,
     DryRunOpt,
@@ -53,6 +54,7 @@ def finetune(
     lr: LrOpt = None,
     teacher: TeacherOpt = None,
     seed: SeedOpt = None,
+    compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
     score: ScoreOpt = "auto",
@@ -69,7 +71,7 @@ def finetune(
     from vitcli.cli.running import Running, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
-    changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
     pixels = size(img_size, "--img-size")
     if resume is not None:
         own: dict[str, Any] = {
@@ -90,7 +92,7 @@ def finetune(
 
     from vitcli.checkpoint.resolve import resolve
     from vitcli.model.posemb import KERNELS
-    from vitcli.training.estimate import choose_tune, estimate
+    from vitcli.training.estimate import choose_tune, estimate, memory_free
     from vitcli.training.origin import Start, weights_digest
     from vitcli.training.start import Settings, build_task, default_device
     from vitcli.training.train import alone
@@ -105,9 +107,11 @@ def finetune(
         raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
     if posemb_kernel is not None and pixels is None:
         raise UsageError("--posemb-kernel resamples for another --img-size; without one it would change nothing")
+    if tune == "head" and not alone():
+        raise UsageError("--tune head works in one process; under torchrun choose --tune all")
     if tune == "head":
         unused: dict[str, Any] = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr}
-        unused |= {"--teacher": teacher, "--time-budget": time_budget, "--set": set_}
+        unused |= {"--teacher": teacher, "--time-budget": time_budget, "--set": set_, "--compile": compile_}
         refuse(unused, "--tune head solves for one layer, on features computed once")
     checkpoint = resolve(model)
     if checkpoint.why:
@@ -135,8 +139,9 @@ def finetune(
     elif tune == "auto" and not alone():
         why = "several processes train all of it; a head is solved for by one"
     elif tune == "auto":
-        cost = estimate(build_task(settings, samples), device or default_device())
-        auto, why = choose_tune(cost, len(samples.classes), settings.budget)
+        place = device or default_device()
+        cost = estimate(build_task(settings, samples), place)
+        auto, why = choose_tune(cost, len(samples.classes), settings.budget, memory_free(place))
         settings = replace(settings, start=replace(start, tune=auto))
     running.begin(settings, samples, out, cost, why)
 

@@ -60,6 +60,9 @@ SetOpt = Annotated[
 EpochsOpt = Annotated[float | None, typer.Option("--epochs", help="Passes over the training split; may be a fraction.")]
 BatchOpt = Annotated[int | None, typer.Option("--batch-size", "-b", help="Images per optimiser step.")]
 LrOpt = Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")]
+CompileOpt = Annotated[
+    bool, typer.Option("--compile", help="Compile the model first: a minute or more, then faster steps.")
+]
 SeedOpt = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
 ImgSizeOpt = Annotated[
     str | None, typer.Option("--img-size", help="Image size in pixels: 224, or HxW such as 224x320.")

@@ -12,8 +12,8 @@ from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import safe
 from vitcli.training import train as task
 from vitcli.training.budget import seconds
-from vitcli.training.estimate import Estimate, estimate
-from vitcli.training.run import next_run_folder
+from vitcli.training.estimate import Estimate, emulated, estimate
+from vitcli.training.run import changed_since, next_run_folder, read_config
 from vitcli.training.start import Settings, build_task, default_device, run_name
 
 
@@ -47,6 +47,8 @@ class Running:
         training = settings.start is None or settings.start.tune != "head"
         cost = cost or estimate(planned, self.device or default_device(), training=training)
         self.view.plan(planned, settings, folder, cost, why)
+        if training and emulated(settings.recipe.amp, self.device or default_device()):
+            self.view.say('this processor has no bfloat16 instructions: --set amp="" is several times as fast')
         if self.dry_run:
             self.view.plan_json(planned, settings, folder, cost)
             return
@@ -61,6 +63,8 @@ class Running:
         self._require_split(settings, data)
         planned = build_task(settings, data)
         self.view.plan(planned, settings, folder, None, "resumed")
+        if changed := changed_since(read_config(folder)):
+            self.view.say(f"goes on, but not to the same bits: {'; '.join(changed)}")
         if self.dry_run:
             self.view.plan_json(planned, settings, folder, None)
             return

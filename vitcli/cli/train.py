@@ -7,6 +7,7 @@ from vitcli.cli.options import (
     VAL_FRACTION,
     ArchitectureOpt,
     BatchOpt,
+    CompileOpt,
     DataOpt,
     DeviceOpt,
     DryRunOpt,
@@ -45,6 +46,7 @@ def train(
     patch_size: PatchSizeOpt = None,
     teacher: TeacherOpt = None,
     seed: SeedOpt = None,
+    compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
     score: ScoreOpt = "auto",
@@ -62,7 +64,7 @@ def train(
     from vitcli.cli.running import Running, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
-    changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
+    changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
     sizes = given(img_size=size(img_size, "--img-size"), patch_size=size(patch_size, "--patch-size"))
     if resume is not None:
         own: dict[str, Any] = {"--data": data, "--model": model, "--recipe": recipe, "--out": out, "--set": set_}

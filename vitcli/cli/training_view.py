@@ -20,7 +20,7 @@ from vitcli.cli.outcome import Outcome, predict_command
 from vitcli.data.samples import DataSet
 from vitcli.text import safe
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
-from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Shrunk, Stepped, Tried
+from vitcli.training.events import Evaluated, Event, Featured, FellBack, HeadFitted, Shrunk, Stepped, Tried
 from vitcli.training.run import evaluations
 from vitcli.training.start import Settings, parameters
 from vitcli.training.task import Task
@@ -113,6 +113,9 @@ class TrainingView:
                 self.console.print(
                     Text(f"out of memory: again with {event.micro_batch} images at once, the same batch size", "yellow")
                 )
+            case FellBack():
+                lost = "; ".join(event.skipped)
+                self.console.print(Text(f"goes on from step {event.step}, an older state: {safe(lost)}", "yellow"))
             case Tried():
                 self.console.print(
                     Text(
@@ -181,7 +184,8 @@ def _seconds(cost: Estimate, settings: Settings) -> float:
     tune = settings.start.tune if settings.start else "all"
     seconds = cost.head_seconds * ("head" in tune) + cost.all_seconds * (tune != "head")
     seconds *= 1 + len(settings.recipe.lrs)
-    return min(seconds, settings.budget or seconds)
+    least = cost.head_seconds if "head" in tune else 0.0  # it has no schedule that could be cut
+    return max(min(seconds, settings.budget or seconds), least)
 
 
 def _splits(data: DataSet) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +67,13 @@ def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
 
 
 def _measured(task: Task, device: str, training: bool) -> Estimate:
-    recipe, samples = task.recipe, task.data.train
+    # Compiling takes minutes; what it would gain is left out instead.
+    recipe, samples = replace(task.recipe, compile=False), task.data.train
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
     world = World(device=torch.device(device))
     images = torch.zeros(plan.micro_batch, task.preprocess.in_chans, *task.preprocess.size, dtype=torch.uint8)
     labels = torch.arange(len(images)) % task.classes
-    copy = replace(task, model=deepcopy(task.model))
+    copy = replace(task, recipe=recipe, model=deepcopy(task.model))
 
     def step(micro_batches: int) -> Callable[[], object]:
         learner = Learner(copy, world, micro_batches)
@@ -134,8 +136,11 @@ def tail(task: Task, device: torch.device) -> float:
     return estimate(task, str(device), training=False).forward * held_out + AFTER
 
 
-def choose_tune(cost: Estimate, classes: int, budget: float | None) -> tuple[Tune, str]:
-    """What `--tune auto` does, and why in one line."""
+def choose_tune(cost: Estimate, classes: int, budget: float | None, free: int | None = None) -> tuple[Tune, str]:
+    """What `--tune auto` does, and why in one line. `free`: bytes of memory that the device has left, if known."""
+    if free is not None and cost.memory > free:
+        gib = f"{cost.memory / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free"
+        return "head", f"training all of it takes about {gib}; a smaller --set micro_batch takes less"
     if cost.images < ENOUGH_IMAGES * classes:
         return "head", f"fewer than {ENOUGH_IMAGES} images a class would overfit the whole model"
     together = cost.head_seconds + cost.all_seconds
@@ -144,10 +149,31 @@ def choose_tune(cost: Estimate, classes: int, budget: float | None) -> tuple[Tun
             return "head+all", f"head first, then all of it: about {minutes(together)}"
         return "head", f"training all of it would take about {minutes(together)}; --tune all does it"
     left = budget - cost.head_seconds
+    if left < 0:
+        return "head", f"even the head alone takes about {minutes(cost.head_seconds)}, longer than the time budget"
     epochs = left / (cost.all_seconds / cost.epochs)
     if epochs >= min(ENOUGH_EPOCHS, cost.epochs):
         return "head+all", f"head first, then about {min(epochs, cost.epochs):.1f} epochs of all of it"
     return "head", f"the time budget leaves {max(epochs, 0):.1f} epochs for all of it, fewer than {ENOUGH_EPOCHS:g}"
+
+
+def memory_free(device: str) -> int | None:
+    """Bytes that the GPU, or this machine, could still give; None where nobody says."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(available[0]) if available else None
+
+
+def emulated(amp: str, device: str) -> bool:
+    """Whether `amp` is bfloat16 on a CPU that has no instructions for it: several times slower than float32."""
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = [known[name] for name in ("avx512_bf16", "amx_bf16") if name in known]  # x86 alone says so
+    return amp == "bf16" and device == "cpu" and bool(native) and not any(native)
 
 
 def minutes(seconds: float) -> str:

@@ -62,4 +62,12 @@ class Tried:
     chosen: bool = False  # whether all of train is trained with it now
 
 
-Event = Stepped | Evaluated | Featured | HeadFitted | Shrunk | Tried
+@dataclass(frozen=True)
+class FellBack:
+    """A run goes on from an older state than its newest, which could not be read."""
+
+    step: int
+    skipped: tuple[str, ...]  # which states, and why
+
+
+Event = Stepped | Evaluated | Featured | HeadFitted | Shrunk | Tried | FellBack

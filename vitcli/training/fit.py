@@ -16,7 +16,7 @@ from vitcli.training.batches import Plan, training_batches
 from vitcli.training.budget import Clock
 from vitcli.training.distributed import World
 from vitcli.training.evaluation import evaluate
-from vitcli.training.events import Evaluated, Event, Stepped
+from vitcli.training.events import Evaluated, Event, FellBack, Stepped
 from vitcli.training.export import export
 from vitcli.training.learner import Learner
 from vitcli.training.run import Run, as_line
@@ -52,7 +52,10 @@ def fit(
         )
     total = recipe.total_steps(plan.steps_per_epoch)
     learner = Learner(task, world, plan.micro_batches)
-    progress = run.restore(learner) or Progress(step=0, best_step=0, best_accuracy=best)
+    restored = run.restore(learner)
+    progress = restored.progress if restored else Progress(step=0, best_step=0, best_accuracy=best)
+    if restored and restored.skipped:
+        yield FellBack(progress.step, restored.skipped)
     losses = run.rewind(progress.step) if world.leads else []
     if progress.ended_of == total:
         return
@@ -113,7 +116,8 @@ def fit(
                 losses.clear()
                 yield event
                 waited = (step + 1 - progress.best_step) / plan.steps_per_epoch
-                ends = ends or bool(recipe.patience and waited >= recipe.patience)
+                (share,) = world.sum([clock.share if world.leads else 0.0])  # the evaluation took its time
+                ends = ends or share >= 1 or bool(recipe.patience and waited >= recipe.patience)
             if ends:
                 progress = replace(progress, ended_of=total)
             (asked,) = world.sum([float(stop.exit_code)])

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from vitcli import __version__
 from vitcli.checkpoint.durable import write_file
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.text import safe
-from vitcli.training.state import Progress, load_state, save_state
+from vitcli.training.state import Progress, State, load_state, save_state
 
 
 class Restorable(Protocol):
@@ -48,20 +47,19 @@ class Run:
     def resume_command(self) -> str:
         return f"vit {'finetune' if self.config.get('start') else 'train'} --resume {safe(self.folder)}"
 
-    def restore(self, learner: Restorable) -> Progress | None:
+    def restore(self, learner: Restorable) -> State | None:
         """Load the newest saved state into `learner`; None for a fresh run. Raises CheckpointError."""
         state = load_state(self.folder)
         if state is None:
             return None
-        progress, tensors = state
         try:
-            learner.load(tensors)
+            learner.load(state.tensors)
         except (RuntimeError, KeyError) as error:
             raise CheckpointError(
                 f"the state saved in {safe(self.folder)} is not one of the model and recipe that its run.json names; "
                 "was that file changed?"
             ) from error
-        return progress
+        return state
 
     def save(self, progress: Progress, learner: Restorable) -> None:
         """Raises VitError when the folder was removed."""
@@ -130,8 +128,7 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         **settings,
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"vitcli": __version__, **{name: version(name) for name in ("torch", "timm", "numpy", "pillow")}},
-        "python": platform.python_version(),
+        **_machine(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +137,22 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any]) -> None:
             write_config(folder, config)
     except OSError as error:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
+
+
+def _machine() -> dict[str, Any]:
+    """What else decides the bits of a result."""
+    versions = {"vitcli": __version__, **{name: version(name) for name in ("torch", "timm", "numpy", "pillow")}}
+    return {"versions": versions, "python": platform.python_version(), "processes": int(os.getenv("WORLD_SIZE", "1"))}
+
+
+def changed_since(config: Mapping[str, Any]) -> list[str]:
+    """What is no longer as it was when the run in whose run.json `config` is began."""
+    then, now = _flat(config), _flat(_machine())
+    return [f"{name} {then[name]} then, {now[name]} now" for name in then.keys() & now if then[name] != now[name]]
+
+
+def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {**machine["versions"], **{name: machine[name] for name in ("python", "processes") if name in machine}}
 
 
 def _require_empty(folder: Path) -> None:
@@ -187,11 +200,6 @@ def _require_there(folder: Path) -> None:
     lock = _LOCKS.get(folder.resolve())
     if lock is not None and not os.fstat(lock.fileno()).st_nlink:
         raise removed(folder)
-
-
-def disk_free(folder: Path) -> int:
-    """Bytes free where the run writes."""
-    return shutil.disk_usage(folder).free
 
 
 def as_line(event: Any) -> dict[str, Any]:

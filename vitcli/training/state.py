@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -32,6 +32,12 @@ class Progress:
     ended_of: int = 0  # the planned number of steps, once the run ended before them (patience, time)
 
 
+class State(NamedTuple):
+    progress: Progress
+    tensors: dict[str, Tensor]
+    skipped: tuple[str, ...] = ()  # newer states that could not be read, and why
+
+
 def save_state(run: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:
     """Write the state durably, then point LATEST at it, then drop what is older than the two newest."""
     folder = run / "checkpoints"
@@ -48,17 +54,17 @@ def save_state(run: Path, progress: Progress, tensors: dict[str, Tensor]) -> Pat
     return path
 
 
-def load_state(run: Path) -> tuple[Progress, dict[str, Tensor]] | None:
+def load_state(run: Path) -> State | None:
     """The newest state that is whole, or None when no state was ever saved.
 
     Falls back to the older file when LATEST or the newest is damaged. Raises CheckpointError when all are.
     """
     candidates = sorted((run / "checkpoints").glob("step-*.safetensors"), reverse=True)
     digests = _latest_digest(run)
-    problems = []
+    problems = [f"{name}: missing" for name in digests if name not in {path.name for path in candidates}]
     for path in candidates:
         try:
-            return _read(path, digests.get(path.name))
+            return State(*_read(path, digests.get(path.name)), tuple(problems))
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             problems.append(f"{path.name}: {error}")
     if problems:
