@@ -2,8 +2,8 @@
 
     python benchmarks/budget.py --data FOLDER [--budgets 60,180] [--rounds 2]
 
-`vit finetune --time-budget` with `--tune auto` and `--tune all`, from the start of the process to its end: plan, training,
-score on the test split, report. Prints seconds and their share of the budget; more than 1.05 is over.
+`vit finetune --time-budget` with `--tune auto` and `--tune all`, from the start of the process to its end: plan,
+training, score on the test split, report. Prints seconds and their share of the budget; more than 1.05 is over.
 """
 
 import argparse

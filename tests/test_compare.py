@@ -37,7 +37,7 @@ from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.cost import cost
 from vitcli.training.recipe import Recipe
 from vitcli.training.run import locked
-from vitcli.training.start import Settings, vit_config
+from vitcli.training.start import Settings, build_task, parameters, vit_config
 
 RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
 STUDY = Study("data", "abc", ("vit", "cnn"), (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
@@ -218,6 +218,20 @@ class TestContenders:
         if found.architecture in ARCHITECTURES:
             config = vit_config(found.architecture, found.model_args, 10)
             assert min(config.grid) >= 2
+
+    @pytest.mark.parametrize("side", [28, 64, 96, 128, 224])
+    def test_sizes_and_costs_are_near(self, place: Path, side: int) -> None:
+        """The hybrid has about the parameters of the larger ViT, the small ResNet about its multiply–adds."""
+        found, data = {}, open_data(place / "data")
+        for name in ("vit", "hybrid", "resnet-small"):
+            chosen = contender(name, side)
+            task = build_task(Settings(chosen.architecture, chosen.model_args, str(data.root), Recipe()), data)
+            found[name] = parameters(task.model), cell_costs._macs(task.model, task.preprocess.size)
+        assert 0.75 < found["hybrid"][0] / found["vit"][0] < 1.25
+        assert 0.5 < found["resnet-small"][1] / found["vit"][1] < 1.5
+        if side > 96:
+            assert 0.75 < found["resnet-small"][0] / found["vit"][0] < 1.25
+            assert 0.75 < found["hybrid"][1] / found["vit"][1] < 1.25
 
     def test_any_of_timms(self) -> None:
         assert contender("resnet18", 28).architecture == "resnet18"

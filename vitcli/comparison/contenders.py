@@ -1,7 +1,7 @@
 """The models that a comparison knows by short names, for images as small as those of the data; and any of timm's.
 
-ViTs come in two sizes. On images of up to 40 pixels the hybrid is near the larger ViT in parameters, the small ResNet
-in multiply–adds; elsewhere the table's columns for parameters, multiply–adds and CPU seconds say what is compared.
+ViTs come in two sizes. The hybrid is near the larger one in parameters, the small ResNet in multiply–adds (and above 96
+pixels in both); elsewhere the table's columns for parameters, multiply–adds and CPU seconds say what is compared.
 """
 
 from dataclasses import dataclass
@@ -22,27 +22,25 @@ NAMES = ("vit-small", "vit", "hybrid", "resnet-small")
 
 def contender(name: str, side: int) -> Contender:
     """The model that `name` means for images whose shorter side has `side` pixels."""
+    large = side > 96  # where patches have 16 pixels
     if name in ("vit", "vit-small"):
-        patch = 4 if side <= 40 else 8 if side <= 96 else 16
+        patch = 16 if large else 8 if side > 40 else 4
         size = max(round(min(side, 224) / patch), 2) * patch
-        width, depth, heads = (128, 6, 4) if name == "vit" else (64, 4, 2)
-        if patch == 16:
-            width, depth, heads = (192, 12, 3) if name == "vit" else (128, 6, 4)
+        widths = (
+            {"vit": (192, 12, 3), "vit-small": (128, 6, 4)} if large else {"vit": (128, 6, 4), "vit-small": (64, 4, 2)}
+        )
+        width, depth, heads = widths[name]
         sizes = {"embed_dim": width, "depth": depth, "num_heads": heads}
         return Contender("vit_tiny_patch16_224", {"img_size": [size] * 2, "patch_size": [patch] * 2, **sizes})
+    size = 32 * min(max(round(side / 32), 1), 7)
     if name == "hybrid":
-        size = 32 if side <= 40 else 64 if side <= 96 else 224
-        patch = 1 if size <= 64 else 2
-        stem = {"layers": [2, 2], "width": 32}
-        return Contender(
-            "vit_tiny_r_s16_p8_224",
-            {"img_size": [size] * 2, "patch_size": [patch] * 2, "embed_dim": 128, "depth": 4, "num_heads": 4,
-             "stem": stem},
-        )  # fmt: skip
-    size = SMALL if side <= SMALL else 224
+        width, depth, heads, patch = (192, 9, 3, 2) if large else (128, 4, 4, 1)
+        sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "stem": {"layers": [2, 2], "width": 32}}
+        return Contender("vit_tiny_r_s16_p8_224", {"img_size": [size] * 2, "patch_size": [patch] * 2, **sizes})
     if name == "resnet-small":
-        return Contender("resnet18", {"img_size": [size] * 2, "channels": [32, 64, 128, 256]})
-    return Contender(name, {"img_size": [size] * 2})
+        channels = [44, 88, 176, 352] if large else [32, 64, 128, 256]
+        return Contender("resnet18", {"img_size": [max(size, SMALL)] * 2, "channels": channels})
+    return Contender(name, {"img_size": [SMALL if side <= SMALL else 224] * 2})
 
 
 def inductive_bias(name: str) -> int:

@@ -12,7 +12,10 @@ MARKERS = "os^Dv<>"
 
 
 def accuracy_figure(axis: str, curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> "Figure":
-    """By name: (images, mean accuracy, low, high) of each point; images on a logarithmic axis, which `axis` names."""
+    """By name: (images, mean accuracy, low, high) of each point; images on a logarithmic axis, which `axis` names.
+
+    Points of the same number of images stand side by side.
+    """
     from matplotlib import rc_context
     from matplotlib.ticker import LogFormatter
 
@@ -21,10 +24,19 @@ def accuracy_figure(axis: str, curves: Mapping[str, Sequence[tuple[float, float,
         axes = drawing.add_subplot()
         for i, (name, points) in enumerate(curves.items()):
             images, mean, low, high = zip(*sorted(points), strict=True)
+            beside = 1.03 ** (i - (len(curves) - 1) / 2)  # so that no interval hides another
             spread = [[m - b for m, b in zip(mean, low, strict=True)], [t - m for m, t in zip(mean, high, strict=True)]]
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
             axes.errorbar(
-                images, mean, spread, color=colour, marker=marker, markersize=4, capsize=2, elinewidth=0.8, label=name
+                [n * beside for n in images],
+                mean,
+                spread,
+                color=colour,
+                marker=marker,
+                markersize=4,
+                capsize=2,
+                elinewidth=0.8,
+                label=name,
             )
         axes.set(xscale="log", xlabel=axis, ylabel="test accuracy")
         axes.xaxis.set_major_formatter(LogFormatter())
