@@ -35,8 +35,9 @@ def contender(name: str, side: int) -> Contender:
     size = 32 * min(max(round(side / 32), 1), 7)
     if name == "hybrid":
         width, depth, heads, patch = (192, 9, 3, 2) if large else (128, 4, 4, 1)
-        sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "stem": {"layers": [2, 2], "width": 32}}
-        return Contender("vit_tiny_r_s16_p8_224", {"img_size": [size] * 2, "patch_size": [patch] * 2, **sizes})
+        sizes = {"embed_dim": width, "depth": depth, "num_heads": heads}
+        own = {"img_size": [size] * 2, "patch_size": [patch] * 2, "stem": {"layers": [2, 2], "width": 32}}
+        return Contender("vit_tiny_r_s16_p8_224", {**own, **sizes})
     if name == "resnet-small":
         channels = [44, 88, 176, 352] if large else [32, 64, 128, 256]
         return Contender("resnet18", {"img_size": [max(size, SMALL)] * 2, "channels": channels})
