@@ -32,7 +32,16 @@ from vitcli.training import learner as learning
 from vitcli.training import train as training
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.distributed import World
-from vitcli.training.estimate import Estimate, choose_tune, emulated, estimate, memory_free, trainable_parameters
+from vitcli.training.estimate import (
+    AFTER,
+    Estimate,
+    choose_tune,
+    emulated,
+    estimate,
+    memory_free,
+    share_in_time,
+    trainable_parameters,
+)
 from vitcli.training.evaluation import batches
 from vitcli.training.events import Evaluated, Featured, HeadFitted, Shrunk, Stepped, Tried
 from vitcli.training.groups import parameter_groups
@@ -605,20 +614,36 @@ class TestEstimate:
         ],
     )
     def test_auto(self, images: int, training: float, budget: float | None, tune: str) -> None:
-        cost = Estimate(0.003, training, 1 << 20, epochs=15, images=images, held_out=images // 10)
+        cost = Estimate(0.003, training, 1 << 20, epochs=15, images=images, held_out=images // 10, scored=images // 10)
         assert choose_tune(cost, 10, budget)[0] == tune
 
     def test_auto_looks_at_memory_and_says_when_nothing_fits_the_time(self) -> None:
-        cost = Estimate(0.003, 0.01, 3 << 30, epochs=15, images=10_000, held_out=1000)
+        cost = Estimate(0.003, 0.01, 3 << 30, epochs=15, images=10_000, held_out=1000, scored=1000)
         assert choose_tune(cost, 10, None, 4 << 30)[0] == "head+all"
         assert choose_tune(cost, 10, None, 1 << 30) == (
             "head", "training all of it takes about 3.0 GiB, of 1.0 GiB free; a smaller --set micro_batch takes less",
         )  # fmt: skip
-        assert choose_tune(cost, 10, 10.0) == (
-            "head", "even the head alone takes about 41 s, longer than the time budget",
+        assert choose_tune(cost, 10, 20.0) == (
+            "head", "on what fits the time budget: a head on all images would take about 45 s",
         )  # fmt: skip
+        assert share_in_time(cost, 20.0) == pytest.approx((20 - AFTER - 6) / 30)
+        assert share_in_time(cost, 5.0) == 0.01
+        assert share_in_time(cost, 500.0) == 1.0
         free = memory_free("cpu")
         assert free is None or 1 << 20 < free < 1 << 50
+
+    def test_a_budget_too_short_for_all_images_takes_a_share(
+        self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slow = Estimate(1.0, 3.0, 1 << 20, epochs=2, images=80, held_out=10, scored=10)
+        monkeypatch.setattr("vitcli.training.estimate.estimate", lambda *_, **__: slow)
+        line = ["finetune", "--data", data, "-m", base, "--time-budget", "60s", "--out", tmp_path / "run"]
+        result = CliRunner().invoke(app, [str(part) for part in line])
+        assert result.exit_code == 0, result.stderr
+        assert "on what fits the time budget" in " ".join(result.stderr.split())
+        config = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert config["share"] == pytest.approx((60 - AFTER - 20) / 80)
+        assert f"{round(config['share'] * 80)} train" in result.stderr or "train, " in result.stderr
 
     def test_bfloat16_without_instructions(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for flags, slow in (

@@ -92,7 +92,7 @@ def finetune(
 
     from vitcli.checkpoint.resolve import resolve
     from vitcli.model.posemb import KERNELS
-    from vitcli.training.estimate import choose_tune, estimate, memory_free
+    from vitcli.training.estimate import choose_tune, estimate, memory_free, share_in_time
     from vitcli.training.origin import Start, weights_digest
     from vitcli.training.start import Settings, build_task, default_device
     from vitcli.training.train import alone
@@ -143,6 +143,9 @@ def finetune(
         cost = estimate(build_task(settings, samples), place)
         auto, why = choose_tune(cost, len(samples.classes), settings.budget, memory_free(place))
         settings = replace(settings, start=replace(start, tune=auto))
+        if auto == "head" and settings.budget:
+            settings = replace(settings, share=share_in_time(cost, settings.budget))
+            samples = running.open(settings)
     running.begin(settings, samples, out, cost, why)
 
 

@@ -184,8 +184,7 @@ def _seconds(cost: Estimate, settings: Settings) -> float:
     tune = settings.start.tune if settings.start else "all"
     seconds = cost.head_seconds * ("head" in tune) + cost.all_seconds * (tune != "head")
     seconds *= 1 + len(settings.recipe.lrs)
-    least = cost.head_seconds if "head" in tune else 0.0  # it has no schedule that could be cut
-    return max(min(seconds, settings.budget or seconds), least)
+    return min(seconds, settings.budget or seconds)
 
 
 def _splits(data: DataSet) -> str:

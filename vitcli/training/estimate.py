@@ -24,7 +24,7 @@ ALLOWED = 2 * 3600.0  # seconds that `auto` spends on its own account
 ENOUGH_EPOCHS = 3.0  # fewer than that fit into a time budget: the head alone is the better use of it
 ENOUGH_IMAGES = 10  # of a class, on average; below it the whole model overfits (docs: transfer)
 FIXED = 5.0  # seconds: start, checkpoints
-AFTER = 9.0  # seconds from the last step to the end: checkpoints, scores (torchmetrics takes 3 to import), report
+AFTER = 9.0  # seconds from the last step or feature to the end: head, checkpoints, scores, report
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,18 @@ class Estimate:
     epochs: float
     images: int  # of the training split
     held_out: int  # of the validation split
+    scored: int  # of the split that is scored at the end
 
     @property
     def head_seconds(self) -> float:
-        """Of `--tune head`: one pass over the training images, two over the held-out ones."""
-        return self.forward * (self.images + 2 * self.held_out) + FIXED
+        """Of `--tune head`: one pass over the training images, one over each of the others."""
+        return self.forward * (self.images + self.held_out + self.scored) + AFTER
 
     @property
     def all_seconds(self) -> float:
-        """Of training for all epochs, each with its validation."""
-        return self.epochs * (self.training * self.images + self.forward * self.held_out) + FIXED
+        """Of training for all epochs, each with its validation, and of the score."""
+        epoch = self.training * self.images + self.forward * self.held_out
+        return self.epochs * epoch + self.forward * self.scored + FIXED
 
 
 def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
@@ -105,6 +107,7 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
         epochs=recipe.total_steps(plan.steps_per_epoch) / plan.steps_per_epoch,
         images=plan.steps_per_epoch * plan.batch_size,
         held_out=len(task.data.val),
+        scored=len(task.data.test or task.data.val),
     )
 
 
@@ -131,9 +134,9 @@ def trainable_parameters(model: nn.Module) -> int:
 
 
 def tail(task: Task, device: torch.device) -> float:
-    """Seconds to keep for what follows the last step: the held-out images twice, checkpoints, the report."""
-    held_out = len(task.data.val) + max(len(task.data.val), len(task.data.test or ()))
-    return estimate(task, str(device), training=False).forward * held_out + AFTER
+    """Seconds to keep for what follows the last step: validation, score, checkpoints, report."""
+    cost = estimate(task, str(device), training=False)
+    return cost.forward * (cost.held_out + cost.scored) + AFTER
 
 
 def choose_tune(cost: Estimate, classes: int, budget: float | None, free: int | None = None) -> tuple[Tune, str]:
@@ -150,11 +153,18 @@ def choose_tune(cost: Estimate, classes: int, budget: float | None, free: int | 
         return "head", f"training all of it would take about {minutes(together)}; --tune all does it"
     left = budget - cost.head_seconds
     if left < 0:
-        return "head", f"even the head alone takes about {minutes(cost.head_seconds)}, longer than the time budget"
+        whole = minutes(cost.head_seconds)
+        return "head", f"on what fits the time budget: a head on all images would take about {whole}"
     epochs = left / (cost.all_seconds / cost.epochs)
     if epochs >= min(ENOUGH_EPOCHS, cost.epochs):
         return "head+all", f"head first, then about {min(epochs, cost.epochs):.1f} epochs of all of it"
     return "head", f"the time budget leaves {max(epochs, 0):.1f} epochs for all of it, fewer than {ENOUGH_EPOCHS:g}"
+
+
+def share_in_time(cost: Estimate, budget: float) -> float:
+    """Of the training images, on which a head can be fitted and scored in `budget` seconds; at least a hundredth."""
+    left = budget - AFTER - cost.forward * (cost.held_out + cost.scored)
+    return min(1.0, max(0.01, left / (cost.forward * cost.images)))
 
 
 def memory_free(device: str) -> int | None:
