@@ -5,17 +5,19 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_cli import vit
 from tests.test_training import write_idx
@@ -40,7 +42,8 @@ from vitcli.training.run import locked
 from vitcli.training.start import Settings, build_task, parameters, vit_config
 
 RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
-STUDY = Study("data", "abc", ("vit", "cnn"), (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
+MODELS = {name: {"architecture": name, "model_args": {"img_size": [28, 28]}} for name in ("vit", "cnn")}
+STUDY = Study("data", "abc", MODELS, (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
 SMALL = "--models vit-small,resnet10t --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
 
 
@@ -99,6 +102,11 @@ class TestStudy:
         write_study(tmp_path / "s", study)
         assert read_study(tmp_path / "s") == study
         write_study(tmp_path / "s", study)  # the same goes on
+        (tmp_path / "s" / "study.json").rename(tmp_path / "kept")
+        (tmp_path / "s" / "cells").mkdir()
+        with pytest.raises(UsageError, match="holds no study"):
+            write_study(tmp_path / "s", study)
+        (tmp_path / "kept").rename(tmp_path / "s" / "study.json")
         (tmp_path / "killed").mkdir()
         (tmp_path / "killed" / ".study.json.0123.tmp").touch()  # by a process that died, or is at it
         write_study(tmp_path / "killed", study)
@@ -152,7 +160,17 @@ class TestQueue:
 
 def curve(model: str, accuracies: Mapping[int, tuple[float, ...]]) -> list[Point]:
     return [
-        Point(model, images / 1000, images, values, float(np.mean(values)), t_interval(values), {}, 1.0)
+        Point(
+            model,
+            images / 1000,
+            images,
+            tuple(range(len(values))),
+            values,
+            float(np.mean(values)),
+            t_interval(values),
+            {},
+            1.0,
+        )
         for images, values in accuracies.items()
     ]
 
@@ -185,6 +203,20 @@ class TestResults:
         assert (found.images, found.chance) == (None, 0.0)
         ahead = crossover(cnn + vit_, "vit", "cnn")
         assert ahead.images is None, "ahead from the start is no crossing"
+        assert (ahead.ahead, found.ahead) == (True, False)
+        assert sentence(ahead) == "cnn is ahead of vit at every size"
+        assert sentence(found) == "vit does not pass cnn: no crossover seen"
+
+    def test_seeds_are_paired_by_their_number(self) -> None:
+        """Of a study that still runs, each model may have done other seeds."""
+        both = [
+            Point("cnn", 0.1, 100, (0, 1), (0.2, 0.9), 0.55, None, {}, 1.0),
+            Point("vit", 0.1, 100, (1,), (0.8,), 0.8, None, {}, 1.0),
+            Point("cnn", 1.0, 1000, (0, 1), (0.2, 0.9), 0.55, None, {}, 1.0),
+            Point("vit", 1.0, 1000, (0, 2), (0.3, 0.1), 0.2, None, {}, 1.0),
+        ]
+        found = crossover(both, "cnn", "vit")
+        assert found.images == pytest.approx(100 * 10**0.5)  # from 0.8 − 0.9 to 0.3 − 0.2
 
     def test_intervals_hold_what_they_promise(self) -> None:
         """2000 simulated studies of 3 seeds: 95 % of the intervals hold the true mean, within simulation error."""
@@ -199,7 +231,7 @@ class TestResults:
     def test_the_crossovers_interval_holds_the_true_one(self) -> None:
         """300 simulated studies with a crossing at √(1000·10000) images; Student's t is wide with 3 seeds."""
         rng = np.random.default_rng(1)
-        truth, inside = np.sqrt(1000 * 10000), 0
+        truth, inside, wide = np.sqrt(1000 * 10000), 0, 0
         for _ in range(300):
             draws = {n: tuple(rng.normal(0.8, 0.004, 3)) for n in (100, 1000, 10000)}
             gap = {100: -0.1, 1000: -0.05, 10000: 0.05}
@@ -207,7 +239,9 @@ class TestResults:
             found = crossover(curve("cnn", draws) + curve("vit", other), "cnn", "vit")
             assert found.interval is not None
             inside += found.interval.low <= truth <= found.interval.high
+            wide += found.interval.low < 1100 and found.interval.high > 9000
         assert inside / 300 >= 0.93
+        assert wide / 300 < 0.1, "and not by holding everything"
 
 
 class TestContenders:
@@ -215,6 +249,7 @@ class TestContenders:
     @pytest.mark.parametrize("name", NAMES)
     def test_can_be_built_for_any_image(self, name: str, side: int) -> None:
         found = contender(name, side)
+        assert max(found.model_args["img_size"]) <= max(64, 1.25 * min(side, 224))
         if found.architecture in ARCHITECTURES:
             config = vit_config(found.architecture, found.model_args, 10)
             assert min(config.grid) >= 2
@@ -332,8 +367,8 @@ class TestCommand:
     def test_the_test_split_is_read_once(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """After the best epoch is chosen, for accuracy and few-shot accuracy in one pass."""
         study = Study(
-            str(here / "data"), open_data(here / "data").fingerprint, ("vit-small",), (1.0,), 1, 2.0, 2.0,
-            {"batch_size": 8, "micro_batch": 8},
+            str(here / "data"), open_data(here / "data").fingerprint, {"vit-small": asdict(contender("vit-small", 8))},
+            (1.0,), 1, 2.0, 2.0, {"batch_size": 8, "micro_batch": 8},
         )  # fmt: skip
         subject = Comparing(here / "unread", study)
         size = cell_costs.sizes(subject.cells)["vit-small"]
@@ -361,6 +396,63 @@ class TestCommand:
         assert test is not None
         found = evaluate(cell / "run" / "best", test, ("0", "1")).measures.top1
         assert json.loads((cell / "result.json").read_text())["test_accuracy"] == found
+
+    def test_small_images_do_not_overrule_the_user(self, here: Path) -> None:
+        study = {}
+        for change in ("", "--set crop_padding=3", "--recipe compare"):
+            document = json.loads(vit(f"compare --data data --models vit-small {change} --dry-run --json").stdout)
+            study[change] = document["study"]
+        assert study[""]["fitted"] == ["crop_scale", "crop_padding", "randaugment"]
+        assert study["--set crop_padding=3"]["fitted"] == ["crop_scale", "randaugment"]
+        assert study["--set crop_padding=3"]["recipe"]["crop_padding"] == 3
+        assert study["--recipe compare"]["fitted"] == []
+        assert study[""]["epochs"] == 10
+
+    def test_a_test_image_that_cannot_be_read(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        for split, n in (("train", 8), ("test", 4)):
+            for label in ("a", "b"):
+                (tmp_path / "d" / split / label).mkdir(parents=True)
+                for i in range(n):
+                    pixels = rng.integers(0, 120, (8, 8, 3), np.uint8) + 120 * (label == "b")
+                    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "d" / split / label / f"{i}.png")
+        (tmp_path / "d" / "test" / "a" / "0.png").write_bytes(b"no image")
+        line = (
+            f"compare --data {tmp_path / 'd'} --models vit-small --sizes 100% --seeds 1 --epochs 1 --set batch_size=4"
+        )
+        result = vit(f"{line} --workers 0 --out {tmp_path / 's'} --json")
+        assert result.exit_code == 3, result.output
+        assert "1 test images could not be read" in result.stderr
+        assert json.loads(result.stdout)["failed"] == 1
+
+    def test_stopped_it_says_how_the_study_goes_on(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        signals = iter([signal.SIGTERM])
+
+        def stopping(event: Any, bar: Any) -> None:
+            for one in signals:  # a second one would end the process at once
+                os.kill(os.getpid(), one)
+
+        monkeypatch.setattr(cells, "_tell", stopping)
+        result = vit(f"compare --data data {SMALL} --out stopped")
+        assert result.exit_code == 75
+        assert "to go on: vit compare --resume stopped" in result.stderr
+
+    def test_there_is_a_report_before_the_end(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        study = Comparing.resumed(str(here / "whole")).study if (here / "whole").exists() else None
+        assert study is not None
+        done = iter(range(3))
+
+        def work(cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
+            if next(done) == 2:
+                raise KeyboardInterrupt
+            return {**RESULT, "validation_accuracy": 0.5, "failed": 0}
+
+        subject = Comparing(here / "early", study)
+        monkeypatch.setattr(subject.cells, "work", work)
+        with pytest.raises(KeyboardInterrupt):
+            subject.run("table", workers=0, dry_run=False)
+        assert "6 cells of 8 still to come" in (here / "early" / "report.html").read_text()
+        assert len(table(here / "early")) == 2
 
     def test_pretraining_then_a_higher_resolution(self, here: Path) -> None:
         line = "compare --data data --models vit-small,resnet10t --seeds 1 --epochs 1 --set batch_size=8 --workers 0"
@@ -406,6 +498,14 @@ class TestCommand:
             ("--sizes 0%", "write different percentages"),
             ("--sizes ten", "write different percentages"),
             ("--models resnt18", "Did you mean 'resnet18'"),
+            ("--models vit,vit", "write different names"),
+            ("--models vit,,hybrid", "write different names"),
+            ("--pretrain a=5%,a=10% --pretrain-data data", "two sets of one name"),
+            ("--set epochs=3", "a study has --epochs for that"),
+            ("--set seed=3", "a study has --seeds for that"),
+            ("--set 'lrs=[1e-3, 1e-2]'", "a study has --set lr for that"),
+            ("--recipe fashion-vit", "the recipe fashion-vit has a [model] part"),
+            ("--dry-run --csv", "--json prints it"),
             ("--pretrain small=5%", "--pretrain-data is missing"),
             ("--pretrain-data data", "belong to --pretrain"),
             ("--set epocs=1", "no recipe setting 'epocs'"),
@@ -429,7 +529,7 @@ class TestCommand:
 
 def test_one_seed_says_nothing_of_chance() -> None:
     found = [
-        Point(model, share, int(1000 * share), (accuracy,), accuracy, None, {"5": 0.5}, 1.0)
+        Point(model, share, int(1000 * share), (0,), (accuracy,), accuracy, None, {"5": 0.5}, 1.0)
         for model, accuracies in (("vit", (0.3, 0.9)), ("resnet18", (0.5, 0.6)))
         for share, accuracy in zip((0.1, 1.0), accuracies, strict=True)
     ]
@@ -451,8 +551,10 @@ def test_one_seed_says_nothing_of_chance() -> None:
     ],
 )
 def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:
-    study = replace(STUDY, models=tuple(models.split(",")))
-    found = [Point(m, s, int(100 * s), (0.5, 0.6), 0.55, None, {}, 1.0) for m in study.models for s in study.shares]
+    study = replace(STUDY, models=dict.fromkeys(models.split(","), MODELS["vit"]))
+    found = [
+        Point(m, s, int(100 * s), (0, 1), (0.5, 0.6), 0.55, None, {}, 1.0) for m in study.models for s in study.shares
+    ]
     findings = Findings(study, {}, {})
     findings.__dict__["points"] = found
     assert {(one.incumbent, one.challenger) for one in findings.crossings} == pairs
@@ -460,7 +562,7 @@ def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:
 
 def test_the_figure_shows_what_grows() -> None:
     """Training images, but after pre-training on several sets the size of those."""
-    study = replace(STUDY, models=("vit",), shares=(1.0,), seeds=1)
+    study = replace(STUDY, models={"vit": MODELS["vit"]}, shares=(1.0,), seeds=1)
     assert _curves(Findings(study, {Cell("vit", 1.0, 0): RESULT}, {})) == (
         "training images", {"vit": [(100, 0.5, 0.5, 0.5)]},
     )  # fmt: skip

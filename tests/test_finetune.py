@@ -642,7 +642,7 @@ class TestEstimate:
         assert result.exit_code == 0, result.stderr
         assert "on what fits the time budget" in " ".join(result.stderr.split())
         config = json.loads((tmp_path / "run" / "run.json").read_text())
-        assert config["share"] == pytest.approx((60 - AFTER - 20) / 80)
+        assert 0.1 < config["share"] < (60 - AFTER - 20) / 80, "less what the start had taken"
         assert f"{round(config['share'] * 80)} train" in result.stderr or "train, " in result.stderr
 
     def test_bfloat16_without_instructions(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.progress import progress
-from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.study import Cell, Study
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
+from vitcli.data.subset import subset
 from vitcli.errors import DataError, UsageError, VitError
 from vitcli.inference.few_shot import Features, few_shot, read_features
 from vitcli.inference.stream import Stream
@@ -34,8 +34,7 @@ SHOTS = (1, 5, 10, 25)
 class Cells:
     """Those of `study`, whose folder is `folder`.
 
-    `side`: pixels of the images that the models are made for, those of pre-training where there is one. Raises
-    DataError without a test split, UsageError when the data are no longer those of the study.
+    Raises DataError without a test split, UsageError when the data are no longer those of the study.
     """
 
     def __init__(self, study: Study, folder: Path) -> None:
@@ -43,14 +42,12 @@ class Cells:
         self.data = open_data(study.data)
         if self.data.test is None:
             raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
-        self.pretraining = {stage.data: open_data(stage.data) for stage in study.pretrainings}
+        self.pretraining = {place: open_data(place) for place in dict.fromkeys(one.data for one in study.pretrainings)}
         known = [(self.data, study.data, study.fingerprint)]
         known += [(self.pretraining[stage.data], stage.data, stage.fingerprint) for stage in study.pretrainings]
         for data, place, fingerprint in known:
             if data.fingerprint != fingerprint:
                 raise UsageError(f"the data in {safe(place)} changed since {safe(folder)} began; start a new study")
-        first = next(iter(self.pretraining.values()), self.data)
-        self.side = min(min(first.train.image(i).size) for i in range(min(16, len(first.train))))
 
     def work(self, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
         """Train the cell's model, score its best checkpoint on the test split, which is read once."""
@@ -59,7 +56,7 @@ class Cells:
         start = None
         if cell.pretraining:
             before = self.pretraining_settings(cell)
-            data = training.open_settings_data(before)
+            data = subset(self.pretraining[before.data], before.share, before.share_seed)
             name = f"{cell.name}, {cell.pretraining.name}"
             best = self._train(before, data, place / "pretraining", name, workers, spent)
             start = Start(
@@ -67,7 +64,7 @@ class Cells:
             )
             result["pretraining_images"] = len(data.train)
         settings = self.settings(cell, start)
-        data = training.open_settings_data(settings)
+        data = subset(self.data, cell.share, cell.seed)
         best = self._train(settings, data, place / "run", cell.name, workers, spent)
         checkpoint = resolve(str(best))
         return result | {
@@ -82,7 +79,7 @@ class Cells:
     ) -> Path:
         """Its best checkpoint; a run that was interrupted goes on."""
         if not (run / "run.json").exists():
-            training.begin(settings, data, run)
+            training.begin(settings, data, run, resume=f"vit compare --resume {safe(self.folder)}")
         elif _as_begun(read_config(run), settings) != settings:
             raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
         count = training.default_workers(data) if workers is None else workers
@@ -95,9 +92,10 @@ class Cells:
 
     def settings(self, cell: Cell, start: Start | None = None) -> Settings:
         """Of the run on the study's data, from `start` where there was pre-training."""
-        chosen = contender(cell.model, self.side)
-        recipe = self._recipe(cell.share, cell.seed, chosen.model_args["img_size"])
-        architecture, model_args = (cell.model, {}) if start else (chosen.architecture, chosen.model_args)
+        architecture, model_args = self._model(cell.model)
+        recipe = self._recipe(cell.share, cell.seed, model_args["img_size"])
+        if start:
+            architecture, model_args = cell.model, {}  # the checkpoint's own
         return Settings(
             architecture, model_args, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed
         )
@@ -105,26 +103,28 @@ class Cells:
     def pretraining_settings(self, cell: Cell) -> Settings:
         """Of the run before it."""
         assert cell.pretraining
-        stage, chosen = cell.pretraining, contender(cell.model, self.side)
-        recipe = self._recipe(stage.share, cell.seed, chosen.model_args["img_size"])
-        return Settings(
-            chosen.architecture, chosen.model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed
-        )
+        stage, (architecture, model_args) = cell.pretraining, self._model(cell.model)
+        recipe = self._recipe(stage.share, cell.seed, model_args["img_size"])
+        return Settings(architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed)
 
     def finetune_size(self, model: str) -> tuple[int, int]:
         """Height and width for fine-tuning: the study's multiple of the model's own, in whole patches."""
-        chosen = contender(model, self.side)
-        own = ARCHITECTURES.get(chosen.architecture) and vit_config(chosen.architecture, chosen.model_args, 2)
-        step = max(own.stride) if own else 1
+        architecture, model_args = self._model(model)
+        step = max(vit_config(architecture, model_args, 2).stride) if architecture in ARCHITECTURES else 1
         height, width = (
-            max(step, round(side * self.study.finetune_size / step) * step) for side in chosen.model_args["img_size"]
+            max(step, round(side * self.study.finetune_size / step) * step) for side in model_args["img_size"]
         )
         return height, width
 
+    def _model(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Architecture and what differs from it."""
+        chosen = self.study.models[name]
+        return chosen["architecture"], dict(chosen["model_args"])
+
     def _recipe(self, share: float, seed: int, size: Sequence[int]) -> Recipe:
         recipe = override(Recipe(), dict(self.study.recipe), "study.json")
-        if min(size) <= SMALL:  # shifted, not cropped
-            recipe = small_images(recipe, min(size))
+        own = small_images(recipe, min(size))
+        recipe = replace(recipe, **{name: getattr(own, name) for name in self.study.fitted})
         return replace(recipe, epochs=self.study.epochs_of(share), seed=seed)
 
     def _scores(self, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,26 +2,31 @@
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vitcli.cli import cell_costs
 from vitcli.cli import comparison_view as view
 from vitcli.cli.cells import Cells
 from vitcli.cli.console import note
+from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
-from vitcli.comparison.results import Findings
+from vitcli.comparison.results import Findings, Size
 from vitcli.comparison.study import Pretraining, Study, read_study, write_study
+from vitcli.data.samples import usual_side
 from vitcli.data.sources import open_data
 from vitcli.errors import UsageError
 from vitcli.text import safe
-from vitcli.training.recipe import as_dict, load_recipe, override
+from vitcli.training.recipe import Recipe, as_dict, load_recipe, override, small_images
 from vitcli.training.run import locked
 
+FITTED = ("crop_scale", "crop_padding", "randaugment")  # of the recipe, where images are small: see small_images
 WAIT = 5.0  # seconds between two looks at what other processes do
 
 
@@ -41,7 +46,7 @@ class Comparing:
         models: Sequence[str],
         shares: tuple[float, ...],
         seeds: int,
-        epochs: float,
+        epochs: float | None,
         most_epochs: float,
         recipe: str | None,
         changes: dict[str, Any],
@@ -50,10 +55,17 @@ class Comparing:
     ) -> "Comparing":
         place = str(Path(data).resolve())
         found = open_data(place)
-        loaded = override(load_recipe(recipe or "compare").recipe, changes, "--set")
-        pretrainings = tuple(replace(one, fingerprint=open_data(one.data).fingerprint) for one in pretrainings)
+        sets = {place: open_data(place) for place in dict.fromkeys(one.data for one in pretrainings)}
+        side = usual_side(next(iter(sets.values()), found).train)
+        fit = recipe is None and side <= SMALL
+        loaded = _recipe(recipe, changes, side if fit else None)
+        if epochs is None:
+            epochs = loaded.epochs
+        fitted = tuple(name for name in FITTED if fit and name not in changes)
+        pretrainings = tuple(replace(one, fingerprint=sets[one.data].fingerprint) for one in pretrainings)
+        chosen = {name: asdict(contender(name, side)) for name in models}
         study = Study(
-            place, found.fingerprint, tuple(models), shares, seeds, epochs, most_epochs, as_dict(loaded),
+            place, found.fingerprint, chosen, shares, seeds, epochs, most_epochs, as_dict(loaded), fitted,
             pretrainings, finetune_scale,
         )  # fmt: skip
         folder = Path(out) if out else Path("runs") / f"compare-{Path(place).name}"
@@ -63,7 +75,8 @@ class Comparing:
     def resumed(cls, folder: str) -> "Comparing":
         return cls(Path(folder), read_study(Path(folder)))
 
-    def run(self, form: str, *, workers: int | None, dry_run: bool) -> None:
+    def run(self, form: str, *, workers: int | None, dry_run: bool) -> int:
+        """Plan, cells, table. Returns how many test images could not be read."""
         rank = _apart()
         cells = list(self.study.cells())
         if rank == 0 or dry_run:
@@ -72,20 +85,27 @@ class Comparing:
         if dry_run:
             if form == "json":
                 view.plan_json(self.study, self.folder, costs, done)
-            return
+            return 0
         write_study(self.folder, self.study)
         work = partial(self.cells.work, workers=workers)
+        sizes = cell_costs.sizes(self.cells)
         for cell, result in work_through(self.folder, self.study, locked, work):
             left = len(cells) - len(results(self.folder, self.study))
+            write_report(self.folder, self._findings(sizes))
             note(f"{cell.name}: test accuracy {result['test_accuracy']:.4f}, {left} cells to go")
         while rank == 0 and len(results(self.folder, self.study)) < len(cells):  # those that other processes are at
             time.sleep(WAIT)
             for _ in work_through(self.folder, self.study, locked, work):
                 pass
-        if rank == 0:
-            found = Findings(self.study, results(self.folder, self.study), cell_costs.sizes(self.cells))
-            write_report(self.folder, found)
-            view.show(form, self.folder, found)
+        if rank != 0:
+            return 0
+        found = self._findings(sizes)
+        write_report(self.folder, found)
+        view.show(form, self.folder, found)
+        return found.failed
+
+    def _findings(self, sizes: Mapping[str, Size]) -> Findings:
+        return Findings(self.study, results(self.folder, self.study), sizes)
 
 
 def shares(text: str, option: str) -> tuple[float, ...]:
@@ -114,12 +134,39 @@ def stages(text: str | None, data: str | None) -> tuple[Pretraining, ...]:
             raise UsageError(f"--pretrain {safe(part)} is a folder; --pretrain-data is for shares")
         else:
             found.append(Pretraining(name, str(Path(value).resolve()), 1.0))
+    if len({one.name for one in found}) < len(found):
+        raise UsageError(f"--pretrain {safe(text)}: two sets of one name")
     return tuple(found)
+
+
+def names(text: str) -> list[str]:
+    """`vit,resnet18` → its parts. Raises UsageError."""
+    found = [name.strip() for name in text.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise UsageError(f"--models {safe(text)}: write different names, such as vit,hybrid,resnet18")
+    return found
+
+
+def _recipe(name: str | None, changes: dict[str, Any], small: int | None) -> Recipe:
+    """One recipe for every model, fitted to images of `small` pixels where they are so.
+
+    Raises UsageError for what a study sets itself, or cannot be one for all.
+    """
+    for setting, instead in {"epochs": "--epochs", "steps": "--epochs", "seed": "--seeds", "lrs": "--set lr"}.items():
+        if setting in changes:
+            raise UsageError(f"--set {setting}: a study has {instead} for that")
+    file = load_recipe(name or "compare")
+    if file.model or file.recipe.steps or file.recipe.lrs:
+        what = "a [model] part" if file.model else "steps instead of epochs" if file.recipe.steps else "several lrs"
+        raise UsageError(f"the recipe {safe(name)} has {what}; a study needs one that suits every model and amount")
+    return override(small_images(file.recipe, small) if small else file.recipe, changes, "--set")
 
 
 def _apart() -> int:
     """This process's rank under `torchrun`, which from here on is forgotten: each process trains by itself."""
     rank = int(os.environ.get("RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         os.environ.pop(name, None)
     return rank

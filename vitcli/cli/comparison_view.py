@@ -50,6 +50,7 @@ def show(form: str, folder: Path, found: Findings) -> None:
             "study": asdict(found.study),
             "models": {name: asdict(size) for name, size in found.sizes.items()},
             "points": [asdict(point) for point in found.points],
+            "failed": found.failed,
             "crossovers": [asdict(one) for one in found.crossings],
         }
         print(json.dumps(document, allow_nan=False))

@@ -141,10 +141,11 @@ def finetune(
     elif tune == "auto":
         place = device or default_device()
         cost = estimate(build_task(settings, samples), place)
-        auto, why = choose_tune(cost, len(samples.classes), settings.budget, memory_free(place))
+        left = settings.budget and settings.budget - running.used
+        auto, why = choose_tune(cost, len(samples.classes), left, memory_free(place))
         settings = replace(settings, start=replace(start, tune=auto))
-        if auto == "head" and settings.budget:
-            settings = replace(settings, share=share_in_time(cost, settings.budget))
+        if auto == "head" and left is not None:
+            settings = replace(settings, share=share_in_time(cost, left))
             samples = running.open(settings)
     running.begin(settings, samples, out, cost, why)
 

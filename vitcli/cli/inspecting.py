@@ -221,7 +221,6 @@ def _layers(text: str | None, model: VisionTransformer) -> list[int]:
 
 def _short(checkpoint: Checkpoint) -> str:
     """A name for titles and files: of `runs/a/best` `a`."""
-    parts = [
-        part for part in re.split(r"[/\\]", checkpoint.name.partition("@")[0]) if part not in ("", ".", "best", "last")
-    ]
+    of_runs = ("", ".", "best", "last", "run")
+    parts = [part for part in re.split(r"[/\\]", checkpoint.name.partition("@")[0]) if part not in of_runs]
     return re.sub(r"[^\w.-]+", "-", parts[-1] if parts else "model")

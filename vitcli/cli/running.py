@@ -27,6 +27,11 @@ class Running:
         self.score, self.device, self.workers, self.dry_run = score, device, workers, dry_run
         self.view = TrainingView(json=json, quiet=not task.leads())
 
+    @property
+    def used(self) -> float:
+        """Seconds since the process began."""
+        return time.monotonic() - self.began
+
     def open(self, settings: Settings) -> DataSet:
         return task.open_settings_data(settings)
 

@@ -21,10 +21,19 @@ def write_report(folder: Path, found: Findings) -> None:
     write_file(folder / "results.csv", [as_csv(found).encode()])
     page = Page(f"Which model for how much of {Path(study.data).name}?")
     page.paragraph(
-        f"{len(study.models)} models, the same recipe, {study.seeds} seeds; test accuracy with 95 % intervals over the "
-        "seeds. The epoch was chosen on validation images; the test images were read once, to score that one."
+        f"{_count(len(study.models), 'model')}, the same recipe, {_count(study.seeds, 'seed')}; "
+        + ("test accuracy with 95 % intervals over the seeds. " if study.seeds > 1 else "test accuracy. ")
+        + "The epoch was chosen on validation images; the test images were read once, to score that one."
     )
-    page.svg(svg(drawing), "Test accuracy and 95 % interval by training images.")
+    for before in study.pretrainings:
+        page.paragraph(
+            f"After {before.name}: pre-trained on {before.share * 100:g}% of {Path(before.data).name}, then fine-tuned "
+            f"at {study.finetune_size:g} times the image size."
+        )
+    left = len(list(study.cells())) - len(found.cells)
+    if left:
+        page.paragraph(f"{_count(left, 'cell')} of {len(list(study.cells()))} still to come.")
+    page.svg(svg(drawing), "Test accuracy, and its 95 % interval, by number of images.")
     columns, rows = accuracy_table(found)
     page.table(columns, rows, columns[1:])
     for one in found.crossings:
@@ -34,6 +43,10 @@ def write_report(folder: Path, found: Findings) -> None:
         page.table(columns, rows, columns[1:])
     page.files(["accuracy.png", "accuracy.svg", "results.csv", "study.json"])
     page.write(folder / "report.html")
+
+
+def _count(n: int, what: str) -> str:
+    return f"1 {what}" if n == 1 else f"{n} {what}s"
 
 
 def as_csv(found: Findings) -> str:

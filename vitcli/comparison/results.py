@@ -25,7 +25,8 @@ class Point:
     model: str
     share: float
     images: int  # training images
-    accuracies: tuple[float, ...]  # test accuracy of each seed
+    seeds: tuple[int, ...]  # those that are done
+    accuracies: tuple[float, ...]  # test accuracy of each of them
     mean: float
     interval: Interval | None  # 95 %, None for a single seed
     few_shot: Mapping[str, float]  # shots → mean accuracy
@@ -41,6 +42,7 @@ class Crossover:
     incumbent: str
     challenger: str
     images: float | None
+    ahead: bool  # from the least amount of data to the greatest
     interval: Interval | None  # 95 % of the crossings among draws that cross
     chance: float | None  # share of the draws from the intervals that cross; None for a single seed
 
@@ -59,6 +61,11 @@ class Findings:
     cells: Mapping[Cell, Mapping[str, Any]]
     sizes: Mapping[str, Size]  # by model
 
+    @property
+    def failed(self) -> int:
+        """Test images that could not be read, at most in any cell; accuracies are of the others."""
+        return max((int(result["failed"]) for result in self.cells.values()), default=0)
+
     @cached_property
     def points(self) -> list[Point]:
         return points(self.cells)
@@ -69,7 +76,7 @@ class Findings:
 
         Only where one training set is behind every column.
         """
-        models = self.study.models
+        models = list(self.study.models)
         if self.study.pretrainings or len(self.study.shares) < 2:
             return []
         return [
@@ -82,20 +89,29 @@ class Findings:
 
 def points(found: Mapping[Cell, Mapping[str, Any]]) -> list[Point]:
     """One for each model and share that has results, in the order of the cells."""
-    groups: dict[tuple[str, float, str | None], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, float, str | None], dict[int, Mapping[str, Any]]] = {}
     for cell, result in found.items():
         before = cell.pretraining.name if cell.pretraining else None
-        groups.setdefault((cell.model, cell.share, before), []).append(result)
-    return [_point(*key, group) for key, group in groups.items()]
+        groups.setdefault((cell.model, cell.share, before), {})[cell.seed] = result
+    return [_point(*key, by_seed) for key, by_seed in groups.items()]
 
 
-def _point(model: str, share: float, before: str | None, group: Sequence[Mapping[str, Any]]) -> Point:
+def _point(model: str, share: float, before: str | None, by_seed: Mapping[int, Mapping[str, Any]]) -> Point:
+    group = list(by_seed.values())
     accuracies = tuple(float(one["test_accuracy"]) for one in group)
-    shots = {k: float(np.mean([one["few_shot"][k] for one in group])) for k in group[0]["few_shot"]}
     return Point(
-        model, share, int(group[0]["images"]), accuracies, float(np.mean(accuracies)), t_interval(accuracies), shots,
-        float(np.mean([one["cpu_seconds"] for one in group])), before, group[0].get("pretraining_images"),
-    )  # fmt: skip
+        model=model,
+        share=share,
+        images=int(group[0]["images"]),
+        seeds=tuple(by_seed),
+        accuracies=accuracies,
+        mean=float(np.mean(accuracies)),
+        interval=t_interval(accuracies),
+        few_shot={k: float(np.mean([one["few_shot"][k] for one in group])) for k in group[0]["few_shot"]},
+        cpu_seconds=float(np.mean([one["cpu_seconds"] for one in group])),
+        pretraining=before,
+        pretraining_images=group[0].get("pretraining_images"),
+    )
 
 
 def crossover(found: Sequence[Point], incumbent: str, challenger: str, seed: int = 0) -> Crossover:
@@ -104,27 +120,33 @@ def crossover(found: Sequence[Point], incumbent: str, challenger: str, seed: int
     Uncertainty by drawing each difference from Student's t around its mean. Seeds are paired: the same subset for both.
     """
     by_model = {model: {p.share: p for p in found if p.model == model} for model in (incumbent, challenger)}
-    shares = sorted(by_model[incumbent].keys() & by_model[challenger].keys())
+    both = by_model[incumbent].keys() & by_model[challenger].keys()
+    shares = sorted(s for s in both if set(by_model[incumbent][s].seeds) & set(by_model[challenger][s].seeds))
     images = np.log([by_model[incumbent][share].images for share in shares])
     means, errors, freedom = [], [], []
     for share in shares:
-        a, b = (np.array(by_model[model][share].accuracies) for model in (incumbent, challenger))
-        n = min(len(a), len(b))
-        difference = b[:n] - a[:n]
+        a, b = (_by_seed(by_model[model][share]) for model in (incumbent, challenger))
+        difference = np.array([b[one] - a[one] for one in a if one in b])
+        n = len(difference)
         means.append(difference.mean())
         errors.append(difference.std(ddof=1) / n**0.5 if n > 1 else np.nan)
         freedom.append(max(n - 1, 1))
     at = _crossing(images, np.array(means)) if shares else None
+    ahead = bool(shares and min(means) > 0)
     if not shares or np.isnan(errors).any():
-        return Crossover(incumbent, challenger, at, None, None)
+        return Crossover(incumbent, challenger, at, ahead, None, None)
     rng = np.random.default_rng(seed)
     drawn = np.array(means) + np.array(errors) * np.stack([rng.standard_t(df, DRAWS) for df in freedom], axis=1)
     crossings = [x for row in drawn if (x := _crossing(images, row)) is not None]
     ends = np.quantile(crossings, (0.025, 0.975)) if crossings else None
     return Crossover(
-        incumbent, challenger, at, Interval(float(ends[0]), float(ends[1])) if ends is not None else None,
+        incumbent, challenger, at, ahead, Interval(float(ends[0]), float(ends[1])) if ends is not None else None,
         len(crossings) / DRAWS,
     )  # fmt: skip
+
+
+def _by_seed(point: Point) -> dict[int, float]:
+    return dict(zip(point.seeds, point.accuracies, strict=True))
 
 
 def _crossing(images: Any, difference: Any) -> float | None:

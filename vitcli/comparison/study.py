@@ -46,12 +46,13 @@ class Study:
 
     data: str
     fingerprint: str  # of the data
-    models: tuple[str, ...]
+    models: Mapping[str, Mapping[str, Any]]  # by name: its `architecture` and `model_args`
     shares: tuple[float, ...]  # rising
     seeds: int
     epochs: float  # on all of the data; smaller shares get more, see `epochs_of`
     most_epochs: float
     recipe: Mapping[str, Any]
+    fitted: tuple[str, ...] = ()  # settings of the recipe that each model's image size decides
     pretrainings: tuple[Pretraining, ...] = ()
     finetune_size: float = 1.0  # after pre-training: image size as a multiple of the model's own
 
@@ -71,11 +72,12 @@ class Study:
 def write_study(folder: Path, study: Study) -> None:
     """Create `folder` with study.json. An equal study in it goes on; raises UsageError for another one."""
     path = folder / "study.json"
-    if path.exists():
+    occupied = folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir())
+    if path.exists():  # looked at last: another process may have begun the same study just now
         if read_study(folder) != study:
             raise UsageError(f"{safe(folder)} holds another study; resume it without changes, or choose another --out")
         return
-    if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    if occupied:
         raise UsageError(f"{safe(folder)} is not empty and holds no study; choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_file(path, [json.dumps(asdict(study), indent=1).encode()])
@@ -87,11 +89,9 @@ def read_study(folder: Path) -> Study:
     try:
         found = json.loads(path.read_text("utf-8"))
         if set(found) != {field.name for field in fields(Study)}:
-            raise ValueError("other fields than a study's")
-        pretrainings = tuple(Pretraining(**one) for one in found.pop("pretrainings"))
-        return Study(
-            **{**found, "models": tuple(found["models"]), "shares": tuple(found["shares"])}, pretrainings=pretrainings
-        )
+            raise ValueError("its fields are not those that this version writes")
+        found["pretrainings"] = tuple(Pretraining(**one) for one in found["pretrainings"])
+        return Study(**{**found, "shares": tuple(found["shares"]), "fitted": tuple(found["fitted"])})
     except FileNotFoundError:
         raise UsageError(f"{safe(folder)} is no study: it has no study.json") from None
     except (ValueError, TypeError, KeyError) as error:

@@ -49,6 +49,8 @@ def records(found: Findings) -> Table:
 
 
 def sentence(one: Crossover) -> str:
+    if one.ahead:
+        return f"{one.challenger} is ahead of {one.incumbent} at every size"
     if one.images is None and (one.chance is None or one.chance < 0.05):
         return f"{one.challenger} does not pass {one.incumbent}: no crossover seen"
     where = f"at about {one.images:.0f} images" if one.images else "nowhere in the means"

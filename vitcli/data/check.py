@@ -178,19 +178,19 @@ def _near(images: Sequence[_Image], classes: Sequence[str]) -> Iterator[Finding]
     across = [pair for pair in found if pair[0].split != pair[1].split]
     if across:
         yield Finding(
-            "near-leak", "worth knowing", len(across), f"{_count(across)} of nearly the same picture in two splits",
+            "near-leak", "worth knowing", len(across), f"{_pairs(across)} of nearly the same picture in two splits",
             "look at them: a resized or recompressed copy in train makes the score too good",
             _examples(across, classes),
         )  # fmt: skip
     if within := [pair for pair in found if pair[0].split == pair[1].split]:
         yield Finding(
             "near-duplicates", "worth knowing", len(within),
-            f"{_count(within)} of nearly the same picture within a split",
+            f"{_pairs(within)} of nearly the same picture within a split",
             "harmless in train; before splitting, keep such pairs together", _examples(within, classes),
         )  # fmt: skip
 
 
-def _count(found: Sequence[object]) -> str:
+def _pairs(found: Sequence[object]) -> str:
     return "1 pair" if len(found) == 1 else f"{len(found)} pairs"
 
 

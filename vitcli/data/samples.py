@@ -6,6 +6,7 @@ Legend: C channels, H W pixels, K classes, N samples.
 """
 
 import hashlib
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vitcli.errors import ImageError
 from vitcli.images.decode import open_image
 from vitcli.images.load import load
 from vitcli.images.preprocess import Preprocess
@@ -210,6 +212,22 @@ class DataSet:
             if samples is not None
         }
         return Summary(self.root, self.kind, self.classes, counts, self.notes)
+
+
+def usual_side(samples: Samples) -> int:
+    """Pixels: the median of the shorter sides of the first 16 images, those left out that cannot be read.
+
+    Raises ImageError when none of them can.
+    """
+    sides, unreadable = [], None
+    for i in range(min(16, len(samples))):
+        try:
+            sides.append(min(samples.image(i).size))
+        except ImageError as error:
+            unreadable = error
+    if unreadable and not sides:
+        raise unreadable
+    return int(statistics.median(sides))
 
 
 def _content_hash(data: bytes = b"") -> hashlib.blake2b:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.inspection.feature_maps import feature_maps, stride
+from vitcli.inspection.feature_maps import feature_maps, strides
 from vitcli.inspection.measurement import Array
 
 
@@ -41,12 +41,13 @@ def equivariance(model: nn.Module, batches: Iterable[Tensor], shifts: Sequence[i
     images = 0
     for x in batches:
         before = feature_maps(model, x)
+        between = strides(model, x, before)
         for i, pixels in enumerate(shifts):
             for axis in (-1, -2):
                 after = feature_maps(model, torch.roll(x, pixels, dims=axis))
                 for name, found in after.items():
                     total = totals.setdefault(name, np.zeros((len(shifts), 2)))
-                    total[i] += _scores(before[name], found, pixels / stride(x, found)[axis], axis) * len(x) / 2
+                    total[i] += _scores(before[name], found, pixels / between[name][axis], axis) * len(x) / 2
         images += len(x)
     both = np.stack(list(totals.values())) / images  # (layers, shifts, 2)
     return Equivariance(tuple(totals), tuple(shifts), both[..., 0], both[..., 1])

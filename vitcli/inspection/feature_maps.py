@@ -3,6 +3,8 @@
 Legend: B batch, C channels of the image, F channels of a map, H W pixels, h w cells.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from vitcli.errors import UsageError
@@ -33,6 +35,12 @@ def _of_timm(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {f"stage {i}": found for i, found in enumerate(maps)}
 
 
-def stride(model_input: Tensor, found: Tensor) -> tuple[float, float]:
-    """Pixels between neighbouring cells, (down, right)."""
-    return model_input.shape[-2] / found.shape[-2], model_input.shape[-1] / found.shape[-1]
+def strides(model: nn.Module, x: Tensor, maps: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Pixels between neighbouring cells of each map that `model` makes of `x`, (down, right).
+
+    By timm's own word where it has one: a padded CNN's last cells may lie half outside of the image.
+    """
+    told = [stage["reduction"] for stage in getattr(model, "feature_info", None) or ()]
+    if len(told) == len(maps):
+        return {name: (float(r), float(r)) for name, r in zip(maps, told, strict=True)}
+    return {name: (x.shape[-2] / found.shape[-2], x.shape[-1] / found.shape[-1]) for name, found in maps.items()}

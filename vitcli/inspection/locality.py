@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.inspection.feature_maps import feature_maps, stride
+from vitcli.inspection.feature_maps import feature_maps
 from vitcli.inspection.measurement import Array
 
 DROPS = (0.25, 0.5, 0.75)  # share of the patches
@@ -43,23 +43,19 @@ def locality(
 
     Without `answers`, for a model that has no classes, nothing is broken: `shuffled` and `dropped` are empty.
     """
-    layers, fields, centres = _fields(model, batches, seed)
+    layers, fields = _fields(model, batches, seed)
     same = _answers(model, batches, grid, seed) if answers else {}
-    radius = np.array([half_mass(field, centre) for field, centre in zip(fields, centres, strict=True)])
-    even = np.full(fields.shape[1:], 1 / fields[0].size)
+    radius = np.array([half_mass(field) for field in fields])
     return Locality(
-        layers, fields, radius, half_mass(even, centres[-1]),
+        layers, fields, radius, half_mass(np.ones(fields.shape[1:])),
         {tiles: same[f"tiles {tiles}"] for tiles in TILES if f"tiles {tiles}" in same},
         {share: same[f"drop {share}"] for share in DROPS if f"drop {share}" in same},
     )  # fmt: skip
 
 
-def _fields(
-    model: nn.Module, batches: Sequence[Tensor], seed: int
-) -> tuple[tuple[str, ...], Array, list[tuple[float, float]]]:
-    """Names of the layers, mean gradient fields (layers, H, W), and the middle cells' centres in pixels."""
+def _fields(model: nn.Module, batches: Sequence[Tensor], seed: int) -> tuple[tuple[str, ...], Array]:
+    """Names of the layers, mean gradient fields (layers, H, W)."""
     total: dict[str, Tensor] = {}
-    centres: dict[str, tuple[float, float]] = {}
     for x in batches:
         x = x.detach().clone().requires_grad_()
         for name, found in feature_maps(model, x).items():
@@ -71,16 +67,18 @@ def _fields(
             size = gradient.double().norm(dim=1)  # (B, H, W)
             field = (size / size.sum(dim=(1, 2), keepdim=True).clamp(min=1e-300)).sum(dim=0).cpu()
             total[name] = total[name] + field if name in total else field
-            down, right = stride(x, found)
-            centres[name] = ((row + 0.5) * down - 0.5, (column + 0.5) * right - 0.5)
     fields = torch.stack(list(total.values())).numpy()
-    return tuple(total), fields / fields.sum(axis=(1, 2), keepdims=True), list(centres.values())
+    return tuple(total), fields / fields.sum(axis=(1, 2), keepdims=True)
 
 
-def half_mass(field: Array, centre: tuple[float, float]) -> float:
-    """The radius in pixels around `centre` (row, column) that holds half of `field` (H, W)."""
+def half_mass(field: Array) -> float:
+    """The radius in pixels around its own centre of mass that holds half of `field` (H, W).
+
+    Where the middle cell's centre lies depends on a CNN's padding; where its field's does needs no such knowledge.
+    """
     rows, columns = np.indices(field.shape)
-    away = np.hypot(rows - centre[0], columns - centre[1]).ravel()
+    row, column = ((of * field).sum() / field.sum() for of in (rows, columns))
+    away = np.hypot(rows - row, columns - column).ravel()
     order = np.argsort(away, kind="stable")
     held = np.cumsum(field.ravel()[order])
     return float(away[order][np.searchsorted(held, held[-1] / 2)])

@@ -45,6 +45,8 @@ class Run:
 
     @property
     def resume_command(self) -> str:
+        if own := self.config.get("resume"):
+            return str(own)
         return f"vit {'finetune' if self.config.get('start') else 'train'} --resume {safe(self.folder)}"
 
     def restore(self, learner: Restorable) -> State | None:

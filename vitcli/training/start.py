@@ -1,6 +1,5 @@
 """From settings to a `Task`: reads the data, builds the model. A run and its resumption both begin here."""
 
-import statistics
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, usual_side
 from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
@@ -122,8 +121,7 @@ def fitting_model(data: DataSet) -> dict[str, Any]:
     Judged by the median shorter side of the first images. Small: 4- or 8-pixel patches, for a grid of about eight by
     eight is left, and half of Ti's depth.
     """
-    looked_at = range(min(16, len(data.train)))
-    side = int(statistics.median(min(data.train.image(i).size) for i in looked_at))
+    side = usual_side(data.train)
     if side > 96:
         return {}
     patch = 4 if side <= 40 else 8

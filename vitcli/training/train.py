@@ -39,9 +39,13 @@ def final_data(settings: Settings, data: DataSet) -> DataSet:
     return open_settings_data(replace(settings, val_fraction=0.0)) if settings.recipe.lrs else data
 
 
-def begin(settings: Settings, data: DataSet, folder: Path) -> None:
-    """Create the run folder of a fresh run. It keeps the data's absolute path: resuming may start elsewhere."""
-    create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint})
+def begin(settings: Settings, data: DataSet, folder: Path, *, resume: str | None = None) -> None:
+    """Create the run folder of a fresh run. It keeps the data's absolute path: resuming may start elsewhere.
+
+    `resume` is the command that goes on with it, where that is not the run's own.
+    """
+    own = {"resume": resume} if resume else {}
+    create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint, **own})
 
 
 def _anywhere(settings: Settings) -> Settings:
