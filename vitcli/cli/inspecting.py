@@ -223,4 +223,4 @@ def _short(checkpoint: Checkpoint) -> str:
     """A name for titles and files: of `runs/a/best` `a`."""
     of_runs = ("", ".", "best", "last", "run")
     parts = [part for part in re.split(r"[/\\]", checkpoint.name.partition("@")[0]) if part not in of_runs]
-    return re.sub(r"[^\w.-]+", "-", parts[-1] if parts else "model")
+    return re.sub(r"[^\w.]+", "-", parts[-1] if parts else "model")

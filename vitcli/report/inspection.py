@@ -277,5 +277,5 @@ def fields_figure(panels: Sequence[tuple[str, Array, Sequence[str]]]) -> "Figure
             for axes, i in zip(line, chosen, strict=False):
                 axes.imshow(np.sqrt(fields[i]), cmap="magma", interpolation="nearest")
                 axes.set_title(layers[i], fontsize=7)
-            line[0].set_ylabel(title)
+            line[0].set_ylabel(title, fontsize=min(8, 110 / len(title)))  # as high as the row
     return drawing

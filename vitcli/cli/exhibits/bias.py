@@ -64,8 +64,8 @@ def locality(models: Mapping[str, Locality]) -> Exhibit:
     return Exhibit(
         "locality",
         "Locality",
-        "Effective receptive field of the middle cell: the radius in pixels that holds half of its gradient to the "
-        "input, and its share of the radius if all pixels counted alike.",
+        "Effective receptive field of the middle cell: the radius in pixels around the field's own centre that holds "
+        "half of its gradient to the input, and its share of the radius if all pixels counted alike.",
         table.columns("layer", "radius", "of uniform"),
         table.rows,
         findings,
