@@ -637,12 +637,13 @@ class TestEstimate:
     ) -> None:
         slow = Estimate(1.0, 3.0, 1 << 20, epochs=2, images=80, held_out=10, scored=10)
         monkeypatch.setattr("vitcli.training.estimate.estimate", lambda *_, **__: slow)
+        monkeypatch.setattr("vitcli.cli.running.Running.used", property(lambda self: 3.0))
         line = ["finetune", "--data", data, "-m", base, "--time-budget", "60s", "--out", tmp_path / "run"]
         result = CliRunner().invoke(app, [str(part) for part in line])
         assert result.exit_code == 0, result.stderr
         assert "on what fits the time budget" in " ".join(result.stderr.split())
         config = json.loads((tmp_path / "run" / "run.json").read_text())
-        assert 0.1 < config["share"] < (60 - AFTER - 20) / 80, "less what the start had taken"
+        assert config["share"] == pytest.approx((60 - 3 - AFTER - 20) / 80)
         assert f"{round(config['share'] * 80)} train" in result.stderr or "train, " in result.stderr
 
     def test_bfloat16_without_instructions(self, monkeypatch: pytest.MonkeyPatch) -> None:
