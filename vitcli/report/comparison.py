@@ -17,7 +17,7 @@ def accuracy_figure(axis: str, curves: Mapping[str, Sequence[tuple[float, float,
     Points of the same number of images stand side by side.
     """
     from matplotlib import rc_context
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import NullLocator
 
     drawing = figure(WIDE * 0.7, 3.0)
     with rc_context(STYLE):
@@ -39,6 +39,10 @@ def accuracy_figure(axis: str, curves: Mapping[str, Sequence[tuple[float, float,
                 label=name,
             )
         axes.set(xscale="log", xlabel=axis, ylabel="test accuracy")
-        axes.xaxis.set_major_formatter(LogFormatter())
+        amounts = sorted({point[0] for points in curves.values() for point in points})
+        axes.set_xticks(amounts, [f"{n:.0f}" for n in amounts])
+        axes.xaxis.set_minor_locator(NullLocator())
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0), min(top, 1.02))  # an interval of two seeds may leave what accuracy can be
         axes.legend()
     return drawing
