@@ -37,6 +37,7 @@ from vitcli.inference.evaluate import evaluate
 from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.cost import cost
+from vitcli.report.comparison import accuracy_figure
 from vitcli.training.recipe import Recipe
 from vitcli.training.run import locked
 from vitcli.training.start import Settings, build_task, parameters, vit_config
@@ -313,6 +314,19 @@ class TestCommand:
         assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")} == before
         assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,pretraining_images,share")
 
+    def test_under_torchrun_only_the_first_process_shows_the_table(
+        self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And each trains by itself: what torchrun tells of the others is forgotten."""
+        for rank in ("0", "1"):
+            for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")):
+                monkeypatch.setenv(name, value)
+            result = vit("compare --resume whole")
+            assert result.exit_code == 0, result.output
+            assert bool(result.stdout) == (rank == "0")
+            assert bool(result.stderr) == (rank == "0")
+            assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
+
     def test_killed_in_the_middle_it_ends_with_the_same_table(
         self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -422,7 +436,7 @@ class TestCommand:
         )
         result = vit(f"{line} --workers 0 --out {tmp_path / 's'} --json")
         assert result.exit_code == 3, result.output
-        assert "1 test images could not be read" in result.stderr
+        assert "1 test image could not be read" in result.stderr
         assert json.loads(result.stdout)["failed"] == 1
 
     def test_stopped_it_says_how_the_study_goes_on(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,9 +451,7 @@ class TestCommand:
         assert result.exit_code == 75
         assert "to go on: vit compare --resume stopped" in result.stderr
 
-    def test_there_is_a_report_before_the_end(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        study = Comparing.resumed(str(here / "whole")).study if (here / "whole").exists() else None
-        assert study is not None
+    def test_there_is_a_report_before_the_end(self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done = iter(range(3))
 
         def work(cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
@@ -447,7 +459,7 @@ class TestCommand:
                 raise KeyboardInterrupt
             return {**RESULT, "validation_accuracy": 0.5, "failed": 0}
 
-        subject = Comparing(here / "early", study)
+        subject = Comparing(here / "early", read_study(whole))
         monkeypatch.setattr(subject.cells, "work", work)
         with pytest.raises(KeyboardInterrupt):
             subject.run("table", workers=0, dry_run=False)
@@ -574,6 +586,17 @@ def test_the_figure_shows_what_grows() -> None:
     assert _curves(Findings(replace(study, pretrainings=sets), cells, {})) == (
         "pre-training images", {"vit": [(300, 0.1, 0.1, 0.1), (3000, 1.0, 1.0, 1.0)]},
     )  # fmt: skip
+
+
+def test_the_figures_axes() -> None:
+    """Ticks are the amounts of data, within one decade too, and no accuracy is below 0 or above 1."""
+    drawing = accuracy_figure("training images", {"vit": [(110, 0.2, -0.4, 0.8), (270, 0.5, 0.4, 1.6)]})
+    (axes,) = drawing.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["110", "270"]
+    assert not list(axes.xaxis.get_minorticklocs())
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert 1 <= top <= 1.05
 
 
 def test_a_smaller_micro_batch_is_the_same_run() -> None:

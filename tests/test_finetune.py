@@ -36,9 +36,7 @@ from vitcli.training.estimate import (
     AFTER,
     Estimate,
     choose_tune,
-    emulated,
     estimate,
-    memory_free,
     share_in_time,
     trainable_parameters,
 )
@@ -48,6 +46,7 @@ from vitcli.training.groups import parameter_groups
 from vitcli.training.head import features, fit_head, logistic_regression
 from vitcli.training.learner import Learner
 from vitcli.training.lora import ALPHA_PER_RANK, LowRank, adapt, merged
+from vitcli.training.machine import emulated, memory_free
 from vitcli.training.objective import class_weights
 from vitcli.training.origin import Start, weights_digest
 from vitcli.training.recipe import Recipe, load_recipe, small_images, smaller_micro_batch

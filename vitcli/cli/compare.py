@@ -8,7 +8,7 @@ from vitcli.cli.console import note
 from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
-from vitcli.text import safe
+from vitcli.text import plural, safe
 
 MODELS = "vit-small,vit,hybrid,resnet-small"
 SIZES = "1%,3%,10%,30%,100%"
@@ -121,5 +121,5 @@ def compare(
 
 def _end(failed: int) -> None:
     if failed:
-        note(f"{failed} test images could not be read; accuracies are of the others: vit check finds them")
+        note(f"{plural(failed, 'test image')} could not be read; accuracies are of the others: vit check finds them")
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -23,10 +23,9 @@ from vitcli.data.samples import usual_side
 from vitcli.data.sources import open_data
 from vitcli.errors import UsageError
 from vitcli.text import safe
-from vitcli.training.recipe import Recipe, as_dict, load_recipe, override, small_images
+from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
 from vitcli.training.run import locked
 
-FITTED = ("crop_scale", "crop_padding", "randaugment")  # of the recipe, where images are small: see small_images
 WAIT = 5.0  # seconds between two looks at what other processes do
 
 

@@ -91,8 +91,10 @@ def finetune(
         return
 
     from vitcli.checkpoint.resolve import resolve
+    from vitcli.data.subset import subset
     from vitcli.model.posemb import KERNELS
-    from vitcli.training.estimate import choose_tune, estimate, memory_free, share_in_time
+    from vitcli.training.estimate import choose_tune, estimate, share_in_time
+    from vitcli.training.machine import memory_free
     from vitcli.training.origin import Start, weights_digest
     from vitcli.training.start import Settings, build_task, default_device
     from vitcli.training.train import alone
@@ -146,7 +148,7 @@ def finetune(
         settings = replace(settings, start=replace(start, tune=auto))
         if auto == "head" and left is not None:
             settings = replace(settings, share=share_in_time(cost, left))
-            samples = running.open(settings)
+            samples = subset(samples, settings.share)
     running.begin(settings, samples, out, cost, why)
 
 

@@ -12,7 +12,8 @@ from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import safe
 from vitcli.training import train as task
 from vitcli.training.budget import seconds
-from vitcli.training.estimate import Estimate, emulated, estimate
+from vitcli.training.estimate import Estimate, estimate
+from vitcli.training.machine import emulated
 from vitcli.training.run import changed_since, next_run_folder, read_config
 from vitcli.training.start import Settings, build_task, default_device, run_name
 

@@ -26,10 +26,8 @@ def contender(name: str, side: int) -> Contender:
     if name in ("vit", "vit-small"):
         patch = 16 if large else 8 if side > 40 else 4
         size = max(round(min(side, 224) / patch), 2) * patch
-        widths = (
-            {"vit": (192, 12, 3), "vit-small": (128, 6, 4)} if large else {"vit": (128, 6, 4), "vit-small": (64, 4, 2)}
-        )
-        width, depth, heads = widths[name]
+        larger, smaller = ((192, 12, 3), (128, 6, 4)) if large else ((128, 6, 4), (64, 4, 2))
+        width, depth, heads = larger if name == "vit" else smaller
         sizes = {"embed_dim": width, "depth": depth, "num_heads": heads}
         return Contender("vit_tiny_patch16_224", {"img_size": [size] * 2, "patch_size": [patch] * 2, **sizes})
     size = 32 * min(max(round(side / 32), 1), 7)

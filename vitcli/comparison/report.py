@@ -10,6 +10,7 @@ from vitcli.comparison.tables import accuracy_table, few_shot_table, named, reco
 from vitcli.report.comparison import accuracy_figure
 from vitcli.report.figures import save, svg
 from vitcli.report.page import Page
+from vitcli.text import plural
 
 
 def write_report(folder: Path, found: Findings) -> None:
@@ -21,7 +22,7 @@ def write_report(folder: Path, found: Findings) -> None:
     write_file(folder / "results.csv", [as_csv(found).encode()])
     page = Page(f"Which model for how much of {Path(study.data).name}?")
     page.paragraph(
-        f"{_count(len(study.models), 'model')}, the same recipe, {_count(study.seeds, 'seed')}; "
+        f"{plural(len(study.models), 'model')}, the same recipe, {plural(study.seeds, 'seed')}; "
         + ("test accuracy with 95 % intervals over the seeds. " if study.seeds > 1 else "test accuracy. ")
         + "The epoch was chosen on validation images; the test images were read once, to score that one."
     )
@@ -32,7 +33,7 @@ def write_report(folder: Path, found: Findings) -> None:
         )
     left = len(list(study.cells())) - len(found.cells)
     if left:
-        page.paragraph(f"{_count(left, 'cell')} of {len(list(study.cells()))} still to come.")
+        page.paragraph(f"{plural(left, 'cell')} of {len(list(study.cells()))} still to come.")
     page.svg(svg(drawing), "Test accuracy, and its 95 % interval, by number of images.")
     columns, rows = accuracy_table(found)
     page.table(columns, rows, columns[1:])
@@ -43,10 +44,6 @@ def write_report(folder: Path, found: Findings) -> None:
         page.table(columns, rows, columns[1:])
     page.files(["accuracy.png", "accuracy.svg", "results.csv", "study.json"])
     page.write(folder / "report.html")
-
-
-def _count(n: int, what: str) -> str:
-    return f"1 {what}" if n == 1 else f"{n} {what}s"
 
 
 def as_csv(found: Findings) -> str:

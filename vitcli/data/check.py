@@ -21,7 +21,7 @@ from vitcli.data.similar import pairs, thumbnail
 from vitcli.data.sources import read_splits
 from vitcli.errors import DataError, ImageError
 from vitcli.images.decode import oddities
-from vitcli.text import safe
+from vitcli.text import plural, safe
 
 Grade = Literal["spoils a measurement", "worth knowing"]
 
@@ -131,7 +131,7 @@ def _unreadable(images: Iterable[_Image]) -> Iterator[Finding]:
     errors = [image.error for image in images if image.error]
     if errors:
         yield Finding(
-            "unreadable", "spoils a measurement", len(errors), f"{_count(len(errors))} cannot be read",
+            "unreadable", "spoils a measurement", len(errors), f"{plural(len(errors), 'image')} cannot be read",
             "mend or remove the files; training would stop at the first one", tuple(errors),
         )  # fmt: skip
 
@@ -149,18 +149,18 @@ def _copies(images: Sequence[_Image], classes: Sequence[str]) -> Iterator[Findin
         held_out = sum(image.split != "train" for group in leaks for image in group)
         yield Finding(
             "leak", "spoils a measurement", len(leaks),
-            f"{_count(len(leaks))} in more than one split ({held_out} of the held-out images)",
+            f"{plural(len(leaks), 'image')} in more than one split ({held_out} of the held-out images)",
             "remove them from train, or the score counts what was learnt by heart", _examples(leaks, classes),
         )  # fmt: skip
     if torn:
         yield Finding(
-            "two-labels", "spoils a measurement", len(torn), f"{_count(len(torn))} under two classes or more",
+            "two-labels", "spoils a measurement", len(torn), f"{plural(len(torn), 'image')} under two classes or more",
             "decide which class each one is", _examples(torn, classes),
         )  # fmt: skip
     if within:
         twice = [group for group in same if max(Counter(image.split for image in group).values()) > 1]
         yield Finding(
-            "duplicates", "worth knowing", within, f"{_count(within)} exact copies within a split",
+            "duplicates", "worth knowing", within, f"{plural(within, 'image')} exact copies within a split",
             "they count twice; vit keeps copies on one side when it splits", _examples(twice, classes),
         )  # fmt: skip
 
@@ -178,20 +178,17 @@ def _near(images: Sequence[_Image], classes: Sequence[str]) -> Iterator[Finding]
     across = [pair for pair in found if pair[0].split != pair[1].split]
     if across:
         yield Finding(
-            "near-leak", "worth knowing", len(across), f"{_pairs(across)} of nearly the same picture in two splits",
+            "near-leak", "worth knowing", len(across),
+            f"{plural(len(across), 'pair')} of nearly the same picture in two splits",
             "look at them: a resized or recompressed copy in train makes the score too good",
             _examples(across, classes),
         )  # fmt: skip
     if within := [pair for pair in found if pair[0].split == pair[1].split]:
         yield Finding(
             "near-duplicates", "worth knowing", len(within),
-            f"{_pairs(within)} of nearly the same picture within a split",
+            f"{plural(len(within), 'pair')} of nearly the same picture within a split",
             "harmless in train; before splitting, keep such pairs together", _examples(within, classes),
         )  # fmt: skip
-
-
-def _pairs(found: Sequence[object]) -> str:
-    return "1 pair" if len(found) == 1 else f"{len(found)} pairs"
 
 
 def _classes(found: Splits, counts: Mapping[Split, tuple[int, ...]]) -> Iterator[Finding]:
@@ -265,7 +262,7 @@ def _odd(images: Sequence[_Image], files: bool) -> Iterator[Finding]:
         )
     for kind, names, hint in found:
         word = kind.replace(" by EXIF", "-by-exif").split()[0]
-        yield Finding(word, "worth knowing", len(names), f"{_count(len(names))} {kind}", hint, tuple(names))
+        yield Finding(word, "worth knowing", len(names), f"{plural(len(names), 'image')} {kind}", hint, tuple(names))
 
 
 def _examples(groups: Iterable[Sequence[_Image]], classes: Sequence[str]) -> tuple[str, ...]:
@@ -273,7 +270,3 @@ def _examples(groups: Iterable[Sequence[_Image]], classes: Sequence[str]) -> tup
     return tuple(
         " = ".join(f"{image.name} ({image.split}, {classes[image.label]})" for image in group[:3]) for group in groups
     )
-
-
-def _count(n: int) -> str:
-    return "1 image" if n == 1 else f"{n} images"

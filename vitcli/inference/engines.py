@@ -24,9 +24,8 @@ from vitcli.model.config import ViTConfig
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
-Output = Literal[
-    "logits", "features", "both"
-]  # features: what the head sees, (B, D); both: beside the logits, (B, D + K)
+# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
+Output = Literal["logits", "features", "both"]
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 # From here on a GPU is done before the CPU, the seconds included that torch and CUDA take to start.

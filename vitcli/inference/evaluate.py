@@ -22,7 +22,7 @@ from vitcli.inference.engines import Array, probabilities
 from vitcli.inference.predict import Model, load
 from vitcli.inference.stream import sources_of
 from vitcli.metrics import Labels, Measures, measure
-from vitcli.text import safe
+from vitcli.text import plural, safe
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,8 @@ def model_labels(
     if unknown and not ignore_unknown:
         raise DataError(f"{unknown_line(unknown, known, name)} --ignore-unknown-classes leaves their images out")
     if unknown:
-        left_out = (found < 0).sum()
-        count = "1 image" if left_out == 1 else f"{left_out} images"
-        notes.append(f"{count} left out, of classes that {name} does not know: {listed(unknown)}")
+        left_out = plural(int((found < 0).sum()), "image")
+        notes.append(f"{left_out} left out, of classes that {name} does not know: {listed(unknown)}")
     present = np.unique(found[found >= 0])
     if len(present) < len(known):
         absent = [known[i] for i in np.setdiff1d(np.arange(len(known)), present)]

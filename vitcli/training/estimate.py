@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -165,25 +164,6 @@ def share_in_time(cost: Estimate, budget: float) -> float:
     """Of the training images, on which a head can be fitted and scored in `budget` seconds; at least a hundredth."""
     left = budget - AFTER - cost.forward * (cost.held_out + cost.scored)
     return min(1.0, max(0.01, left / (cost.forward * cost.images)))
-
-
-def memory_free(device: str) -> int | None:
-    """Bytes that the GPU, or this machine, could still give; None where nobody says."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(available[0]) if available else None
-
-
-def emulated(amp: str, device: str) -> bool:
-    """Whether `amp` is bfloat16 on a CPU that has no instructions for it: several times slower than float32."""
-    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = [known[name] for name in ("avx512_bf16", "amx_bf16") if name in known]  # x86 alone says so
-    return amp == "bf16" and device == "cpu" and bool(native) and not any(native)
 
 
 def minutes(seconds: float) -> str:

@@ -52,10 +52,9 @@ def fit(
         )
     total = recipe.total_steps(plan.steps_per_epoch)
     learner = Learner(task, world, plan.micro_batches)
-    restored = run.restore(learner)
-    progress = restored.progress if restored else Progress(step=0, best_step=0, best_accuracy=best)
-    if restored and restored.skipped:
-        yield FellBack(progress.step, restored.skipped)
+    progress, skipped = run.restore(learner) or (Progress(step=0, best_step=0, best_accuracy=best), ())
+    if skipped:
+        yield FellBack(progress.step, skipped)
     losses = run.rewind(progress.step) if world.leads else []
     if progress.ended_of == total:
         return

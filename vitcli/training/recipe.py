@@ -135,6 +135,9 @@ def load_recipe(name: str | None, kind: Kind = "train") -> RecipeFile:
     return RecipeFile(override(Recipe(), document.get("recipe", {}), name), document.get("model", {}), name)
 
 
+FITTED = ("crop_scale", "crop_padding", "randaugment")  # what `small_images` decides
+
+
 def small_images(recipe: Recipe, side: int) -> Recipe:
     """`recipe` for small images of `side` pixels: shifts by a sixteenth instead of random crops and RandAugment."""
     return replace(recipe, crop_scale=1.0, crop_padding=max(1, side // 16), randaugment="")

@@ -25,7 +25,7 @@ from vitcli import __version__
 from vitcli.checkpoint.durable import write_file
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.text import safe
-from vitcli.training.state import Progress, State, load_state, save_state
+from vitcli.training.state import Progress, load_state, save_state
 
 
 class Restorable(Protocol):
@@ -49,8 +49,12 @@ class Run:
             return str(own)
         return f"vit {'finetune' if self.config.get('start') else 'train'} --resume {safe(self.folder)}"
 
-    def restore(self, learner: Restorable) -> State | None:
-        """Load the newest saved state into `learner`; None for a fresh run. Raises CheckpointError."""
+    def restore(self, learner: Restorable) -> tuple[Progress, tuple[str, ...]] | None:
+        """Load the newest saved state that is whole into `learner`; None for a fresh run. Raises CheckpointError.
+
+        Returns where it stands and which newer states were skipped. The tensors are let go: they are as large as all
+        that the learner holds.
+        """
         state = load_state(self.folder)
         if state is None:
             return None
@@ -61,7 +65,7 @@ class Run:
                 f"the state saved in {safe(self.folder)} is not one of the model and recipe that its run.json names; "
                 "was that file changed?"
             ) from error
-        return state
+        return state.progress, state.skipped
 
     def save(self, progress: Progress, learner: Restorable) -> None:
         """Raises VitError when the folder was removed."""
@@ -150,11 +154,12 @@ def _machine() -> dict[str, Any]:
 def changed_since(config: Mapping[str, Any]) -> list[str]:
     """What is no longer as it was when the run in whose run.json `config` is began."""
     then, now = _flat(config), _flat(_machine())
-    return [f"{name} {then[name]} then, {now[name]} now" for name in then.keys() & now if then[name] != now[name]]
+    return [f"{name} {then[name]} then, {now[name]} now" for name in then if then[name] != now.get(name, then[name])]
 
 
 def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
-    return {**machine["versions"], **{name: machine[name] for name in ("python", "processes") if name in machine}}
+    known = {name: machine[name] for name in ("python", "processes") if name in machine}
+    return {**machine.get("versions", {}), **known}
 
 
 def _require_empty(folder: Path) -> None:
