@@ -45,7 +45,7 @@ from vitcli.training.start import Settings, build_task, parameters, vit_config
 RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
 MODELS = {name: {"architecture": name, "model_args": {"img_size": [28, 28]}} for name in ("vit", "cnn")}
 STUDY = Study("data", "abc", MODELS, (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
-SMALL = "--models vit-small,resnet10t --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
+SMALL = "--models vit-small,test_resnet --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ class TestCommand:
 
     def test_two_processes_share_it_and_one_is_killed(self, whole: Path, here: Path) -> None:
         """SIGKILL inside a run: the other process ends with the table of one that was never disturbed."""
-        line = [*SMALL.replace(",resnet10t", "").split(), "--out", "shared"]
+        line = [*SMALL.replace(",test_resnet", "").split(), "--out", "shared"]
         command = [sys.executable, "-m", "vitcli", "compare", "--data", "data", *line]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
         logs = [here / f"shared-{i}.log" for i in range(2)]
@@ -403,7 +403,7 @@ class TestCommand:
         assert {entry.split()[0] for entry in read} == {"1"}, "never before there was a best checkpoint"
         assert sorted(read) == sorted(f"1 {i}" for i in range(len(test)))
 
-    @pytest.mark.parametrize("model", ["vit-small", "resnet10t"])
+    @pytest.mark.parametrize("model", ["vit-small", "test_resnet"])
     def test_the_accuracy_is_that_of_vit_evaluate(self, whole: Path, model: str) -> None:
         cell = whole / "cells" / f"{model}-100%-seed1"
         test = open_data(whole.parent / "data").test
@@ -467,16 +467,16 @@ class TestCommand:
         assert len(table(here / "early")) == 2
 
     def test_pretraining_then_a_higher_resolution(self, here: Path) -> None:
-        line = "compare --data data --models vit-small,resnet10t --seeds 1 --epochs 1 --set batch_size=8 --workers 0"
+        line = "compare --data data --models vit-small,test_resnet --seeds 1 --epochs 1 --set batch_size=8 --workers 0"
         result = vit(f"{line} --pretrain small=20%,large=100% --pretrain-data data --finetune-scale 2 --out two --csv")
         assert result.exit_code == 0, result.output
         rows = list(csv.DictReader(result.stdout.splitlines()))
         assert [(row["model"], row["pretraining"]) for row in rows] == [
-            ("vit-small", "small"), ("vit-small", "large"), ("resnet10t", "small"), ("resnet10t", "large"),
+            ("vit-small", "small"), ("vit-small", "large"), ("test_resnet", "small"), ("test_resnet", "large"),
         ]  # fmt: skip
         total = len(open_data(here / "data").train)
         assert [int(row["pretraining_images"]) for row in rows] == 2 * [2 * round(0.2 * total / 2), total]
-        for model, size in (("vit-small", 16), ("resnet10t", 128)):
+        for model, size in (("vit-small", 16), ("test_resnet", 128)):
             best = here / "two" / "cells" / f"{model}-100%-after-small-seed0" / "run" / "best"
             config = json.loads((best / "config.json").read_text())
             assert config["pretrained_cfg"]["input_size"] == [3, size, size]
