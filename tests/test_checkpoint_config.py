@@ -131,7 +131,9 @@ def test_the_honest_config_is_read() -> None:
         ({"vit__model": {"embed_dim": 48}}, "vit.model.embed_dim is not known"),
         ({"vit__model": {"stem": {"layers": [10**9], "width": 64}}}, "blocks as layers"),
         ({"vit__model": {"stem": {"layers": [3], "width": 7}}}, "multiple of 32"),
-        ({"vit__model": {"stem": [3]}}, "layers and width"),
+        ({"vit__model": {"stem": {"layers": [3], "width": 32, "block": "wide"}}}, "bottleneck or basic as block"),
+        ({"vit__model": {"stem": {"layers": [3], "width": 32, "blok": "basic"}}}, "layers, width and block"),
+        ({"vit__model": {"stem": [3]}}, "layers, width and block"),
     ],
 )  # fmt: skip
 def test_a_lie_is_one_line_that_names_the_field(lie: dict[str, Any], said: str) -> None:
@@ -287,7 +289,7 @@ def some_values() -> dict[str, list[Any]]:
         "mlp": ["swiglu"],
         "head_hidden": [7],
         "head_act": ["gelu"],
-        "stem": [StemConfig((1, 2), 32), StemConfig(())],
+        "stem": [StemConfig((1, 2), 32), StemConfig((1, 2), 32, "basic"), StemConfig(())],
     }
 
 

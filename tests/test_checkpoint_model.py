@@ -66,6 +66,7 @@ def test_the_shape_table_is_the_models() -> None:
         "no head": replace(TINY, num_classes=0),
         "no biases": replace(TINY, proj_bias=False, qkv_bias=False),
         "small hybrid": replace(TINY, stem=StemConfig((1, 2), 32), patch_size=(1, 1)),
+        "hybrid of basic blocks": replace(TINY, stem=StemConfig((1, 2), 32, "basic"), patch_size=(1, 1)),
     }
     shallow = {name: replace(vit, depth=2) for name, vit in ARCHITECTURES.items()}
     for name, vit in {**shallow, **VARIANTS, **others, "whole": ARCHITECTURES[ARCHITECTURE]}.items():

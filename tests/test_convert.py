@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fake_hub
 import numpy as np
@@ -43,6 +43,8 @@ from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES
+from vitcli.model.config import StemConfig, ViTConfig
+from vitcli.model.vit import VisionTransformer
 
 TOLERANCE = 2e-6
 HEADS = Settings({"num_heads": 3})
@@ -471,6 +473,20 @@ class TestOriginal:
         assert_same(run(found, images()), model(images()))
         assert [(one.what, one.weights) for one in found.dropped] == [("what lies outside 'backbone.'", 1)]
         assert found.preprocess == Preprocess(size=(64, 64), crop_pct=0.875)
+
+    @pytest.mark.parametrize("block", ["bottleneck", "basic"])
+    def test_a_hybrids_blocks_are_told_by_their_weights(
+        self, block: Literal["bottleneck", "basic"], tmp_path: Path
+    ) -> None:
+        vit = ViTConfig(
+            img_size=(32, 32), patch_size=(1, 1), embed_dim=24, depth=1, num_heads=3, num_classes=3,
+            stem=StemConfig((1, 2), 32, block),
+        )  # fmt: skip
+        model = VisionTransformer(vit).eval()
+        found = converted(self.write(tmp_path, numpy_of(model)), HEADS)
+        assert found.vit.stem == vit.stem
+        with torch.inference_mode():
+            assert torch.equal(run(found, images(size=32)), model(images(size=32)))
 
     def test_deit_iii(self, tmp_path: Path) -> None:
         model = tiny_timm("deit3_base_patch16_224")

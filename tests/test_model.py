@@ -6,6 +6,7 @@ Tolerances are those of `torch.testing.assert_close` for float32 where nothing e
 import math
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.resnet import BasicBlock
 
 from vitcli.model.architectures import architecture
 from vitcli.model.config import StemConfig, ViTConfig
@@ -20,11 +22,12 @@ from vitcli.model.cost import cost
 from vitcli.model.encoder import Block, DropPath, activation, attend
 from vitcli.model.linear import Linear, linear
 from vitcli.model.mimetic import QUERY_KEY, VALUE_PROJECTION, mimic, waves
-from vitcli.model.stem import Bottleneck, GroupNorm, StdConv, pad_same
+from vitcli.model.stem import GroupNorm, Residual, StdConv, pad_same
 from vitcli.model.vit import VisionTransformer
 
 SMALL = ViTConfig(img_size=(8, 12), patch_size=(4, 4), embed_dim=16, depth=3, num_heads=2, num_classes=5)
 HYBRID = replace(SMALL, img_size=(32, 48), patch_size=(1, 1), stem=StemConfig((1, 1), width=32))
+BASIC = replace(HYBRID, stem=StemConfig((2, 1), width=32, block="basic"))
 
 
 def build(config: ViTConfig = SMALL, **rates: float) -> VisionTransformer:
@@ -275,10 +278,32 @@ def test_same_padding(size: int, before: int, after: int) -> None:
     assert (padded.shape[0] - 7) // 2 + 1 == math.ceil(size / 2)
 
 
-def test_hybrid_begins_as_its_shortcuts() -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_basic_block_is_torchvisions(stride: int) -> None:
+    """With GroupNorm in it and standardised weights. At an odd size SAME padding is as symmetric as torchvision's."""
     torch.manual_seed(0)
-    model = VisionTransformer(HYBRID)
-    block = next(m for m in model.modules() if isinstance(m, Bottleneck))
+    block = build(BASIC).patch_embed.backbone.stages[stride - 1].blocks[0]
+    inputs, outputs = block.conv1.in_channels, block.conv1.out_channels
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.GroupNorm(32, outputs))
+    theirs = BasicBlock(inputs, outputs, stride, shortcut, norm_layer=partial(nn.GroupNorm, 32))
+    rename = {"norm1": "bn1", "norm2": "bn2", "downsample.conv": "downsample.0", "downsample.norm": "downsample.1"}
+    weights = {}
+    for name, weight in block.state_dict().items():
+        if weight.ndim > 1:
+            std, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
+            weight = (weight - mean) / std
+        module, _, kind = name.rpartition(".")
+        weights[f"{rename.get(module, module)}.{kind}"] = weight
+    theirs.load_state_dict(weights)
+    x = torch.randn(2, inputs, 9, 7)
+    assert_close(block(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [HYBRID, BASIC], ids=["bottleneck", "basic"])
+def test_hybrid_begins_as_its_shortcuts(config: ViTConfig) -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(config)
+    block = next(m for m in model.modules() if isinstance(m, Residual))
     x = torch.randn(2, 32, 6, 6)
     assert_close(block(x), F.relu(block.downsample(x)))
 
@@ -291,11 +316,12 @@ def test_hybrid_begins_as_its_shortcuts() -> None:
     [
         SMALL,
         HYBRID,
+        BASIC,
         replace(HYBRID, stem=StemConfig((), width=32)),
         replace(SMALL, class_token=False, reg_tokens=2, global_pool="map", init_values=0.1),
         replace(SMALL, global_pool="avg", qk_norm=True, mlp="swiglu", pre_norm=True, head_hidden=8),
     ],
-    ids=["plain", "hybrid", "one convolution", "registers and attention pool", "average, gated, qk-norm, pre-norm"],
+    ids=["plain", "hybrid", "basic", "one convolution", "registers and attention pool", "gated, qk-norm, pre-norm"],
 )
 def test_every_weight_learns(config: ViTConfig) -> None:
     model = build(config, dropout=0.1, drop_path=0.1).train()
@@ -467,7 +493,13 @@ def test_parameters_are_those_of_table_1(name: str, millions: float) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "changes", [{}, {"num_classes": 0, "img_size": (251, 350)}, {"qk_norm": True, "head_hidden": 9}]
+    "changes",
+    [
+        {},
+        {"num_classes": 0, "img_size": (251, 350)},
+        {"qk_norm": True, "head_hidden": 9},
+        {"stem": BASIC.stem, "patch_size": (2, 2), "img_size": (81, 130)},
+    ],
 )
 def test_cost_is_what_torch_counts(name: str, changes: dict[str, object]) -> None:
     config = replace(architecture(name), depth=2, **changes)

@@ -51,6 +51,7 @@ CONFIGS = {
     "no head": replace(TINY, num_classes=0),
     "hybrid, root alone": replace(HYBRID, stem=StemConfig((), 32), patch_size=(2, 2)),
     "hybrid": replace(HYBRID, stem=StemConfig((1, 2), 32)),
+    "hybrid of basic blocks": replace(HYBRID, stem=StemConfig((1, 2), 32, "basic")),
     "hybrid, odd sizes": replace(HYBRID, stem=StemConfig((2, 1, 1), 32), img_size=(74, 101)),
 }
 

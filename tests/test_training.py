@@ -355,6 +355,11 @@ class TestRecipe:
         with pytest.raises(UsageError, match="width 27 is not a multiple of 4"):
             build_task(replace(settings, model_args={**MODEL, "embed_dim": 27}, recipe=mimetic), data)
 
+    def test_a_stem_that_cannot_be_is_one_line(self, settings: Settings) -> None:
+        arguments = {"stem": {"layers": [1], "width": 48}}
+        with pytest.raises(UsageError, match=r"stem must be given a width that is a multiple of 32, not \{'layers'"):
+            build_task(replace(settings, model_args=arguments), open_data(settings.data))
+
     @pytest.mark.parametrize("name", [name for name in recipe_names() if name != "compare"])
     def test_shipped_recipes_build_their_model(self, name: str, settings: Settings) -> None:
         loaded = load_recipe(name)

@@ -200,10 +200,11 @@ def _widths(value: Any) -> list[int]:
     raise ValueError("four numbers")
 
 
-def _stem(value: Any) -> StemConfig:
-    if not isinstance(value, dict) or value.keys() != {"layers", "width"}:
-        raise ValueError("an object with layers and width")
-    layers, width = value["layers"], value["width"]
+def stem_config(value: Any) -> StemConfig:
+    """`{layers: [2, 2], width: 64, block: "basic"}` → StemConfig; width and block may be left out."""
+    if not isinstance(value, dict) or not {"layers"} <= value.keys() <= {"layers", "width", "block"}:
+        raise ValueError("an object with layers, width and block")
+    layers, width = value["layers"], value.get("width", StemConfig.width)
     if (
         not isinstance(layers, (list, tuple))
         or len(layers) > 4
@@ -212,7 +213,9 @@ def _stem(value: Any) -> StemConfig:
         raise ValueError("given up to four numbers of blocks as layers")
     if type(width) is not int or not 0 < width <= 1024 or width % 32:
         raise ValueError("given a width that is a multiple of 32")
-    return StemConfig(tuple(layers), width)
+    if (block := value.get("block", StemConfig.block)) not in ("bottleneck", "basic"):
+        raise ValueError("given bottleneck or basic as block")
+    return StemConfig(tuple(layers), width, block)
 
 
 _ARGS: dict[str, Check] = {
@@ -244,7 +247,7 @@ _OTHER: dict[str, Check] = {
     "mlp": _one_of("mlp", "swiglu"),
     "head_hidden": _or_none(_whole(1, 1 << 14)),
     "head_act": _one_of("tanh", "gelu"),
-    "stem": _or_none(_stem),
+    "stem": _or_none(stem_config),
 }
 
 _FACTS: dict[str, Check] = {

@@ -71,22 +71,14 @@ def _resnetv2(name: str, stem: StemConfig, in_chans: int) -> Iterator[tuple[str,
     root = f"{name}.stem" if stem.layers else name
     yield f"{root}.conv.weight", (stem.width, in_chans, 7, 7)
     yield from _norm(f"{root}.norm", stem.width)
-    channels = stem.width
-    for s, (blocks, width) in enumerate(zip(stem.layers, stem.stage_widths, strict=True)):
-        for b in range(blocks):
-            block, inner = f"{name}.stages.{s}.blocks.{b}", width // 4
-            convolutions = {
-                "downsample.conv": (width, channels, 1, 1),
-                "conv1": (inner, channels, 1, 1),
-                "conv2": (inner, inner, 3, 3),
-                "conv3": (width, inner, 1, 1),
-            }
-            if channels == width:
-                del convolutions["downsample.conv"]
-            for conv, shape in convolutions.items():
-                yield f"{block}.{conv}.weight", shape
-                yield from _norm(f"{block}.{conv.replace('conv', 'norm')}", shape[0])
-            channels = width
+    for s, stage in enumerate(stem.stages):
+        for b, block in enumerate(stage):
+            convolutions = {f"conv{i}": conv for i, conv in enumerate(block.convolutions, start=1)}
+            if block.shortcut:
+                convolutions = {"downsample.conv": block.shortcut, **convolutions}
+            for conv, (inputs, outputs, kernel, _) in convolutions.items():
+                yield f"{name}.stages.{s}.blocks.{b}.{conv}.weight", (outputs, inputs, kernel, kernel)
+                yield from _norm(f"{name}.stages.{s}.blocks.{b}.{conv.replace('conv', 'norm')}", outputs)
 
 
 def _linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Iterator[tuple[str, Shape]]:

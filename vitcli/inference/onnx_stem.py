@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vitcli.inference.onnx_file import Array, GraphWriter
-from vitcli.model.config import Size, StemConfig
+from vitcli.model.config import Size, StemBlock, StemConfig
 
 GROUPS = 32  # of every GroupNorm
 _NORM_EPS = 1e-5
@@ -33,23 +33,21 @@ class StemWriter:
         # After a ReLU no padding can win, whatever its value.
         x = self.graph.node("MaxPool", x, kernel_shape=(3, 3), strides=(2, 2), pads=_same(size, 3, 2))
         size = _strided(size, 2)
-        for stage, blocks in enumerate(stem.layers):
-            for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x, size = self._bottleneck(x, f"{self.prefix}stages.{stage}.blocks.{block}.", size, stride)
+        for s, stage in enumerate(stem.stages):
+            for b, block in enumerate(stage):
+                x, size = self._residual(x, f"{self.prefix}stages.{s}.blocks.{b}.", size, block)
         return x
 
-    def _bottleneck(self, x: str, name: str, size: Size, stride: int) -> tuple[str, Size]:
+    def _residual(self, x: str, name: str, size: Size, block: StemBlock) -> tuple[str, Size]:
         shortcut = x
-        if f"{name}downsample.conv.weight" in self.tensors:
-            shortcut, reduced = self._conv(x, f"{name}downsample.conv", size, stride)
+        if block.shortcut:
+            shortcut, reduced = self._conv(x, f"{name}downsample.conv", size, block.shortcut.stride)
             shortcut = self._norm(shortcut, f"{name}downsample.norm", reduced)
-        x, size = self._conv(x, f"{name}conv1", size)
-        x = self.graph.node("Relu", self._norm(x, f"{name}norm1", size))
-        x, size = self._conv(x, f"{name}conv2", size, stride)
-        x = self.graph.node("Relu", self._norm(x, f"{name}norm2", size))
-        x, size = self._conv(x, f"{name}conv3", size)
-        x = self._norm(x, f"{name}norm3", size)
+        for i, convolution in enumerate(block.convolutions, start=1):
+            if i > 1:
+                x = self.graph.node("Relu", x)
+            x, size = self._conv(x, f"{name}conv{i}", size, convolution.stride)
+            x = self._norm(x, f"{name}norm{i}", size)
         return self.graph.node("Relu", self.graph.node("Add", x, shortcut)), size
 
     def _conv(self, x: str, name: str, size: Size, stride: int = 1) -> tuple[str, Size]:

@@ -5,7 +5,7 @@ Field names and meanings are timm's (`timm.models.vision_transformer.VisionTrans
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Size = tuple[int, int]  # (height, width)
 
@@ -13,16 +13,34 @@ GlobalPool = Literal["token", "avg", "map"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 
+class Convolution(NamedTuple):
+    """Of a stem's block; a GroupNorm follows it."""
+
+    inputs: int  # channels
+    outputs: int
+    kernel: int
+    stride: int = 1
+
+
+class StemBlock(NamedTuple):
+    """A residual block: its convolutions, and the one of its shortcut where the width changes."""
+
+    convolutions: tuple[Convolution, ...]
+    shortcut: Convolution | None
+
+
 @dataclass(frozen=True)
 class StemConfig:
     """A CNN between image and patches (paper, section 3.1 "Hybrid Architecture"): the authors' ResNetV2.
 
-    Its root is a 7×7 convolution and a max pool, each of stride 2; then come stages of bottleneck blocks, each stage
-    after the first halving the map and doubling the width. No stages: the root alone (R+Ti/16).
+    Its root is a 7×7 convolution and a max pool, each of stride 2; then come stages of residual blocks, each stage
+    after the first halving the map and doubling the width. No stages: the root alone (R+Ti/16). The authors' blocks
+    are bottlenecks; `basic` ones, of two 3×3 convolutions (ResNet-18's, arXiv 1512.03385), suit small CNNs.
     """
 
     layers: tuple[int, ...] = (3, 4, 9)  # blocks per stage
     width: int = 64  # channels of the root, a multiple of 32 (the groups of each GroupNorm)
+    block: Literal["bottleneck", "basic"] = "bottleneck"
 
     @property
     def reduction(self) -> int:
@@ -38,6 +56,30 @@ class StemConfig:
     def out_channels(self) -> int:
         """Channels of the feature map that is cut into patches."""
         return self.stage_widths[-1] if self.layers else self.width
+
+    @property
+    def stages(self) -> list[list[StemBlock]]:
+        """The blocks of each stage, in the order of the data."""
+        stages, channels = [], self.width
+        for i, (blocks, width) in enumerate(zip(self.layers, self.stage_widths, strict=True)):
+            stages.append([self._block(channels, width, stride=1 if i == 0 else 2)])
+            stages[-1] += (self._block(width, width) for _ in range(blocks - 1))
+            channels = width
+        return stages
+
+    def _block(self, inputs: int, outputs: int, stride: int = 1) -> StemBlock:
+        convolutions: tuple[Convolution, ...] = (
+            Convolution(inputs, outputs, 3, stride),
+            Convolution(outputs, outputs, 3),
+        )
+        if self.block == "bottleneck":
+            inner = outputs // 4
+            convolutions = (
+                Convolution(inputs, inner, 1),
+                Convolution(inner, inner, 3, stride),
+                Convolution(inner, outputs, 1),
+            )
+        return StemBlock(convolutions, None if inputs == outputs else Convolution(inputs, outputs, 1, stride))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ Legend: N tokens, M queries (M ≤ N), D width, K classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import NamedTuple
 
-from vitcli.model.config import ViTConfig
+from vitcli.model.config import Convolution, ViTConfig
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,14 @@ def _convolutions(config: ViTConfig) -> Iterator[_Convolution]:
     def cells(reduction: int) -> int:
         return prod(-(-size // reduction) for size in config.img_size)
 
+    def counted(conv: Convolution, reduction: int) -> _Convolution:
+        return _Convolution(conv.kernel**2 * conv.inputs * conv.outputs, conv.outputs, cells(reduction))
+
     yield _Convolution(7 * 7 * config.in_chans * stem.width, stem.width, cells(2))
-    channels, before = stem.width, cells(4)
-    for i, (blocks, width) in enumerate(zip(stem.layers, stem.stage_widths, strict=True)):
-        inner, after = width // 4, cells(4 << i)
-        yield _Convolution(channels * width, width, after)  # of the first block's shortcut
-        for _ in range(blocks):
-            yield _Convolution(channels * inner, inner, before)
-            yield _Convolution(3 * 3 * inner * inner, inner, after)
-            yield _Convolution(inner * width, width, after)
-            channels, before = width, after
+    reduction = 4
+    for block in chain.from_iterable(stem.stages):
+        if block.shortcut:
+            yield counted(block.shortcut, reduction * block.shortcut.stride)
+        for convolution in block.convolutions:
+            reduction *= convolution.stride
+            yield counted(convolution, reduction)

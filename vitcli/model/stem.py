@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.model.config import StemConfig
+from vitcli.model.config import Convolution, StemBlock, StemConfig
 
 GROUPS = 32
 
@@ -96,47 +96,50 @@ class Root(nn.Module):
         return F.max_pool2d(pad_same(x, 3, 2), 3, 2)  # after a ReLU no zero of the padding can win
 
 
-class Bottleneck(nn.Module):
-    """1×1, 3×3 (with the stride), 1×1, each followed by GroupNorm; added to the shortcut, then a ReLU."""
+class Residual(nn.Module):
+    """Two or three convolutions, each followed by GroupNorm; added to the shortcut, then a ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, block: StemBlock) -> None:
         super().__init__()
-        inner = out_channels // 4
         self.downsample: nn.Module = nn.Identity()
-        if in_channels != out_channels:
-            shortcut = {
-                "conv": StdConv(in_channels, out_channels, 1, stride),
-                "norm": GroupNorm(GROUPS, out_channels),
-            }
-            self.downsample = nn.Sequential(OrderedDict(shortcut))
-        self.conv1 = StdConv(in_channels, inner, 1)
-        self.norm1 = GroupNorm(GROUPS, inner)
-        self.conv2 = StdConv(inner, inner, 3, stride)
-        self.norm2 = GroupNorm(GROUPS, inner)
-        self.conv3 = StdConv(inner, out_channels, 1)
-        self.norm3 = GroupNorm(GROUPS, out_channels)
+        if block.shortcut:
+            conv, norm = _normed(block.shortcut)
+            self.downsample = nn.Sequential(OrderedDict(conv=conv, norm=norm))
+        first, second, *third = (_normed(convolution) for convolution in block.convolutions)
+        self.conv1, self.norm1 = first
+        self.conv2, self.norm2 = second
+        self.conv3: StdConv | None = None
+        self.norm3: GroupNorm | None = None
+        if third:
+            self.conv3, self.norm3 = third[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) → (B, out, ⌈H/stride⌉, ⌈W/stride⌉)."""
         y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        y = self.norm3(self.conv3(y))
+        y = self.norm2(self.conv2(y))
+        if self.conv3 and self.norm3:  # a bottleneck
+            y = self.norm3(self.conv3(F.relu(y)))
         return F.relu(y + self.downsample(x))
+
+    @property
+    def last_norm(self) -> GroupNorm:
+        return self.norm3 or self.norm2
+
+
+def _normed(convolution: Convolution) -> tuple[StdConv, GroupNorm]:
+    return StdConv(*convolution), GroupNorm(GROUPS, convolution.outputs)
 
 
 class ResNet(nn.Module):
-    """The root, then stages of bottlenecks; every stage after the first begins with stride 2."""
+    """The root, then stages of residual blocks."""
 
     def __init__(self, config: StemConfig, in_chans: int) -> None:
         super().__init__()
         self.stem = Root(in_chans, config.width)
         self.stages = nn.Sequential()
-        channels = config.width
-        for i, (blocks, width) in enumerate(zip(config.layers, config.stage_widths, strict=True)):
-            first = Bottleneck(channels, width, stride=1 if i == 0 else 2)
-            rest = (Bottleneck(width, width) for _ in range(blocks - 1))
-            self.stages.append(nn.Sequential(OrderedDict(blocks=nn.Sequential(first, *rest))))
-            channels = width
+        for stage in config.stages:
+            blocks = nn.Sequential(*(Residual(block) for block in stage))
+            self.stages.append(nn.Sequential(OrderedDict(blocks=blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(self.stem(x))  # type: ignore[no-any-return]

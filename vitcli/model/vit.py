@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from vitcli.model.config import ViTConfig
 from vitcli.model.encoder import Block
 from vitcli.model.heads import AttentionPool, PreLogits
-from vitcli.model.stem import Bottleneck, cnn
+from vitcli.model.stem import Residual, cnn
 
 
 class PatchEmbed(nn.Module):
@@ -172,8 +172,8 @@ def initialise(model: VisionTransformer) -> None:
         elif isinstance(module, nn.Linear):
             for weight in torch.split(module.weight, model.config.embed_dim) if "kv" in name else [module.weight]:
                 nn.init.xavier_uniform_(weight)
-        elif isinstance(module, Bottleneck):
-            nn.init.zeros_(module.norm3.weight)
+        elif isinstance(module, Residual):
+            nn.init.zeros_(module.last_norm.weight)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.normal_(module.bias, std=1e-6) if ".mlp." in name else nn.init.zeros_(module.bias)
     if model.pos_embed is not None:

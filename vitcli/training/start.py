@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitcli.checkpoint.model_args import stem_config
 from vitcli.data.samples import DataSet, usual_side
 from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.mimetic import mimic
-from vitcli.model.stem import GROUPS
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 from vitcli.training.origin import Start, any_size, from_checkpoint
@@ -148,14 +148,10 @@ def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig
 
 
 def _stem(value: Any) -> StemConfig:
-    """`{layers = [2, 2], width = 64}`: blocks per stage, and the channels of the root."""
     try:
-        stem = StemConfig(tuple(value["layers"]), value.get("width", StemConfig.width))
-    except (TypeError, KeyError, AttributeError):
-        raise UsageError(f"stem {safe(value)} is not of the form {{layers = [3, 4, 9], width = 64}}") from None
-    if stem.width % GROUPS or not all(type(blocks) is int and blocks > 0 for blocks in stem.layers):
-        raise UsageError(f"stem {safe(value)}: the width is a multiple of {GROUPS}, each stage has at least one block")
-    return stem
+        return stem_config(value)
+    except ValueError as error:
+        raise UsageError(f"stem must be {error}, not {safe(repr(value), 60)}") from None
 
 
 def _timm_args(settings: Settings) -> dict[str, Any]:

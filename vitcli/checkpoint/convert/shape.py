@@ -39,7 +39,7 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
 
     D, channels, *patch = dims("patch_embed.proj.weight", 4)
     root = next((name for name in _ROOTS if name in shapes), None)
-    stem = StemConfig(_stages(shapes), dims(root, 4)[0]) if root else None
+    stem = _stem(shapes, dims(root, 4)[0]) if root else None
     depth = 1 + max((int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d{1,4})\.", name))), default=-1)
     hidden, fc2 = dims("blocks.0.mlp.fc1.weight", 2)[0], dims("blocks.0.mlp.fc2.weight", 2)
     ratio = hidden / D
@@ -94,14 +94,15 @@ def nearest_architecture(vit: ViTConfig) -> str:
     return min((name for name in ARCHITECTURES if not name.startswith("test_")), key=distance)
 
 
-def _stages(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
-    """Blocks in each stage of a hybrid's CNN, from the convolutions that are there."""
+def _stem(shapes: Mapping[str, Shape], width: int) -> StemConfig:
+    """A hybrid's CNN with a root of `width` channels, from the convolutions that are there."""
     blocks: dict[int, int] = {}
     for name in shapes:
         if match := _STAGE_BLOCK.fullmatch(name):
             stage, block = int(match[1]), int(match[2])
             blocks[stage] = max(blocks.get(stage, 0), block + 1)
-    return tuple(blocks[stage] for stage in sorted(blocks))
+    is_basic = blocks and "patch_embed.backbone.stages.0.blocks.0.conv3.weight" not in shapes
+    return StemConfig(tuple(blocks[stage] for stage in sorted(blocks)), width, "basic" if is_basic else "bottleneck")
 
 
 def _heads(vit: ViTConfig, said: int | None, where: str) -> int:
