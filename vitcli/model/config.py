@@ -35,7 +35,7 @@ class StemConfig:
 
     Its root is a 7×7 convolution and a max pool, each of stride 2; then come stages of residual blocks, each stage
     after the first halving the map and doubling the width. No stages: the root alone (R+Ti/16). The authors' blocks
-    are bottlenecks; `basic` ones, of two 3×3 convolutions (ResNet-18's, arXiv 1512.03385), suit small CNNs.
+    are bottlenecks; `basic` ones are two 3×3 convolutions (ResNet-18's, arXiv 1512.03385).
     """
 
     layers: tuple[int, ...] = (3, 4, 9)  # blocks per stage
