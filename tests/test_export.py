@@ -142,6 +142,14 @@ def test_a_hybrid(tmp_path: Path) -> None:
         export(resolve(str(tmp_path / "hybrid")), tmp_path / "m.onnx", options=Options(sizes=((32, 32), (64, 64))))
 
 
+def test_the_arithmetic_of_a_file_is_not_doubted(tmp_path: Path) -> None:
+    """Of a config alone another activation would be; the file computes with its own, and needs no self-test."""
+    base = write_tiny(tmp_path / "base", replace(TINY, act="quick_gelu"))
+    assert any("act is quick_gelu" in note for note in resolve(str(base)).notes)
+    made = export(resolve(str(base)), tmp_path / "m.onnx")
+    assert resolve(str(made.path)).notes == ()
+
+
 def test_others_read_the_metadata(base: Path, tmp_path: Path) -> None:
     path = export(resolve(str(base)), tmp_path / "m.onnx", options=Options(pixels=True)).path
     theirs = {entry.key: entry.value for entry in onnx.load(path).metadata_props}

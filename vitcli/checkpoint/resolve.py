@@ -129,6 +129,7 @@ def _exported(path: Path) -> Checkpoint:
     if not os.path.lexists(path):
         raise CheckpointError(f"{safe(path)}: no such file")
     checkpoint = parse_config(config_in(path), name=str(path), source="file", config_path=path, weights_path=path)
+    checkpoint = replace(checkpoint, notes=())  # doubts about the arithmetic, which is the file's own
     return replace(_with_names(checkpoint), why=f"the file {safe(path)}")
 
 
