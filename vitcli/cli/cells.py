@@ -23,10 +23,11 @@ from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
 from vitcli.training import train as training
 from vitcli.training.events import Evaluated, Event, Stepped
+from vitcli.training.machine import default_workers
 from vitcli.training.origin import Start, weights_digest
 from vitcli.training.recipe import Recipe, override, small_images
 from vitcli.training.run import read_config
-from vitcli.training.start import Settings, vit_config
+from vitcli.training.start import Settings, default_device, vit_config
 
 SHOTS = (1, 5, 10, 25)
 
@@ -83,7 +84,7 @@ class Cells:
             training.begin(settings, data, run, resume=f"vit compare --resume {safe(self.folder)}")
         elif _as_begun(read_config(run), settings) != settings:
             raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
-        count = training.default_workers(data) if workers is None else workers
+        count = default_workers(data.kind, default_device()) if workers is None else workers
         with progress(name) as bar:
             for event in training.train(settings, data, run, workers=count):
                 _tell(event, bar)

@@ -13,7 +13,7 @@ from vitcli.text import safe
 from vitcli.training import train as task
 from vitcli.training.budget import seconds
 from vitcli.training.estimate import Estimate, estimate
-from vitcli.training.machine import emulated
+from vitcli.training.machine import default_workers, emulated
 from vitcli.training.run import changed_since, next_run_folder, read_config
 from vitcli.training.start import Settings, build_task, default_device, run_name
 
@@ -84,7 +84,8 @@ class Running:
             raise UsageError(f"--score {self.score}: {safe(settings.data)} has no such split")
 
     def _run(self, settings: Settings, data: DataSet, folder: Path) -> None:
-        workers = task.default_workers(data) if self.workers is None else self.workers
+        device = self.device or default_device()
+        workers = default_workers(data.kind, device) if self.workers is None else self.workers
         with self.view:
             for event in task.train(settings, data, folder, device=self.device, workers=workers, began=self.began):
                 self.view.show(event)

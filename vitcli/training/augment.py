@@ -82,13 +82,16 @@ def shifted(pixels: Pixels, most: int) -> Pixels:
     return moved
 
 
-def batch_transform(recipe: Recipe, preprocess: Preprocess) -> Callable[[Tensor], Tensor]:
-    """What is cheaper for a whole micro-batch: (B, C, H, W) uint8 → normalised float32, random erasing after it."""
+def batch_transform(recipe: Recipe, preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What is cheaper for a whole micro-batch, on the model's device.
+
+    (B, C, H, W) uint8 → normalised float32, random erasing after it.
+    """
     from timm.data.random_erasing import RandomErasing
 
-    mean = torch.tensor(preprocess.mean).view(-1, 1, 1) * 255
-    std = torch.tensor(preprocess.std).view(-1, 1, 1) * 255
-    erase = RandomErasing(recipe.random_erasing, mode="pixel", device="cpu") if recipe.random_erasing else None
+    mean = torch.tensor(preprocess.mean, device=device).view(-1, 1, 1) * 255
+    std = torch.tensor(preprocess.std, device=device).view(-1, 1, 1) * 255
+    erase = RandomErasing(recipe.random_erasing, mode="pixel", device=str(device)) if recipe.random_erasing else None
 
     def transform(images: Tensor) -> Tensor:
         images = images.float().sub_(mean).div_(std)

@@ -54,7 +54,7 @@ class Learner:
         if recipe.compile:
             self.parallel = torch.compile(self.parallel)  # type: ignore[assignment]
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
-        self.prepare = batch_transform(recipe, task.preprocess)
+        self.prepare = batch_transform(recipe, task.preprocess, world.device)
         self.objective = Objective(task, world.device)
 
     @property
@@ -83,7 +83,7 @@ class Learner:
             images, labels = next(batches)
             reseed(self.recipe.seed, "pass", step, index)
             with nullcontext() if self.world.size == 1 or index == mine[-1] else self.parallel.no_sync():  # type: ignore[operator]
-                images = self.prepare(images).to(self.device, memory_format=self.layout)
+                images = self.prepare(images.to(self.device, non_blocking=True)).to(memory_format=self.layout)
                 with self._autocast():
                     loss = self.objective(self.parallel, images, labels.to(self.device)) / self.micro_batches
                 # DDP takes the mean over processes

@@ -1,8 +1,11 @@
-"""What this machine has for a run: free memory, and instructions for half precision."""
+"""What this machine has for a run: free memory, processes that decode, and instructions for half precision."""
 
+import os
 from pathlib import Path
 
 import torch
+
+from vitcli.data.samples import Kind
 
 
 def memory_free(device: str) -> int | None:
@@ -15,6 +18,17 @@ def memory_free(device: str) -> int | None:
         return None
     available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return 1024 * int(available[0]) if available else None
+
+
+def default_workers(kind: Kind, device: str) -> int:
+    """Decoding processes. For a GPU, which would wait for its images, this process's share of the cores, up to 16.
+
+    Beside training on a CPU none for images in memory, else one a core, up to four.
+    """
+    cores = os.cpu_count() or 1
+    if device.startswith("cuda"):
+        return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return 0 if kind == "idx" else min(4, cores)
 
 
 def emulated(amp: str, device: str) -> bool:

@@ -99,8 +99,8 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
         size = (height, width)
         settings = replace(settings, model_args=_timm_args(settings))
         vit, model = None, _timm_model(settings, len(data.classes))
-    # Small images carry no border that a centre crop could spare.
-    crop_pct = 1.0 if min(size) <= 64 else 0.9
+    # Small images carry no border that a centre crop could spare, at whatever size the model takes them.
+    crop_pct = 1.0 if min(*size, usual_side(data.train)) <= 64 else 0.9
     preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
 

@@ -163,11 +163,6 @@ def _choose_lr(
     return replace(settings, recipe=replace(settings.recipe, lr=best, lrs=())), final_data(settings, data)
 
 
-def default_workers(data: DataSet) -> int:
-    """Decoding processes: none for images in memory, else one a core and at most four."""
-    return 0 if data.kind == "idx" else min(4, os.cpu_count() or 1)
-
-
 def leads() -> bool:
     """Whether this process is the one that talks and writes."""
     return int(os.environ.get("RANK", "0")) == 0
