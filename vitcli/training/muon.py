@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from vitcli.training.groups import Group
 
@@ -35,34 +36,45 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                if group["orthogonal"]:
-                    p.sub_(self._muon(p, group), alpha=group["lr"])
-                else:
-                    p.sub_(self._adam(p, group), alpha=group["lr"])
+            params = [p for p in group["params"] if p.grad is not None]
+            if group["orthogonal"]:
+                self._muon(params, group)
+            else:
+                self._adamw(params, group)
 
-    def _muon(self, p: Tensor, group: Group) -> Tensor:
-        state, momentum = self.state[p], group["momentum"]
-        average = state.setdefault("momentum", torch.zeros_like(p))
-        average.lerp_(p.grad, 1 - momentum)
-        nesterov = torch.lerp(p.grad, average, momentum).flatten(1)  # type: ignore[arg-type]
-        parts = [orthogonalise(part) for part in nesterov.chunk(group["parts"])]
-        update = torch.cat(parts) * (0.2 * math.sqrt(max(parts[0].shape)))  # the root mean square of an AdamW update
-        return update.view_as(p)
+    def _muon(self, params: list[Tensor], group: Group) -> None:
+        lr, momentum = group["lr"], group["momentum"]
+        for p in params:
+            average = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            average.lerp_(p.grad, 1 - momentum)
+            nesterov = torch.lerp(p.grad, average, momentum).flatten(1)  # type: ignore[arg-type]
+            parts = [orthogonalise(part) for part in nesterov.chunk(group["parts"])]
+            size = 0.2 * math.sqrt(max(parts[0].shape))  # the root mean square of an AdamW update
+            p.mul_(1 - lr * group["weight_decay"]).sub_(torch.cat(parts).view_as(p), alpha=lr * size)
 
-    def _adam(self, p: Tensor, group: Group) -> Tensor:
-        state, (beta1, beta2) = self.state[p], group["betas"]
-        if not state:
-            state |= {"step": torch.zeros(()), "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-        state["step"] += 1
-        steps = state["step"].item()
-        state["mean"].lerp_(p.grad, 1 - beta1)
-        state["square"].lerp_(p.grad.square(), 1 - beta2)  # type: ignore[union-attr]
-        deviation = (state["square"] / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        return state["mean"] / deviation / (1 - beta1**steps)  # type: ignore[no-any-return]
+    def _adamw(self, params: list[Tensor], group: Group) -> None:
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=p.device)
+                state |= {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        averages, squares, steps = ([s[slot] for s in states] for slot in ("exp_avg", "exp_avg_sq", "step"))
+        adamw(
+            params,
+            [p.grad for p in params if p.grad is not None],
+            averages,
+            squares,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
