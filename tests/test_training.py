@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vitcli.data.samples import Kind
 from vitcli.data.sources import open_data
 from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
 from vitcli.images.preprocess import Preprocess
@@ -31,6 +32,7 @@ from vitcli.training.distributed import World
 from vitcli.training.evaluation import Evaluation, evaluate
 from vitcli.training.events import Evaluated, Stepped
 from vitcli.training.learner import Learner
+from vitcli.training.machine import default_workers
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.run import create_run_folder, locked
 from vitcli.training.seeds import epoch_order, key, reseed
@@ -314,6 +316,26 @@ class TestPlan:
             assert torch.equal(labels, same)
 
 
+@pytest.mark.parametrize(
+    ("kind", "device", "cores", "processes", "expected"),
+    [
+        ("idx", "cpu", 16, 1, 0),  # the cores are for training
+        ("folders", "cpu", 2, 1, 2),
+        ("folders", "cpu", 16, 1, 4),
+        ("idx", "cuda", 8, 1, 8),
+        ("folders", "cuda:1", 64, 1, 16),
+        ("folders", "cuda", 64, 8, 8),
+        ("folders", "cuda", 2, 4, 1),
+    ],
+)
+def test_decoding_processes(
+    kind: Kind, device: str, cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_workers(kind, device) == expected
+
+
 class TestRecipe:
     def test_cosine_in_closed_form(self) -> None:
         recipe = Recipe(lr=2.0, warmup_steps=4)
@@ -428,6 +450,13 @@ class TestAugmentation:
             augment = training_transform(recipe, preprocess)
             for _ in range(40):  # of 15 steps, 2 at a time
                 assert augment(image).shape == (3, 16, 16)
+
+    @pytest.mark.parametrize(("side", "crop_pct"), [(16, 1.0), (100, 0.9)])
+    def test_small_images_keep_their_border_at_any_size(self, tmp_path: Path, side: int, crop_pct: float) -> None:
+        rng = np.random.default_rng(0)
+        write_idx(tmp_path, "train", rng.integers(0, 256, (20, side, side)), np.arange(20) % 2)
+        settings = Settings("vit_tiny_patch16_224", {**MODEL, "img_size": [80, 80]}, str(tmp_path), RECIPE)
+        assert build_task(settings, training.open_settings_data(settings)).preprocess.crop_pct == crop_pct
 
     @pytest.mark.parametrize("changes", [{}, {"randaugment": ""}, {"crop_scale": 1.0}])
     def test_one_channel_is_gray(self, changes: dict[str, object]) -> None:
