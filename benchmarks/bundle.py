@@ -20,8 +20,9 @@ def main() -> None:
     run, name, which = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or ["best"])[0]
     checkpoint = resolve(str(run / which))
     provenance = dict(checkpoint.extra["provenance"])
-    config = json.loads((run / "run.json").read_text("utf-8"))
-    provenance |= {"versions": config["versions"], "extended_from": config.get("extended_from", [])}
+    if (run / "run.json").exists():  # not of a soup
+        config = json.loads((run / "run.json").read_text("utf-8"))
+        provenance |= {"versions": config["versions"], "extended_from": config.get("extended_from", [])}
     folder = bundled_folder() / name
     save_model(
         folder,

@@ -79,7 +79,8 @@ def _provenance(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if made := origin.get("trained_by"):
         data = origin.get("data") if isinstance(origin.get("data"), dict) else {}
         on = f" on {data.get('images')} images of {data.get('name')}" if data else ""
-        yield "made by", f"{made}{on}, {origin.get('epoch', '?')} epochs"
+        epochs = f", {origin['epoch']} epochs" if "epoch" in origin else ""
+        yield "made by", f"{made}{on}{epochs}"
     if isinstance(accuracy := origin.get("validation_accuracy"), float):
         yield "", f"validation accuracy {accuracy:.4f} on {origin.get('validation_images', '?')} images"
     if base := origin.get("base_model"):
