@@ -4,7 +4,6 @@ Small enough for a minute of the device: `pytest tests/test_gpu.py`.
 """
 
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_training import write_idx
 from typer.testing import CliRunner
 
 from vitcli.checkpoint.layout import bundled_names
@@ -49,9 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = rng.integers(0, 90, (360, 28, 28))
     for image, label in zip(images, labels, strict=True):
         image[:, 9 * label : 9 * label + 9] += 150
-    pixels, classes = images.astype(np.uint8).tobytes(), labels.astype(np.uint8).tobytes()
-    (folder / "train-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, *images.shape) + pixels)
-    (folder / "train-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(labels)) + classes)
+    write_idx(folder, "train", images, labels)
     return folder
 
 
