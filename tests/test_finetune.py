@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from checkpoints import TINY, write_tiny
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from test_training import _run_and_signal, state_digest, write_idx
+from test_training import _run_and_signal, state_digest, write_stripes
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -62,14 +62,9 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """90 images of 28×28 in three classes, in unequal numbers: which third of the image is bright."""
+    """90 images of 28×28 in three classes, in unequal numbers."""
     folder = tmp_path_factory.mktemp("stripes")
-    rng = np.random.default_rng(0)
-    labels = np.sort(np.concatenate([np.arange(60) % 3, np.arange(30) % 2]))
-    images = rng.integers(0, 90, (90, 28, 28))
-    for image, label in zip(images, labels, strict=True):
-        image[:, 9 * label : 9 * label + 9] += 150
-    write_idx(folder, "train", images, labels)
+    write_stripes(folder, np.sort(np.concatenate([np.arange(60) % 3, np.arange(30) % 2])), 28)
     return folder
 
 

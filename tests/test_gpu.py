@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: training, resuming, fine-tuning and prediction agree with the CPU. Skipped where there is none.
+"""On an NVIDIA GPU: training, resuming and every command run, losses and logits are the CPU's. Skipped without one.
 
 Small enough for a minute of the device: `pytest tests/test_gpu.py`.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import write_idx
+from test_training import write_stripes
 from typer.testing import CliRunner
 
 from vitcli.checkpoint.layout import bundled_names
@@ -42,14 +42,9 @@ HYBRID = {"img_size": [56, 56], "patch_size": [1, 1], "embed_dim": 48, "depth": 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """360 images of 28×28 in three classes: which third of the image is bright."""
+    """360 images of 28×28 in three classes."""
     folder = tmp_path_factory.mktemp("stripes")
-    rng = np.random.default_rng(0)
-    labels = np.arange(360) % 3
-    images = rng.integers(0, 90, (360, 28, 28))
-    for image, label in zip(images, labels, strict=True):
-        image[:, 9 * label : 9 * label + 9] += 150
-    write_idx(folder, "train", images, labels)
+    write_stripes(folder, np.arange(360) % 3, 28)
     return folder
 
 

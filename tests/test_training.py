@@ -55,16 +55,20 @@ def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) 
     )
 
 
+def write_stripes(folder: Path, labels: np.ndarray, side: int) -> None:
+    """Square images in three classes that a tiny model tells apart: which third of the image is bright."""
+    rng, width = np.random.default_rng(0), side // 3
+    images = rng.integers(0, 90, (len(labels), side, side))
+    for image, label in zip(images, labels, strict=True):
+        image[:, width * label : width * label + width] += 150
+    write_idx(folder, "train", images, labels)
+
+
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 images of 16×16 in three classes that a tiny model tells apart: which third of the image is bright."""
+    """100 images of 16×16."""
     folder = tmp_path_factory.mktemp("stripes")
-    rng = np.random.default_rng(0)
-    labels = np.arange(100) % 3
-    images = rng.integers(0, 90, (100, 16, 16))
-    for image, label in zip(images, labels, strict=True):
-        image[:, 5 * label : 5 * label + 5] += 150
-    write_idx(folder, "train", images, labels)
+    write_stripes(folder, np.arange(100) % 3, 16)
     return folder
 
 
