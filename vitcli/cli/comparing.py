@@ -19,7 +19,6 @@ from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
 from vitcli.comparison.results import Findings, Size
 from vitcli.comparison.study import Pretraining, Study, read_study, write_study
-from vitcli.data.samples import usual_side
 from vitcli.data.sources import open_data
 from vitcli.errors import UsageError
 from vitcli.text import safe
@@ -55,7 +54,7 @@ class Comparing:
         place = str(Path(data).resolve())
         found = open_data(place)
         sets = {place: open_data(place) for place in dict.fromkeys(one.data for one in pretrainings)}
-        side = usual_side(next(iter(sets.values()), found).train)
+        side = next(iter(sets.values()), found).side
         fit = recipe is None and side <= SMALL
         loaded = _recipe(recipe, changes, side if fit else None)
         if epochs is None:

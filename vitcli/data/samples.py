@@ -204,6 +204,11 @@ class DataSet:
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
+    @cached_property
+    def side(self) -> int:
+        """`usual_side` of the training images, for which some of them are decoded."""
+        return usual_side(self.train)
+
     def summary(self) -> Summary:
         splits: dict[Split, Samples | None] = {"train": self.train, "val": self.val, "test": self.test}
         counts: dict[Split, tuple[int, ...]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitcli.checkpoint.model_args import stem_config
-from vitcli.data.samples import DataSet, usual_side
+from vitcli.data.samples import DataSet
 from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
@@ -100,7 +100,7 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
         settings = replace(settings, model_args=_timm_args(settings))
         vit, model = None, _timm_model(settings, len(data.classes))
     # Small images carry no border that a centre crop could spare, at whatever size the model takes them.
-    crop_pct = 1.0 if min(*size, usual_side(data.train)) <= 64 else 0.9
+    crop_pct = 1.0 if min(*size, data.side) <= 64 else 0.9
     preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
     return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
 
@@ -121,7 +121,7 @@ def fitting_model(data: DataSet) -> dict[str, Any]:
     Judged by the median shorter side of the first images. Small: 4- or 8-pixel patches, for a grid of about eight by
     eight is left, and half of Ti's depth.
     """
-    side = usual_side(data.train)
+    side = data.side
     if side > 96:
         return {}
     patch = 4 if side <= 40 else 8
