@@ -33,6 +33,11 @@ class Running:
         """Seconds since the process began."""
         return time.monotonic() - self.began
 
+    @property
+    def place(self) -> str:
+        """The device that was asked for, else what the machine has."""
+        return self.device or default_device()
+
     def open(self, settings: Settings) -> DataSet:
         return task.open_settings_data(settings)
 
@@ -51,9 +56,9 @@ class Running:
             return
         planned = build_task(settings, data)
         training = settings.start is None or settings.start.tune != "head"
-        cost = cost or estimate(planned, self.device or default_device(), training=training)
+        cost = cost or estimate(planned, self.place, training=training)
         self.view.plan(planned, settings, folder, cost, why)
-        if training and emulated(settings.recipe.amp, self.device or default_device()):
+        if training and emulated(settings.recipe.amp, self.place):
             self.view.say('this processor has no bfloat16 instructions: --set amp="" is several times as fast')
         if self.dry_run:
             self.view.plan_json(planned, settings, folder, cost)
@@ -84,8 +89,7 @@ class Running:
             raise UsageError(f"--score {self.score}: {safe(settings.data)} has no such split")
 
     def _run(self, settings: Settings, data: DataSet, folder: Path) -> None:
-        device = self.device or default_device()
-        workers = default_workers(data.kind, device) if self.workers is None else self.workers
+        workers = default_workers(data.kind, self.place) if self.workers is None else self.workers
         with self.view:
             for event in task.train(settings, data, folder, device=self.device, workers=workers, began=self.began):
                 self.view.show(event)

@@ -13,7 +13,7 @@ from vitcli.training.batches import Plan
 from vitcli.training.distributed import World
 from vitcli.training.faults import out_of_memory
 from vitcli.training.learner import Learner, OutOfMemory
-from vitcli.training.machine import default_workers
+from vitcli.training.machine import decoding_threads, default_workers
 from vitcli.training.origin import Tune
 from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.task import Task
@@ -95,16 +95,17 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     begin = time.perf_counter()
     for i in looked_at:
         task.transform(samples.image(i))
-    workers = default_workers(task.data.kind, device)
-    decoding = (time.perf_counter() - begin) / len(looked_at) / max(workers, 1)
+    decoding = (time.perf_counter() - begin) / len(looked_at)
+    in_threads = decoding / (1 if task.data.kind == "idx" else decoding_threads())  # what is in memory holds the GIL
+    in_workers = decoding / max(default_workers(task.data.kind, device), 1)
     step_seconds = per_step / plan.batch_size
     total = sum(p.numel() for p in task.model.parameters())
     trainable = trainable_parameters(task.model)
     numbers = total + training * (total * bool(recipe.ema_decay) + trainable * (1 + SLOTS[recipe.optimizer]))
     return Estimate(
-        forward=_seconds(forward, device) / len(images) + decoding,
+        forward=_seconds(forward, device) / len(images) + in_threads,
         # A GPU computes while others decode; on a CPU both need the cores.
-        training=max(step_seconds, decoding) if device.startswith("cuda") else step_seconds + decoding,
+        training=max(step_seconds, in_workers) if device.startswith("cuda") else step_seconds + in_workers,
         memory=4 * numbers + kept,
         epochs=recipe.total_steps(plan.steps_per_epoch) / plan.steps_per_epoch,
         images=plan.steps_per_epoch * plan.batch_size,

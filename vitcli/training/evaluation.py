@@ -1,6 +1,5 @@
 """Accuracy and loss of a model on labelled samples, through the preprocessing that its checkpoint will carry."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from vitcli.data.samples import Samples
 from vitcli.images.preprocess import Preprocess
 from vitcli.training.distributed import World
+from vitcli.training.machine import decoding_threads
 from vitcli.training.task import Task
 
 BATCH = 64
@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, task: Task, samples: Samples, world: World) -> Ev
 
 def batches(samples: Samples, indices: Sequence[int], preprocess: Preprocess) -> Iterator[tuple[Tensor, list[int]]]:
     """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(decoding_threads()) as threads:
 
         def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
             chosen = list(indices[start : start + BATCH])

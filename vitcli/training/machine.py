@@ -20,6 +20,11 @@ def memory_free(device: str) -> int | None:
     return 1024 * int(available[0]) if available else None
 
 
+def decoding_threads() -> int:
+    """Of a pass without training, which decodes beside the model in one process."""
+    return min(4, os.cpu_count() or 1)
+
+
 def default_workers(kind: Kind, device: str) -> int:
     """Decoding processes. For a GPU, which would wait for its images, this process's share of the cores, up to 16.
 

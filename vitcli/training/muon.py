@@ -45,7 +45,10 @@ class Muon(torch.optim.Optimizer):
     def _muon(self, params: list[Tensor], group: Group) -> None:
         lr, momentum = group["lr"], group["momentum"]
         for p in params:
-            average = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            average = state["momentum"]
             average.lerp_(p.grad, 1 - momentum)
             nesterov = torch.lerp(p.grad, average, momentum).flatten(1)  # type: ignore[arg-type]
             parts = [orthogonalise(part) for part in nesterov.chunk(group["parts"])]
