@@ -9,20 +9,29 @@ benchmarks/fashion_card.py.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import bundled_folder
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.save import save_model
 
 
+def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the checkpoint says of itself, and what its run, if it is one's, says of versions."""
+    run = checkpoint.weights_path.parent.parent / "run.json"
+    if not run.exists():
+        return checkpoint.extra["provenance"]
+    config = json.loads(run.read_text("utf-8"))
+    return {**checkpoint.extra["provenance"], "versions": config["versions"],
+            "extended_from": config.get("extended_from", [])}  # fmt: skip
+
+
 def main() -> None:
     run, name, which = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or ["best"])[0]
     checkpoint = resolve(str(run / which))
-    provenance = dict(checkpoint.extra["provenance"])
-    if (run / "run.json").exists():  # not of a soup
-        config = json.loads((run / "run.json").read_text("utf-8"))
-        provenance |= {"versions": config["versions"], "extended_from": config.get("extended_from", [])}
+    provenance = provenance_of(checkpoint)
     folder = bundled_folder() / name
     save_model(
         folder,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from bundle import provenance_of
 
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
@@ -20,7 +21,6 @@ from vitcli.data.sources import open_data
 from vitcli.inference.engines import OnnxEngine
 
 SHARES = np.linspace(0, 1, 11)
-BATCH = 64
 
 
 def main() -> None:
@@ -42,14 +42,14 @@ def main() -> None:
     for share in SHARES:
         mixed = {name: torch.lerp(weights[name], others[name], share) for name in weights}
         engine = OnnxEngine(a.vit, {name: tensor.numpy() for name, tensor in mixed.items()}, at_once=2)
-        logits = np.concatenate([engine.logits(pixels[i : i + BATCH]) for i in range(0, len(val), BATCH)])
+        logits = engine.logits(pixels)
         accuracy = float((logits.argmax(axis=1) == val.labels).mean())
         nll = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.labels)))
         print(f"| {share:.1f} | {accuracy:.4f} | {nll:.4f} |", flush=True)
         found[accuracy, -nll] = share, mixed
     (accuracy, _), (share, mixed) = max(found.items(), key=lambda entry: entry[0])
     shares = ((a, 1 - share), (b, share))
-    parts = [{**checkpoint.extra["provenance"], "share": round(part, 2)} for checkpoint, part in shares]
+    parts = [{**provenance_of(checkpoint), "share": round(part, 2)} for checkpoint, part in shares]
     provenance = {
         "trained_by": " and ".join(part["trained_by"] for part in parts) + ", averaged",
         "data": parts[0]["data"],
