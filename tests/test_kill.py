@@ -245,8 +245,8 @@ def test_killed_while_fine_tuning(tmp_path: Path, forks: Forks) -> None:
     """Head first, then all of it: killed in either part, the end has the same bits."""
     import numpy as np
     from checkpoints import write_tiny
-    from test_finetune import RECIPE, SMALL, settings_of, write_idx
-    from test_training import state_digest
+    from test_finetune import RECIPE, SMALL, settings_of
+    from test_training import state_digest, write_idx
 
     from vitcli.training import train as training
 
