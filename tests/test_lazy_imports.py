@@ -1,4 +1,4 @@
-"""What starts light stays light (design decision 8): what each command has imported by the time it ends."""
+"""What starts light stays light (docs/design.md, 8): what each command has imported by the time it ends."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
 """Strings from outside (labels, file names, config values) made safe to show, and near misses found.
 
-Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (design decision 12).
+Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (docs/design.md, 12).
 """
 
 import difflib

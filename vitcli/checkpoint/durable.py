@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of each, whatever dies in between (design decision 6).
+"""Files that are either the old ones or the new ones, never half of each, whatever dies in between (docs/design.md, 6).
 
 Knows bytes and names only. A symbolic link at the destination is replaced, never written through: its target may be a
 content-addressed blob of the Hub cache.

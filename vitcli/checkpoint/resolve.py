@@ -1,4 +1,4 @@
-"""A name becomes a `Checkpoint` on this machine (design decision 9). Imports no torch, and the Hub only to download.
+"""A name becomes a `Checkpoint` on this machine (docs/design.md, 9). Imports no torch, and the Hub only to download.
 
 Knows where checkpoints may be; what is in them is for `config` and `weights`.
 """

@@ -1,6 +1,6 @@
 """Files that may be hostile or damaged, and JSON from them: one dictionary, or one line that says why not.
 
-Knows the traps of files and of JSON only (issue 2, "nothing from a file is trusted"); what the keys mean is for
+Knows the traps of files and of JSON only (SECURITY.md); what the keys mean is for
 `config` and `header`.
 """
 

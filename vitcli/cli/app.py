@@ -1,6 +1,6 @@
 """The Typer app: one command per file, assembled here, inside one error boundary.
 
-Importing this module imports neither torch, timm nor numpy (design decision 8); each command imports what it needs
+Importing this module imports neither torch, timm nor numpy (docs/design.md, 8); each command imports what it needs
 when it runs.
 """
 

@@ -1,4 +1,4 @@
-"""Pixels → logits, by one of two engines that give the same answer (design decision 2), and logits → probabilities.
+"""Pixels → logits, by one of two engines that give the same answer (docs/design.md, 2), and logits → probabilities.
 
 `onnxruntime` for CPUs: a process that never imports torch starts in a tenth of the time and memory. `torch` for GPUs
 and for models that are not plain ViTs. Knows no files of images and no labels.

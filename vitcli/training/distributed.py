@@ -1,4 +1,4 @@
-"""Who else trains with us: PyTorch's own process groups, started by `torchrun` (design decision 7)."""
+"""Who else trains with us: PyTorch's own process groups, started by `torchrun` (docs/design.md, 7)."""
 
 import os
 from collections.abc import Iterator

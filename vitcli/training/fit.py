@@ -1,4 +1,4 @@
-"""`fit`: the one training loop (design, "training"). Yields what happened; the caller draws it.
+"""`fit`: the one training loop (docs/design.md, decision 5). Yields what happened; the caller draws it.
 
 A step is `Plan.micro_batches` forward and backward passes of one micro-batch each, then one optimiser step. All
 randomness inside a pass is keyed by (seed, step, micro-batch), so a run resumed at any step, and one spread over any
