@@ -154,7 +154,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     muon = recipe.optimizer == "muon"
     groups = parameter_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, orthogonal=muon)
     if muon:
-        return Muon(groups, lr=recipe.lr, betas=recipe.betas)
+        dtype = torch.bfloat16 if recipe.amp == "bf16" else torch.float32
+        return Muon(groups, lr=recipe.lr, betas=recipe.betas, dtype=dtype)
     if recipe.optimizer == "sgd":
         return create_optimizer_v2(groups, "momentum", lr=recipe.lr, momentum=recipe.betas[0])  # type: ignore[no-any-return]
     return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, betas=recipe.betas, fused=True)  # type: ignore[no-any-return]
