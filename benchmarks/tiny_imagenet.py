@@ -2,8 +2,8 @@
 
     python benchmarks/tiny_imagenet.py tiny-imagenet-200/ photos/
 
-Folders are named after the first of a class's names in words.txt. Training images whose bytes stand under two classes are
-left out, both copies. Links instead of copies where the file system has them.
+Folders are named after the first of a class's names in words.txt. Training images whose bytes stand under two classes
+are left out, both copies. Links instead of copies where the file system has them.
 """
 
 import argparse
@@ -29,7 +29,9 @@ def main() -> None:
     for line in (source / "val" / "val_annotations.txt").read_text("utf-8").splitlines():
         file, wnid, *_ = line.split("\t")
         place(source / "val" / "images" / file, target / "test" / names[wnid])
-    print(f"{len(train) - len(disputed)} training images, {len(disputed)} left out: their bytes stand under two classes")
+    print(
+        f"{len(train) - len(disputed)} training images, {len(disputed)} left out: their bytes stand under two classes"
+    )
 
 
 def class_names(source: Path) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_qkv_are_three_matrices() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_matrices_of_one_shape_are_orthogonalised_together(dtype: torch.dtype) -> None:
-    """In their own order, and as each would be alone; bfloat16 has 8 bits, and five steps: a tenth of the largest entry."""
+    """In their own order, as each alone; bfloat16, 8 bits through five steps, to a tenth of the largest entry."""
     torch.manual_seed(0)
     matrices = [torch.randn(shape) for shape in [(8, 24), (8, 8), (8, 24), (24, 8), (8, 8)]]
     for matrix, result in zip(matrices, orthogonalised(matrices, dtype), strict=True):
