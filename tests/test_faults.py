@@ -351,7 +351,7 @@ class TestNumbers:
         task = build_task(replace(settings, recipe=replace(SHORT, amp="fp16")), training.open_settings_data(settings))
         learner = Learner(task, World(), micro_batches=1)
         learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
-        batch = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.arange(8) % 3
+        batch = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), torch.arange(8) % 3, torch.arange(8)
         head, moved = task.model.head.weight, []
         for step in range(40):
             before = head.detach().clone()  # type: ignore[operator,union-attr]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from checkpoints import TINY, write_tiny
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from test_training import _run_and_signal, state_digest, write_stripes
 from torch import Tensor
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
-from vitcli.errors import Stopped, UsageError
+from vitcli.errors import Stopped, UsageError, VitError
 from vitcli.model.posemb import resample_pos_embed
 from vitcli.model.vit import VisionTransformer
 from vitcli.training import fit as fitting
@@ -41,7 +42,7 @@ from vitcli.training.estimate import (
     trainable_parameters,
 )
 from vitcli.training.evaluation import batches
-from vitcli.training.events import Evaluated, Featured, HeadFitted, Shrunk, Stepped, Tried
+from vitcli.training.events import Asked, Evaluated, Featured, HeadFitted, Shrunk, Stepped, Tried
 from vitcli.training.groups import parameter_groups
 from vitcli.training.head import features, fit_head, logistic_regression
 from vitcli.training.learner import Learner
@@ -91,7 +92,7 @@ def one_step(settings: Settings) -> tuple[float, Learner]:
     learner = Learner(task, World(), 1)
     chosen = range(0, 80, 5)
     images = torch.stack([task.transform(task.data.train.image(i)) for i in chosen])
-    batch = images, torch.from_numpy(task.data.train.labels[chosen])
+    batch = images, torch.from_numpy(task.data.train.labels[chosen]), torch.tensor(chosen)
     return learner.step(iter([batch]), 0, settings.recipe.lr), learner
 
 
@@ -333,7 +334,7 @@ class TestObjective:
         task = replace(task, teacher=Teacher(known, task.preprocess, task.preprocess, [0, 1, 2]))
         learner = Learner(task, World(), 1)
         images = torch.stack([task.transform(task.data.train.image(i)) for i in range(16)])
-        loss = learner.step(iter([(images, torch.zeros(16, dtype=torch.long))]), 0, 0.0)
+        loss = learner.step(iter([(images, *[torch.zeros(16, dtype=torch.long)] * 2)]), 0, 0.0)
         with torch.no_grad():
             p = torch.softmax(known(learner.prepare(images)) / 2, dim=1)
         expected = 4 * (math.log(3) + (p * p.log()).sum(1).mean())
@@ -350,6 +351,56 @@ class TestObjective:
         gray = torch.full((1, 3, 28, 28), 0.25)  # a pixel of 0.25 · 0.5 + 0.5 = 0.625
         seen = torch.full((1, 3, 56, 56), (0.625 - 0.2) / 0.3)
         torch.testing.assert_close(teacher(gray), known(seen)[:, [2, 0, 1]], rtol=1e-4, atol=1e-5)
+
+    def test_answers_are_kept_and_are_those_to_whole_images(self, base: Path, data: Path, tmp_path: Path) -> None:
+        """The teacher, at its own size, is asked once; the run is the one that its logits, given by hand, make."""
+        named = write_tiny(tmp_path / "big", replace(SMALL, num_classes=3, img_size=(56, 56)), labels=("1", "0", "2"))
+        file = tmp_path / "kept" / "answers.safetensors"
+        recipe = replace(RECIPE, epochs=1, crop_padding=2, hflip=0.5)
+        settings = replace(settings_of(base, data, recipe=recipe), teacher=str(named), teacher_answers=str(file))
+        events = run_to_end(settings, tmp_path / "run")
+        train = training.open_settings_data(settings).train
+        assert [event.done for event in events if isinstance(event, Asked)][-1] == len(train)
+        kept = load_file(file)["answers"]
+        for i in (0, 40, len(train) - 1):
+            seen = torch.from_numpy(train.load(i, resolve(str(named)).preprocess))
+            logits = load_model(resolve(str(named))).eval()(seen[None])[0]
+            torch.testing.assert_close(kept[i].float(), logits[[1, 0, 2]], atol=2e-3, rtol=2e-3)  # float16
+        again = run_to_end(settings, tmp_path / "again")
+        assert not any(isinstance(event, Asked) for event in again)
+        assert state_digest(tmp_path / "run") == state_digest(tmp_path / "again")
+        plain = run_to_end(replace(settings, teacher=None, teacher_answers=None), tmp_path / "plain")
+        assert [e.loss for e in plain if isinstance(e, Stepped)] != [e.loss for e in again if isinstance(e, Stepped)]
+
+    def test_answers_of_others_are_refused(self, base: Path, data: Path, tmp_path: Path) -> None:
+        file = tmp_path / "answers.safetensors"
+        for seed in (0, 1):
+            named = write_tiny(tmp_path / f"t{seed}", replace(SMALL, num_classes=3), seed, labels=("0", "1", "2"))
+            settings = replace(settings_of(base, data, recipe=replace(RECIPE, epochs=1)), teacher=str(named))
+            settings = replace(settings, teacher_answers=str(file))
+            if seed == 0:
+                run_to_end(settings, tmp_path / "run")
+        with pytest.raises(UsageError, match="another teacher's answers"):
+            run_to_end(settings, tmp_path / "other")
+        file.write_bytes(file.read_bytes()[:100])
+        with pytest.raises(VitError, match="cannot be read"):
+            run_to_end(settings, tmp_path / "damaged")
+        with pytest.raises(UsageError, match="name one with --teacher"):
+            build_task(replace(settings, teacher=None), training.open_settings_data(settings))
+        moving = replace(settings, recipe=replace(settings.recipe, mixup=0.2))
+        samples = training.open_settings_data(settings)
+        with pytest.raises(UsageError, match="--set mixup=0"):
+            build_task(moving, samples)
+
+    def test_the_same_classes_keep_their_head(self, data: Path, tmp_path: Path) -> None:
+        known = write_tiny(tmp_path / "known", replace(SMALL, num_classes=3), labels=("0", "1", "2"))
+        other = write_tiny(tmp_path / "other", replace(SMALL, num_classes=3), labels=("1", "0", "2"))
+        heads = []
+        for checkpoint in (known, other):
+            task = build_task(settings_of(checkpoint, data), training.open_settings_data(settings_of(checkpoint, data)))
+            heads.append(task.model.head.weight.detach())
+        assert torch.equal(heads[0], load_file(known / "model.safetensors")["head.weight"])
+        assert not heads[1].any()
 
     def test_a_teacher_that_does_not_know_a_class(self, base: Path, data: Path) -> None:
         settings = replace(settings_of(base, data), teacher=str(base))
@@ -376,7 +427,7 @@ class TestObjective:
             teacher = Teacher(model, task.preprocess, task.preprocess, [0, 1, 2])
             learner = Learner(replace(task, teacher=teacher), World(), 1)
             images = torch.stack([task.transform(task.data.train.image(i)) for i in range(16)])
-            losses.append(learner.step(iter([(images, torch.zeros(16, dtype=torch.long))]), 0, 0.0))
+            losses.append(learner.step(iter([(images, *[torch.zeros(16, dtype=torch.long)] * 2)]), 0, 0.0))
         x = learner.prepare(images)
         ours, theirs = (m.intermediates(x, ["blocks.0"])["blocks.0"][:, -4:].flatten(0, 1) for m in (task.model, known))
         correlations = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in zip(ours, theirs, strict=True)]

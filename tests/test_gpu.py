@@ -81,7 +81,7 @@ def test_first_losses_are_the_cpu_s(data: Path, model: dict[str, Any], amp: str)
         images = torch.stack([task.transform(task.data.train.image(i)) for i in range(16)])
         labels = torch.from_numpy(task.data.train.labels[:16])
         learner = Learner(task, World(device=torch.device(device)), 1)
-        losses.append([learner.step(iter([(images, labels)]), step, 1e-3) for step in range(3)])
+        losses.append([learner.step(iter([(images, labels, torch.arange(16))]), step, 1e-3) for step in range(3)])
     assert losses[1] == pytest.approx(losses[0], rel=2e-2 if amp else 2e-3)
 
 

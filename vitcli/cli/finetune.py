@@ -25,6 +25,7 @@ from vitcli.cli.options import (
     ScoreOpt,
     SeedOpt,
     SetOpt,
+    TeacherAnswersOpt,
     TeacherOpt,
     TimeBudgetOpt,
     TuneOpt,
@@ -53,6 +54,7 @@ def finetune(
     batch_size: BatchOpt = None,
     lr: LrOpt = None,
     teacher: TeacherOpt = None,
+    teacher_answers: TeacherAnswersOpt = None,
     seed: SeedOpt = None,
     compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
@@ -68,7 +70,7 @@ def finetune(
 
     Shows a plan with its cost first, leaves a run folder with a checkpoint and a report, and says how to use them.
     """
-    from vitcli.cli.running import Running, seconds_or_none
+    from vitcli.cli.running import Running, absolute, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
@@ -83,6 +85,7 @@ def finetune(
             "--set": set_,
         }
         own |= {"--tune": tune != "auto", "--lora-rank": lora_rank, "--img-size": pixels, "--teacher": teacher}
+        own |= {"--teacher-answers": teacher_answers}
         own |= {"--posemb-kernel": posemb_kernel, "--time-budget": time_budget}
         own |= {"--val-fraction": val_fraction != VAL_FRACTION}
         own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
@@ -113,7 +116,13 @@ def finetune(
         raise UsageError("--tune head works in one process; under torchrun choose --tune all")
     if tune == "head":
         unused: dict[str, Any] = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr}
-        unused |= {"--teacher": teacher, "--time-budget": time_budget, "--set": set_, "--compile": compile_}
+        unused |= {
+            "--teacher": teacher,
+            "--teacher-answers": teacher_answers,
+            "--time-budget": time_budget,
+            "--set": set_,
+            "--compile": compile_,
+        }
         refuse(unused, "--tune head solves for one layer, on features computed once")
     checkpoint = resolve(model)
     if checkpoint.why:
@@ -129,7 +138,15 @@ def finetune(
     )
     chosen = _recipe(recipe, changes, assigned(set_ or []), start.img_size or checkpoint.preprocess.size)
     settings = Settings(
-        checkpoint.architecture, {}, data, chosen, val_fraction, start, teacher, seconds_or_none(time_budget)
+        checkpoint.architecture,
+        {},
+        data,
+        chosen,
+        val_fraction,
+        start,
+        teacher,
+        seconds_or_none(time_budget),
+        teacher_answers=absolute(teacher_answers),
     )
     samples = running.open(settings)
     if classes is not None and classes != len(samples.classes):

@@ -93,6 +93,13 @@ PosembKernelOpt = Annotated[
 TeacherOpt = Annotated[
     str | None, typer.Option("--teacher", help="A trained model whose opinion is learnt beside the labels.")
 ]
+TeacherAnswersOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher-answers",
+        help="File to keep the teacher's answers in: it is asked once about each whole image, at its own size.",
+    ),
+]
 TimeBudgetOpt = Annotated[
     str | None, typer.Option("--time-budget", help="Wall-clock time the run may take: 90s, 20m, 1.5h.")
 ]

@@ -103,5 +103,10 @@ class Running:
             raise typer.Exit(EXIT_SOME_FAILED)
 
 
+def absolute(path: str | None) -> str | None:
+    """`path` from wherever a run may be resumed."""
+    return None if path is None else str(Path(path).resolve())
+
+
 def seconds_or_none(text: str | None) -> float | None:
     return None if text is None else seconds(text)

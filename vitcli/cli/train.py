@@ -22,6 +22,7 @@ from vitcli.cli.options import (
     ScoreOpt,
     SeedOpt,
     SetOpt,
+    TeacherAnswersOpt,
     TeacherOpt,
     TimeBudgetOpt,
     ValFractionOpt,
@@ -45,6 +46,7 @@ def train(
     img_size: ImgSizeOpt = None,
     patch_size: PatchSizeOpt = None,
     teacher: TeacherOpt = None,
+    teacher_answers: TeacherAnswersOpt = None,
     seed: SeedOpt = None,
     compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
@@ -61,14 +63,14 @@ def train(
     Leaves a run folder with the best and the last checkpoint and a report. Ctrl-C saves; --resume goes on exactly
     there, and with more --epochs makes the run longer.
     """
-    from vitcli.cli.running import Running, seconds_or_none
+    from vitcli.cli.running import Running, absolute, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
     sizes = given(img_size=size(img_size, "--img-size"), patch_size=size(patch_size, "--patch-size"))
     if resume is not None:
         own: dict[str, Any] = {"--data": data, "--model": model, "--recipe": recipe, "--out": out, "--set": set_}
-        own |= {"--teacher": teacher, "--time-budget": time_budget}
+        own |= {"--teacher": teacher, "--teacher-answers": teacher_answers, "--time-budget": time_budget}
         own |= {"--val-fraction": val_fraction != VAL_FRACTION}
         own |= {f"--{name.replace('_', '-')}": True for name in (changes | sizes).keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
@@ -88,6 +90,7 @@ def train(
         val_fraction,
         teacher=teacher,
         budget=seconds_or_none(time_budget),
+        teacher_answers=absolute(teacher_answers),
     )
     samples = running.open(settings)
     if not (model or recipe or settings.model_args):

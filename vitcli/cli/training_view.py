@@ -20,7 +20,7 @@ from vitcli.cli.outcome import Outcome, predict_command
 from vitcli.data.samples import DataSet
 from vitcli.text import safe
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
-from vitcli.training.events import Evaluated, Event, Featured, FellBack, HeadFitted, Shrunk, Stepped, Tried
+from vitcli.training.events import Asked, Evaluated, Event, Featured, FellBack, HeadFitted, Shrunk, Stepped, Tried
 from vitcli.training.run import evaluations
 from vitcli.training.start import Settings, parameters
 from vitcli.training.task import Task
@@ -106,6 +106,8 @@ class TrainingView:
                 self._advance("training", f"epoch {event.epoch:6.2f}", event.step, event.total, state)
             case Featured():
                 self._advance("features", "features", event.done, event.total, "")
+            case Asked():
+                self._advance("teacher", "teacher's answers", event.done, event.total, "")
             case HeadFitted():
                 held_out = "" if event.accuracy is None else f", {event.accuracy:.4f} on a slice of train"
                 self.console.print(Text(f"head fitted in {event.seconds:.0f} s (L2 {event.penalty:g}{held_out})"))

@@ -15,7 +15,7 @@ from vitcli.errors import ImageError
 from vitcli.training.augment import Transform
 from vitcli.training.seeds import epoch_order, reseed
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,)
+Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,), which samples they are (B,)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Plan:
 _ORDERS: dict[str, object] = {}  # the last epoch's order, one permutation per epoch instead of one per micro-batch
 
 
-Sample = tuple[Tensor, int]
+Sample = tuple[Tensor, int, int]
 
 
 class _Augmented(Dataset[Sample | ImageError]):
@@ -69,7 +69,7 @@ class _Augmented(Dataset[Sample | ImageError]):
             image = self.samples.image(index)
         except ImageError as error:
             return error  # raised by a worker it would come with a traceback for a message
-        return self.transform(image), int(self.samples.labels[index])
+        return self.transform(image), int(self.samples.labels[index]), index
 
 
 def _collated(samples: list[Sample | ImageError]) -> Batch | ImageError:

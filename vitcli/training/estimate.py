@@ -78,7 +78,7 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
 
     def step(micro_batches: int) -> Callable[[], object]:
         learner = Learner(copy, world, micro_batches)
-        return lambda: learner.step(iter([(images, labels)] * micro_batches), 0, 0.0)
+        return lambda: learner.step(iter([(images, labels, torch.zeros_like(labels))] * micro_batches), 0, 0.0)
 
     kept, per_step = 0, 0.0
     if training:

@@ -38,6 +38,14 @@ class Featured:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """The teacher has answered for so many training images."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class HeadFitted:
     """A linear head was fitted on the features; `penalty` did best on a held-out slice of train."""
 
@@ -70,4 +78,4 @@ class FellBack:
     skipped: tuple[str, ...]  # which states, and why
 
 
-Event = Stepped | Evaluated | Featured | HeadFitted | Shrunk | Tried | FellBack
+Event = Stepped | Evaluated | Featured | Asked | HeadFitted | Shrunk | Tried | FellBack

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitcli.errors import VitError
 from vitcli.training.augment import batch_transform
+from vitcli.training.batches import Batch
 from vitcli.training.distributed import World
 from vitcli.training.faults import out_of_memory
 from vitcli.training.groups import parameter_groups
@@ -62,7 +63,7 @@ class Learner:
         """The weights that are evaluated and kept."""
         return self.model if self.ema is None else self.ema
 
-    def first_step(self, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
+    def first_step(self, batches: Iterator[Batch], step: int, lr: float) -> float:
         """`step`, with its running out of memory told apart from other errors. Raises OutOfMemory."""
         try:
             return self.step(batches, step, lr)
@@ -71,7 +72,7 @@ class Learner:
                 raise OutOfMemory(self.recipe.micro_batch) from error
             raise
 
-    def step(self, batches: Iterator[tuple[Tensor, Tensor]], step: int, lr: float) -> float:
+    def step(self, batches: Iterator[Batch], step: int, lr: float) -> float:
         """One optimiser step. Returns this process's share of the mean loss."""
         self.lr = lr
         for group in self.optimizer.param_groups:
@@ -80,12 +81,12 @@ class Learner:
         mine = range(self.world.rank, self.micro_batches, self.world.size)
         total = torch.zeros((), device=self.device)
         for index in mine:
-            images, labels = next(batches)
+            images, labels, samples = next(batches)
             reseed(self.recipe.seed, "pass", step, index)
             with nullcontext() if self.world.size == 1 or index == mine[-1] else self.parallel.no_sync():  # type: ignore[operator]
                 images = self.prepare(images.to(self.device, non_blocking=True)).to(memory_format=self.layout)
                 with self._autocast():
-                    loss = self.objective(self.parallel, images, labels.to(self.device)) / self.micro_batches
+                    loss = self.objective(self.parallel, images, labels.to(self.device), samples) / self.micro_batches
                 # DDP takes the mean over processes
                 self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -154,7 +155,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     muon = recipe.optimizer == "muon"
     groups = parameter_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, orthogonal=muon)
     if muon:
-        return Muon(groups, lr=recipe.lr, betas=recipe.betas)
+        dtype = torch.bfloat16 if recipe.amp == "bf16" else torch.float32
+        return Muon(groups, lr=recipe.lr, betas=recipe.betas, dtype=dtype)
     if recipe.optimizer == "sgd":
         return create_optimizer_v2(groups, "momentum", lr=recipe.lr, momentum=recipe.betas[0])  # type: ignore[no-any-return]
     return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, betas=recipe.betas, fused=True)  # type: ignore[no-any-return]

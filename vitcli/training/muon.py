@@ -2,11 +2,12 @@
 
 After Jordan et al. 2024 (github.com/KellerJordan/Muon) with the step size of arXiv 2502.16982, which lets learning rate
 and weight decay be those of AdamW. torch and timm have it too, but both orthogonalise in bfloat16, which a CPU without
-bfloat16 units emulates: 60 ms an image where this takes 8 (docs/decisions.md).
+bfloat16 units emulates: 60 ms an image where float32 takes 8 (docs/decisions.md). Here the caller says in which type.
 """
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,14 +30,19 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """`dtype` is that of the products that orthogonalise; momentum and weights keep their own."""
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum, "eps": 1e-8}
         super().__init__(groups, defaults)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
             if group["orthogonal"]:
                 self._muon(params, group)
             else:
@@ -44,16 +50,20 @@ class Muon(torch.optim.Optimizer):
 
     def _muon(self, params: list[Tensor], group: Group) -> None:
         lr, momentum = group["lr"], group["momentum"]
+        gradients = [p.grad for p in params if p.grad is not None]
         for p in params:
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            average = state["momentum"]
-            average.lerp_(p.grad, 1 - momentum)
-            nesterov = torch.lerp(p.grad, average, momentum).flatten(1)  # type: ignore[arg-type]
-            parts = [orthogonalise(part) for part in nesterov.chunk(group["parts"])]
-            size = 0.2 * math.sqrt(max(parts[0].shape))  # the root mean square of an AdamW update
-            p.mul_(1 - lr * group["weight_decay"]).sub_(torch.cat(parts).view_as(p), alpha=lr * size)
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        averages = [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        nesterov = torch._foreach_lerp(gradients, averages, momentum)
+        parts = [part for update in nesterov for part in update.flatten(1).chunk(group["parts"])]
+        updates = iter(orthogonalised(parts, self.dtype))
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        for p in params:
+            mine = [next(updates) for _ in range(group["parts"])]
+            size = 0.2 * math.sqrt(max(mine[0].shape))  # the root mean square of an AdamW update
+            p.sub_(torch.cat(mine).view_as(p), alpha=lr * size)
 
     def _adamw(self, params: list[Tensor], group: Group) -> None:
         states = [self.state[p] for p in params]
@@ -80,12 +90,26 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix to `matrix` (M, N), roughly: singular values between 0.7 and 1.2."""
+def orthogonalised(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """`orthogonalise` of each of `matrices`, those of one shape in one product, computed in `dtype`."""
+    places: dict[torch.Size, list[int]] = defaultdict(list)
+    for place, matrix in enumerate(matrices):
+        places[matrix.shape].append(place)
+    results = list(matrices)
+    for same in places.values():
+        stack = torch.stack([matrices[place] for place in same])  # (S, M, N)
+        for place, result in zip(same, orthogonalise(stack.to(dtype)).to(stack.dtype), strict=True):
+            results[place] = result
+    return results
+
+
+def orthogonalise(x: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices to `x` (…, M, N), roughly: singular values between 0.7 and 1.2."""
     a, b, c = NEWTON_SCHULZ
-    x: Tensor = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(STEPS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    return x.mT if tall else x

@@ -15,31 +15,40 @@ from vitcli.training.task import Task
 
 
 class Objective:
-    """(model, images (B, C, H, W), labels (B,)) → mean loss, a scalar."""
+    """(model, images (B, C, H, W), labels (B,), numbers of the samples (B,)) → mean loss, a scalar."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self.recipe = task.recipe
         self.mixup = _mixup(task.recipe, task.classes)
         self.weights = class_weights(task.data).to(device) if task.recipe.class_weights else None
-        self.teacher = task.teacher.to(device) if task.teacher is not None else None
+        self.answers = task.answers  # (N, K), on the CPU: they may be many
+        self.teacher = task.teacher.to(device) if task.teacher is not None and task.answers is None else None
         self.patches = task.vit.num_patches if task.vit and task.recipe.token_weight else 0  # to compare
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, samples: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)  # soft targets (B, K), label smoothing included
             smoothing = 0.0
         logits, tokens = model(images, with_tokens=True) if self.patches else (model(images), None)
         loss = F.cross_entropy(logits, labels, self.weights, label_smoothing=smoothing)
-        if self.teacher is None:
+        if self.answers is not None:
+            opinion, example = self.answers[samples].to(logits.device), None
+        elif self.teacher is not None:
+            opinion, example = self._asked(images)
+        else:
             return loss
-        with torch.no_grad():
-            opinion, example = self.teacher(images, with_tokens=True) if self.patches else (self.teacher(images), None)
         share = self.recipe.teacher_weight
         loss = (1 - share) * loss + share * self._distance(logits, opinion)
         if tokens is not None and example is not None:
             loss = loss + self.recipe.token_weight * token_distance(tokens, example, self.patches)
         return loss
+
+    @torch.no_grad()
+    def _asked(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the teacher says of these very images: logits (B, K) and, where they are compared, tokens (B, M, D)."""
+        assert self.teacher is not None
+        return self.teacher(images, with_tokens=True) if self.patches else (self.teacher(images), None)
 
     def _distance(self, logits: Tensor, opinion: Tensor) -> Tensor:
         """KL divergence of the student from the teacher at temperature T, times T² (Hinton et al. 2015)."""

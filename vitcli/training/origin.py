@@ -1,7 +1,8 @@
 """Fine-tuning's beginning: a checkpoint without its head, at the resolution and for the classes of new data.
 
 The whole pre-training head goes, its hidden layer too, and a zero-initialised linear layer takes its place (paper,
-section 3.2). The patch size stays; for another image size the position embedding is resampled in 2-D.
+section 3.2); where the classes of the data are the checkpoint's own, that layer begins as its head. The patch size
+stays; for another image size the position embedding is resampled in 2-D.
 """
 
 import hashlib
@@ -64,8 +65,11 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
     model: nn.Module
     if checkpoint.vit:
         _require_whole_patches(start.img_size, checkpoint.vit)
-        model = _headless(load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append))
-        model = with_head(model, classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
+        known = load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append)
+        model = with_head(_headless(known), classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
+        if checkpoint.labels == data.classes and isinstance(known.head, nn.Linear) and known.config.head_hidden is None:
+            model.head.load_state_dict(known.head.state_dict())
+            notes.append("the classes are the checkpoint's own: its head is where training begins")
         size = model.config.img_size
     else:
         size = start.img_size or checkpoint.preprocess.size

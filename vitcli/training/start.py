@@ -43,6 +43,7 @@ class Settings:
     budget: float | None = None  # seconds
     share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
     share_seed: int = 0  # which ones
+    teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "recipe": as_dict(self.recipe)}
@@ -63,6 +64,7 @@ class Settings:
                 config.get("budget"),
                 config.get("share", 1.0),
                 config.get("share_seed", 0),
+                config.get("teacher_answers"),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise VitError(f"run.json is not that of a run: {safe(error)}; start again in a new folder") from error
@@ -76,6 +78,8 @@ def build_task(settings: Settings, data: DataSet) -> Task:
     if settings.teacher:
         teacher = load_teacher(settings.teacher, task.preprocess, data.classes)
         task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
+    if settings.teacher_answers:
+        _require_whole_images(settings)
     if recipe.token_weight:
         require_like_tokens(task.teacher, task.vit)
     if recipe.init != "authors" and (settings.start or task.vit is None):
@@ -85,6 +89,18 @@ def build_task(settings: Settings, data: DataSet) -> Task:
             raise UsageError(f"grad_checkpointing is for Vision Transformers, not for {safe(task.architecture)}")
         task.model.grad_checkpointing = True  # type: ignore[assignment]
     return task
+
+
+def _require_whole_images(settings: Settings) -> None:
+    """Raises UsageError for what answers that were given once, to whole images, cannot serve."""
+    if settings.teacher is None:
+        raise UsageError("--teacher-answers keeps what a teacher says; name one with --teacher")
+    recipe = settings.recipe
+    if moving := [name for name in ("mixup", "cutmix", "token_weight") if getattr(recipe, name)]:
+        raise UsageError(
+            f"--teacher-answers holds one answer for each whole image, {moving[0]} would need others: "
+            f"--set {moving[0]}=0, or leave the file out"
+        )
 
 
 def _from_scratch(settings: Settings, data: DataSet) -> Task:

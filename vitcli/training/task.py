@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitcli.data.samples import DataSet
 from vitcli.images.preprocess import Preprocess
@@ -25,6 +25,7 @@ class Task:
     data: DataSet
     recipe: Recipe
     teacher: nn.Module | None = None
+    answers: Tensor | None = None  # the teacher's logits for the whole training images (N, K), where they are kept
     origin: Mapping[str, Any] = field(default_factory=dict)  # provenance: what fine-tuning began from, the teacher
     notes: tuple[str, ...] = ()  # what was done to the model before its first step
 

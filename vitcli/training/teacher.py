@@ -11,19 +11,27 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
+from vitcli.training.origin import weights_digest
 
 
 class Teacher(nn.Module):
     """Images (B, C, H, W) as the student sees them → the teacher's logits (B, K), in the student's order of classes.
 
     The images are normalised anew and resized on the tensor (bilinear), so the teacher's own input size may differ.
+    `own` is how it would see a whole image, `digest` the SHA-256 of its weights.
     """
 
     def __init__(
-        self, model: nn.Module, own: Preprocess, student: Preprocess, order: list[int], name: str = "teacher"
+        self,
+        model: nn.Module,
+        own: Preprocess,
+        student: Preprocess,
+        order: list[int],
+        name: str = "teacher",
+        digest: str = "",
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.own, self.digest = name, own, digest
         self.model, self.size = model.eval().requires_grad_(False), own.size
         # (x · s + m − μ) / σ: from the student's normalisation (m, s) to the teacher's (μ, σ)
         mean, std, own_mean, own_std = (
@@ -59,7 +67,8 @@ def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Te
         raise UsageError(f"the teacher {safe(name)} takes {checkpoint.preprocess.in_chans} channels, the student "
                          f"{student.in_chans}")  # fmt: skip
     order = [checkpoint.labels.index(label) for label in classes]
-    return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order, checkpoint.public_name)
+    digest = weights_digest(checkpoint)
+    return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order, checkpoint.public_name, digest)
 
 
 def require_like_tokens(teacher: nn.Module | None, student: ViTConfig | None) -> None:

@@ -11,6 +11,7 @@ from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
 from vitcli.errors import Stopped, UsageError
 from vitcli.text import safe
+from vitcli.training.answers import kept_answers
 from vitcli.training.budget import Clock
 from vitcli.training.distributed import World, join_world
 from vitcli.training.estimate import tail
@@ -114,6 +115,9 @@ def train(
             settings, data = yield from _choose_lr(settings, data, run, world, stop, workers)
         while True:
             task = build_task(settings, data)
+            if settings.teacher_answers:
+                answers = yield from kept_answers(Path(settings.teacher_answers), task, run, world, stop)
+                task = replace(task, answers=answers)
             tune = settings.start.tune if settings.start else "all"
             best = (yield from tune_head(task, run, world, stop)) if "head" in tune else -1.0
             if tune == "head":
