@@ -222,7 +222,7 @@ class TestChangedRun:
     @pytest.mark.parametrize(
         "option",
         [
-            "--data .", "--model vit_base_patch16_224", "--recipe paper", "--out x", "--batch-size 8", "--lr 1",
+            "--model vit_base_patch16_224", "--recipe paper", "--out x", "--batch-size 8", "--lr 1",
             "--img-size 32", "--patch-size 8", "--teacher x", "--seed 3", "--time-budget 5m", "--val-fraction 0.2",
             "--set depth=3",
         ],
