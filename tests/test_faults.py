@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -25,15 +26,22 @@ from test_training import MODEL, RECIPE, run_to_end, state_digest, write_idx
 from typer.testing import CliRunner
 
 from vitcli.cli.app import app
+from vitcli.comparison.queue import work_through
+from vitcli.comparison.study import Study
 from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.images.preprocess import Preprocess
 from vitcli.training import run as running
 from vitcli.training import train as training
+from vitcli.training.augment import training_transform
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.distributed import World
-from vitcli.training.events import Stepped
+from vitcli.training.estimate import estimate
+from vitcli.training.events import Stepped, Uncompiled
+from vitcli.training.faults import explained
 from vitcli.training.fit import fit
 from vitcli.training.learner import Learner
 from vitcli.training.run import create_run_folder, locked, read_config, write_config
+from vitcli.training.seeds import reseed
 from vitcli.training.start import Settings, build_task
 from vitcli.training.state import load_state
 
@@ -222,7 +230,7 @@ class TestChangedRun:
     @pytest.mark.parametrize(
         "option",
         [
-            "--data .", "--model vit_base_patch16_224", "--recipe paper", "--out x", "--batch-size 8", "--lr 1",
+            "--model vit_base_patch16_224", "--recipe paper", "--out x", "--batch-size 8", "--lr 1",
             "--img-size 32", "--patch-size 8", "--teacher x", "--seed 3", "--time-budget 5m", "--val-fraction 0.2",
             "--set depth=3",
         ],
@@ -231,6 +239,27 @@ class TestChangedRun:
         result = CliRunner().invoke(app, ["train", "--resume", str(whole), *option.split()])
         assert result.exit_code == 2
         assert f"{option.split()[0]} would change nothing" in result.stderr
+
+    def test_data_that_moved(self, settings: Settings, whole: Path, tmp_path: Path) -> None:
+        """`--data` says where they are now; other data are refused, and without it the line says what to do."""
+        folder, here = shutil.copytree(whole, tmp_path / "run"), tmp_path / "there"
+        write_config(folder, {**read_config(folder), "data": str(tmp_path / "gone")})
+        runner = CliRunner()
+        result = runner.invoke(app, ["train", "--resume", str(folder)])
+        assert result.exit_code == 1
+        assert "gone does not exist; if the data moved, say where they are with --data" in result.stderr
+        other = shutil.copytree(settings.data, tmp_path / "other")
+        (images,) = other.glob("train-images*")
+        images.write_bytes(images.read_bytes()[:-1] + b"\x01")
+        result = runner.invoke(app, ["train", "--resume", str(folder), "--data", str(other)])
+        assert result.exit_code == 2
+        assert f"{other} does not hold the data that {folder} began with" in result.stderr
+        shutil.copytree(settings.data, here)
+        line = ["train", "--resume", str(folder), "--data", str(here), "--score", "none", "--device", "cpu"]
+        result = runner.invoke(app, line)
+        assert result.exit_code == 0, result.stderr
+        assert read_config(folder)["data"] == str(here)
+        assert training.resumed(folder)[0].data == str(here)
 
     @pytest.mark.parametrize("change", [{"depth": 3}, {"depth": 1}, {"embed_dim": 48}, {"patch_size": [8, 8]}])
     def test_another_model(self, settings: Settings, whole: Path, tmp_path: Path, change: dict[str, Any]) -> None:
@@ -258,6 +287,203 @@ class TestChangedRun:
         assert result.exit_code in (1, 2)
         assert said in result.stderr
         assert isinstance(result.exception, SystemExit)
+
+
+class TestMachine:
+    """What the bits of a run depend on is in its run.json, and what differs on resumption is said and kept."""
+
+    @pytest.mark.parametrize(
+        ("name", "then", "said"),
+        [
+            ("threads", 99, "threads 99 then, 1 now"),
+            ("device", "Quantum Q1", "device Quantum Q1 then, cpu now"),
+            ("processor", "Z80", "processor Z80 then,"),
+            ("instructions", "NONE", "instructions NONE then,"),
+            ("python", "2.7", "python 2.7 then,"),
+            ("processes", 8, "processes 8 then, 1 now"),
+            ("versions", {"torch": "0.1"}, "torch 0.1 then,"),
+            ("versions", {"libjpeg": "6b"}, "libjpeg 6b then,"),
+            ("environment", {"MKL_CBWR": "COMPATIBLE"}, "MKL_CBWR COMPATIBLE then, not set now"),
+        ],
+    )
+    def test_a_difference_is_said(self, whole: Path, name: str, then: Any, said: str) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("MKL_CBWR", raising=False)
+                config = {**read_config(whole), "threads": 1}
+                assert running.changed_since(config, "cpu") == []
+                (found,) = running.changed_since({**config, name: then}, "cpu")
+                assert found.startswith(said)
+                older = {key: value for key, value in config.items() if key != name}
+                assert running.changed_since(older, "cpu") == []  # written before this was looked at
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_a_variable_that_is_set_only_now(self, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+        found = running.changed_since(read_config(whole), "cpu")
+        assert "ONEDNN_MAX_CPU_ISA not set then, SSE41 now" in found
+
+    def test_it_is_remembered(self, settings: Settings, whole: Path, tmp_path: Path) -> None:
+        """Back on the first machine the bits are still those of both."""
+        folder = shutil.copytree(whole, tmp_path / "run")
+        config, threads = read_config(folder), torch.get_num_threads()
+        torch.set_num_threads(threads + 1)
+        try:
+            assert f"threads {threads} then, {threads + 1} now" in running.changed_since(config, "cpu")
+            training.extend(training.resumed(folder)[0], folder, "cpu")
+        finally:
+            torch.set_num_threads(threads)
+        assert running.changed_since(read_config(folder), "cpu") == [f"a part of it had threads {threads + 1}"]
+
+
+class TestLocks:
+    @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
+    def test_a_file_system_without_them_is_not_another_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        def refusing(*_: Any) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("fcntl.lockf", refusing)
+        study = Study("d", "f", {"vit": {}}, (1.0,), 1, 1.0, 1.0, {})
+        with pytest.raises(VitError) as failed, locked(tmp_path):
+            pass
+        with pytest.raises(VitError) as queued:  # not passed by for ever, as a cell that another process does
+            list(work_through(tmp_path, study, locked, lambda cell, place: {}))
+        for error in (failed.value, queued.value):
+            assert not isinstance(error, UsageError)
+            assert f"its file system cannot lock files ({os.strerror(code)})" in str(error)
+            assert "choose a folder on another file system" in str(error)
+
+    @pytest.mark.parametrize("code", [errno.EACCES, errno.EAGAIN])
+    def test_held_by_another(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+        def refusing(*_: Any) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("fcntl.lockf", refusing)
+        with pytest.raises(UsageError, match="another run is at work"), locked(tmp_path):
+            pass
+
+    def test_where_there_is_no_fcntl(self, tmp_path: Path) -> None:
+        """The module of runs can be imported, and says what it needs when a run begins; the command says so first."""
+        code = (
+            "import sys; sys.modules['fcntl'] = None\n"
+            "from pathlib import Path; from vitcli.errors import VitError\n"
+            "from vitcli.training.run import locked\n"
+            f"try: locked(Path({str(tmp_path)!r})).__enter__()\n"
+            "except VitError as error: print(error)\n"
+            "sys.platform = 'win32'\n"
+            "from vitcli.__main__ import main; main()\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert result.stdout == "training needs a POSIX system (Linux, macOS); on Windows, WSL is one\n"
+        assert result.stderr == "error: vit runs on Linux and macOS; on Windows, use it in WSL\n"
+        assert result.returncode == 1
+
+
+class TestTorch:
+    """torch's own errors."""
+
+    @pytest.mark.parametrize("planned", [True, False])
+    def test_one_image_has_no_variance(self, settings: Settings, planned: bool) -> None:
+        """Batch normalisation of one image whose map has one cell, in the plan and in the step."""
+        recipe = replace(SHORT, batch_size=1, micro_batch=1, mixup=0.0, cutmix=0.0)
+        small = Settings("resnet10t", {"img_size": [32, 32]}, settings.data, recipe)
+        task = build_task(small, training.open_settings_data(small))
+        one = iter([(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0]))])
+        work = partial(estimate, task, "cpu") if planned else partial(Learner(task, World(), 1).step, one, 0, 1e-3)
+        with pytest.raises(UsageError, match="batch normalisation needs more than one image at once"):
+            work()
+
+    def test_without_a_compiler_the_run_goes_on(
+        self, settings: Settings, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One line instead of 139, the same bits as without --compile, and run.json says what was done."""
+        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nonexistent/g++",))
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+        torch._dynamo.reset()
+        folder = tmp_path / "run"
+        compiled = replace(settings, recipe=replace(SHORT, compile=True))
+        events = run_to_end(compiled, folder)
+        (said,) = [event for event in events if isinstance(event, Uncompiled)]
+        assert "compiler" in said.why
+        assert "\n" not in said.why
+        assert read_config(folder)["recipe"]["compile"] is False
+        assert state_digest(folder) == state_digest(whole)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback …\nRuntimeError: "
+            "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)\n",
+            "unable to open shared memory object </torch_1_2_0> in read-write mode: Too many open files (24)",
+        ],
+    )
+    def test_a_small_shm(self, whole: Path, text: str) -> None:
+        """As torch says it, with a /dev/shm of 64 KiB."""
+        with pytest.raises(VitError) as failed, explained(running.Run(whole, {})):
+            raise RuntimeError(text)
+        line = str(failed.value)
+        assert "\n" not in line
+        assert line.startswith("no room for decoded images in /dev/shm (")
+        assert "--workers 0 needs none; to go on from the last saved state: vit train --resume" in line
+
+
+START = """
+import multiprocessing, sys
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv.pop(1))
+    from vitcli.__main__ import main
+    main()
+"""
+
+
+class TestWorkers:
+    """Those that are not forked (the default from Python 3.14 on, and on macOS) get what they need pickled."""
+
+    @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+    def test_the_same_batches_however_they_start(self, settings: Settings, method: str) -> None:
+        recipe = replace(SHORT, crop_scale=1.0, randaugment="rand-m9-n2-mstd0.5-inc1", crop_padding=2)
+        task = build_task(replace(settings, recipe=recipe), training.open_settings_data(settings))
+        plan = Plan.of(len(task.data.train), 16, 8, 0)
+        begin = partial(training_batches, task.data.train, task.transform, plan, steps=range(2))
+        before = multiprocessing.get_start_method()
+        multiprocessing.set_start_method(method, force=True)
+        try:
+            found = list(begin(workers=1))
+        finally:
+            multiprocessing.set_start_method(before, force=True)
+        for (images, labels), (expected, their_labels) in zip(found, begin(), strict=True):
+            assert torch.equal(images, expected)
+            assert torch.equal(labels, their_labels)
+
+    @pytest.mark.parametrize("changes", [{}, {"crop_scale": 1.0}, {"randaugment": ""}, {"randaugment": "rand-m10"}])
+    def test_an_augmentation_is_a_value(self, changes: dict[str, Any]) -> None:
+        augment = training_transform(replace(RECIPE, **changes), Preprocess((16, 16)))
+        copy = pickle.loads(pickle.dumps(augment))
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
+        for seed in range(20):
+            reseed(seed)
+            expected = augment(image)
+            reseed(seed)
+            assert torch.equal(copy(image), expected)
+
+    @pytest.mark.parametrize("method", ["forkserver", "spawn"])
+    def test_a_whole_run(self, settings: Settings, tmp_path: Path, method: str) -> None:
+        program = tmp_path / "start.py"
+        program.write_text(START)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+        line = ["train", "--data", settings.data, "--out", str(tmp_path / "run"), "--epochs", "1", *TINY.split()]
+        line[line.index("-j") + 1] = "1"
+        result = subprocess.run(
+            [sys.executable, str(program), method, *line], env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "run" / "best" / "model.safetensors").exists()
 
 
 class TestImages:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from vitcli.checkpoint.typed import shown
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ALIASES as OLD_NAMES
@@ -96,6 +97,28 @@ def checked_facts(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return _checked(values, _FACTS, where)
 
 
+def checked_settings(architecture: str | None, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a recipe, `--set` or a run says of the model to build, by the names of ViTConfig or of timm's constructor.
+
+    Classes and channels are the data's. Sizes come back as (height, width). None: an architecture of ours.
+    Raises CheckpointError for another name and for a value that cannot be meant, naming `where` it was said.
+    """
+    ours = architecture is None or architecture.partition(".")[0] in ARCHITECTURES
+    return _checked(values, _SETTINGS if ours else _OTHER_SETTINGS, where)
+
+
+def require_sound(vit: ViTConfig) -> None:
+    """Raises CheckpointError for a ViT whose parts, each possible, do not go together."""
+    if vit.embed_dim % vit.num_heads:
+        raise CheckpointError(f"embed_dim {vit.embed_dim} cannot be split over {vit.num_heads} heads")
+    if not 0 < vit.num_patches <= MAX_PATCHES:
+        raise CheckpointError(
+            f"img_size {vit.img_size} with patches of {vit.stride} pixels gives {vit.num_patches} patches"
+        )
+    if vit.global_pool == "token" and not vit.class_token:
+        raise CheckpointError("global_pool 'token' needs class_token")
+
+
 def _base(architecture: str) -> ViTConfig:
     if architecture not in ARCHITECTURES:
         near = did_you_mean(architecture, ARCHITECTURES)
@@ -111,7 +134,7 @@ def _checked(args: Mapping[str, Any], whitelist: Mapping[str, Check], where: str
         try:
             checked[key] = whitelist[key](value)
         except ValueError as error:
-            raise CheckpointError(f"{where}.{key} must be {error}, not {safe(repr(value), 60)}") from None
+            raise CheckpointError(f"{where}.{key} must be {error}, not {shown(value)}") from None
     return checked
 
 
@@ -121,14 +144,7 @@ def _check_whole(vit: ViTConfig, preprocess: Preprocess) -> None:
         raise CheckpointError(f"input_size is {shown}, but model_args.img_size {vit.img_size[0]}×{vit.img_size[1]}")
     if vit.in_chans != preprocess.in_chans:
         raise CheckpointError(f"input_size has {preprocess.in_chans} channels, model_args.in_chans is {vit.in_chans}")
-    if vit.embed_dim % vit.num_heads:
-        raise CheckpointError(f"embed_dim {vit.embed_dim} cannot be split over {vit.num_heads} heads")
-    if not 0 < vit.num_patches <= MAX_PATCHES:
-        raise CheckpointError(
-            f"img_size {vit.img_size} with patches of {vit.stride} pixels gives {vit.num_patches} patches"
-        )
-    if vit.global_pool == "token" and not vit.class_token:
-        raise CheckpointError("global_pool 'token' needs class_token")
+    require_sound(vit)
 
 
 def _doubts(architecture: str, base: ViTConfig, vit: ViTConfig) -> list[str]:
@@ -167,7 +183,7 @@ def _size(low: int, high: int) -> Check:
     side = _whole(low, high)
 
     def check(value: Any) -> Size:
-        pair = value if isinstance(value, list) else [value, value]
+        pair = value if isinstance(value, list | tuple) else [value, value]
         if len(pair) != 2:
             raise ValueError("a number of pixels or [height, width]")
         return side(pair[0]), side(pair[1])
@@ -263,6 +279,12 @@ _ANY_MODEL: dict[str, Check] = {
     "global_pool": _one_of("token", "avg", "map", "max", "avgmax"),
     "channels": _widths,  # of a ResNet's four stages
 }
+
+# Of a model to build: what its classes and channels are follows from the data.
+_SETTINGS = {("act" if name == "act_layer" else name): check for name, check in (_ARGS | _OTHER).items()}
+_OTHER_SETTINGS = dict(_ANY_MODEL)
+for _settings in (_SETTINGS, _OTHER_SETTINGS):
+    del _settings["in_chans"]
 
 # Training-time settings, and what timm must know to take images of any size: no effect on the logits of a good image.
 _WITHOUT_EFFECT = {

@@ -1,5 +1,6 @@
 """The cells of a study: how each is trained and scored. Joins the tasks that a comparison does not know."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,8 @@ import numpy as np
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.untrusted import open_regular
+from vitcli.cli.console import note
 from vitcli.cli.progress import progress
 from vitcli.comparison.study import Cell, Study
 from vitcli.data.samples import DataSet
@@ -26,7 +29,7 @@ from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.machine import default_workers
 from vitcli.training.origin import Start, weights_digest
 from vitcli.training.recipe import Recipe, override, small_images
-from vitcli.training.run import read_config
+from vitcli.training.run import changed_since, read_config
 from vitcli.training.start import Settings, default_device, vit_config
 
 SHOTS = (1, 5, 10, 25)
@@ -82,8 +85,13 @@ class Cells:
         """Its best checkpoint; a run that was interrupted goes on."""
         if not (run / "run.json").exists():
             training.begin(settings, data, run, resume=f"vit compare --resume {safe(self.folder)}")
-        elif _as_begun(read_config(run), settings) != settings:
-            raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
+        else:
+            config = read_config(run)
+            if _as_begun(config, settings) != settings:
+                raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
+            if changed := changed_since(config):
+                note(f"{name}: goes on, but not to the same bits: {'; '.join(changed)}")
+            training.extend(settings, run)
         count = default_workers(data.kind, default_device()) if workers is None else workers
         with progress(name) as bar:
             for event in training.train(settings, data, run, workers=count):
@@ -151,7 +159,7 @@ class _Spent:
 
     def __init__(self, place: Path) -> None:
         self.file = place / "cpu_seconds"
-        self.before = float(self.file.read_text("utf-8")) if self.file.exists() else 0.0
+        self.before = _seconds_in(self.file) if self.file.exists() else 0.0
         self.began = _cpu_seconds()
 
     @property
@@ -160,6 +168,18 @@ class _Spent:
 
     def keep(self) -> None:
         write_file(self.file, [f"{self.seconds:.3f}".encode()])
+
+
+def _seconds_in(file: Path) -> float:
+    """Raises VitError."""
+    try:
+        with open_regular(file) as opened:
+            value = float(opened.read(40))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise VitError(f"{safe(file)} is damaged; remove it, and the cell's CPU time counts from now on")
+    return value
 
 
 def _tell(event: Event, bar: Callable[[int, int], None] | None) -> None:
@@ -173,6 +193,6 @@ def _cpu_seconds() -> float:
 
 
 def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
-    """The settings of a run that went on; running out of memory may have made its micro-batch smaller."""
-    found = Settings.from_dict(dict(config))
-    return replace(found, recipe=replace(found.recipe, micro_batch=settings.recipe.micro_batch))
+    """The settings of a run that went on; the machine may have had a smaller micro-batch or no compiler for it."""
+    found, own = Settings.from_dict(dict(config)), settings.recipe
+    return replace(found, recipe=replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile))

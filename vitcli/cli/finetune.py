@@ -77,7 +77,6 @@ def finetune(
     pixels = size(img_size, "--img-size")
     if resume is not None:
         own: dict[str, Any] = {
-            "--data": data,
             "--classes": classes,
             "--model": model,
             "--recipe": recipe,
@@ -90,7 +89,7 @@ def finetune(
         own |= {"--val-fraction": val_fraction != VAL_FRACTION}
         own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
-        running.resume(resume, epochs)
+        running.resume(resume, epochs, data)
         return
 
     from vitcli.checkpoint.resolve import resolve

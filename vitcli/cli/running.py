@@ -64,23 +64,23 @@ class Running:
             self.view.plan_json(planned, settings, folder, cost)
             return
         if task.leads():
-            task.begin(settings, data, folder)
+            task.begin(settings, data, folder, device=self.place)
         self._run(settings, data, folder)
 
-    def resume(self, run: str, epochs: float | None) -> None:
-        """The run in the folder `run` from where it stopped."""
+    def resume(self, run: str, epochs: float | None, data_place: str | None = None) -> None:
+        """The run in the folder `run` from where it stopped; `data_place` is where its data are now, if they moved."""
         folder = Path(run)
-        settings, data = task.resumed(folder, epochs)
+        settings, data = task.resumed(folder, epochs, data_place)
         self._require_split(settings, data)
         planned = build_task(settings, data)
         self.view.plan(planned, settings, folder, None, "resumed")
-        if changed := changed_since(read_config(folder)):
+        if changed := changed_since(read_config(folder), self.place):
             self.view.say(f"goes on, but not to the same bits: {'; '.join(changed)}")
         if self.dry_run:
             self.view.plan_json(planned, settings, folder, None)
             return
         if task.leads():
-            task.extend(settings, folder)
+            task.extend(settings, folder, self.place)
         self._run(settings, data, folder)
 
     def _require_split(self, settings: Settings, data: DataSet) -> None:

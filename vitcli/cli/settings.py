@@ -56,7 +56,13 @@ def size(text: str | None, option: str) -> list[int] | None:
 def _value(text: str) -> Any:
     import tomllib
 
+    from vitcli.training.recipe import parse_toml
+
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError):  # valid, but beyond what a setting can be: the same gate says so
+        document = {}
+    whole = parse_toml(f"value = {text}".encode("utf-8", "surrogateescape"), f"--set {safe(text, 40)}")
+    return whole["value"] if document.keys() <= {"value"} else text

@@ -69,12 +69,12 @@ def train(
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
     sizes = given(img_size=size(img_size, "--img-size"), patch_size=size(patch_size, "--patch-size"))
     if resume is not None:
-        own: dict[str, Any] = {"--data": data, "--model": model, "--recipe": recipe, "--out": out, "--set": set_}
+        own: dict[str, Any] = {"--model": model, "--recipe": recipe, "--out": out, "--set": set_}
         own |= {"--teacher": teacher, "--teacher-answers": teacher_answers, "--time-budget": time_budget}
         own |= {"--val-fraction": val_fraction != VAL_FRACTION}
         own |= {f"--{name.replace('_', '-')}": True for name in (changes | sizes).keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
-        running.resume(resume, epochs)
+        running.resume(resume, epochs, data)
         return
 
     from vitcli.training.start import Settings, fitting_model

@@ -20,7 +20,19 @@ from vitcli.cli.outcome import Outcome, predict_command
 from vitcli.data.samples import DataSet
 from vitcli.text import safe
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
-from vitcli.training.events import Asked, Evaluated, Event, Featured, FellBack, HeadFitted, Shrunk, Stepped, Tried
+from vitcli.training.events import (
+    Asked,
+    Evaluated,
+    Event,
+    Featured,
+    FellBack,
+    HeadFitted,
+    Lost,
+    Shrunk,
+    Stepped,
+    Tried,
+    Uncompiled,
+)
 from vitcli.training.run import evaluations
 from vitcli.training.start import Settings, parameters
 from vitcli.training.task import Task
@@ -118,6 +130,10 @@ class TrainingView:
             case FellBack():
                 lost = "; ".join(event.skipped)
                 self.console.print(Text(f"goes on from step {event.step}, an older state: {safe(lost)}", "yellow"))
+            case Uncompiled():
+                self.console.print(Text(f"goes on without --compile: {safe(event.why)}", "yellow"))
+            case Lost():
+                self.console.print(Text(safe(event.what), "yellow"))
             case Tried():
                 self.console.print(
                     Text(

@@ -5,14 +5,18 @@ free again, and what it had trained so far is still in its folder.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.durable import write_file
+from vitcli.checkpoint.typed import read_typed
+from vitcli.checkpoint.untrusted import read_config
 from vitcli.comparison.study import Cell, Study
-from vitcli.errors import UsageError, VitError
+from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.text import safe
 
 Lock = Callable[[Path], AbstractContextManager[None]]  # raises UsageError when another process holds the folder
@@ -26,12 +30,37 @@ def folder_of(study: Path, cell: Cell) -> Path:
 def done(study: Path, cell: Cell) -> dict[str, Any] | None:
     """The result of a cell that is finished. Raises VitError when its file is damaged."""
     path = folder_of(study, cell) / "result.json"
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except ValueError as error:
-        raise VitError(f"{safe(path)} is damaged: {safe(error)}; remove it, and the cell is done again") from None
+    try:
+        result = read_config(path)
+        read_typed(_Result, result)
+        return result
+    except (CheckpointError, ValueError) as error:
+        said = str(error).removeprefix(f"{safe(path)}: ")
+        raise VitError(f"{safe(path)} is damaged: {said}; remove it, and the cell is done again") from None
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What the table is made of; how a cell is trained and scored decides what is there."""
+
+    test_accuracy: float = 0.0
+    validation_accuracy: float = 0.0
+    images: int = 1  # of the training split
+    pretraining_images: int | None = None
+    failed: int = 0  # images of the test split that could not be read
+    cpu_seconds: float = 0.0
+    few_shot: Mapping[str, float] = field(default_factory=dict)  # images a class → accuracy
+
+    def __post_init__(self) -> None:
+        shares = [self.test_accuracy, *self.few_shot.values()]
+        if not all(0 <= share <= 1 for share in shares) or self.cpu_seconds < 0:
+            raise ValueError("an accuracy is not between 0 and 1, or the time below 0")
+        if self.images < 1 or self.failed < 0 or (self.pretraining_images or 1) < 1:
+            raise ValueError("a number of images that cannot be")
+        if not all(name.isdecimal() for name in self.few_shot):
+            raise ValueError("few_shot must be by numbers of images")
 
 
 def work_through(folder: Path, study: Study, lock: Lock, work: Work) -> Iterator[tuple[Cell, dict[str, Any]]]:

@@ -5,13 +5,17 @@ A cell's name is its folder's; what it needs to know is in the study, so one tha
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.durable import write_file
-from vitcli.errors import UsageError, VitError
+from vitcli.checkpoint.typed import read_typed
+from vitcli.checkpoint.untrusted import read_config
+from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.text import safe
 
 
@@ -86,13 +90,53 @@ def write_study(folder: Path, study: Study) -> None:
 def read_study(folder: Path) -> Study:
     """Raises VitError when study.json is not one, UsageError when there is none."""
     path = folder / "study.json"
+    if not os.path.lexists(path):
+        raise UsageError(f"{safe(folder)} is no study: it has no study.json")
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_config(path)
         if set(found) != {field.name for field in fields(Study)}:
             raise ValueError("its fields are not those that this version writes")
-        found["pretrainings"] = tuple(Pretraining(**one) for one in found["pretrainings"])
-        return Study(**{**found, "shares": tuple(found["shares"]), "fitted": tuple(found["fitted"])})
-    except FileNotFoundError:
-        raise UsageError(f"{safe(folder)} is no study: it has no study.json") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise VitError(f"{safe(path)} is damaged: {safe(error)}; start again in a new folder") from None
+        study = read_typed(Study, found)
+        _require_possible(study)
+        return study
+    except (ValueError, CheckpointError) as error:
+        said = str(error).removeprefix(f"{safe(path)}: ")
+        raise VitError(
+            f"{safe(path)} is damaged: {said}; start again in a new folder (each cells/*/run is a run that is whole)"
+        ) from None
+
+
+MOST_CELLS = 100_000
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of a cell, which the name of its model begins
+
+
+def _require_possible(study: Study) -> None:
+    """Raises ValueError for what no study has."""
+    for name, chosen in study.models.items():
+        if not (_FOLDER.fullmatch(name) and read_typed(_Model, chosen, f"models.{name}").possible):
+            raise ValueError(f"models.{safe(name, 40)} is no model with its image size")
+    for stage in study.pretrainings:
+        if not stage.name.isidentifier() or len(stage.name) > 100:
+            raise ValueError(f"'{safe(stage.name, 40)}' is no name of a pre-training")
+    if not study.models or not study.shares:
+        raise ValueError("it has no models, or no amounts of data")
+    if not all(0 < share <= 1 for share in [*study.shares, *(one.share for one in study.pretrainings)]):
+        raise ValueError("a share is not above 0 and at most 1")
+    if not all(0 < epochs <= 1e6 for epochs in (study.epochs, study.most_epochs)):
+        raise ValueError("epochs are not above 0 and at most 1e6")
+    if not 0 < study.finetune_size <= 8:
+        raise ValueError("finetune_size is not above 0 and at most 8")
+    cells = study.seeds * len(study.models) * len(study.shares) * max(len(study.pretrainings), 1)
+    if not 0 < cells <= MOST_CELLS:
+        raise ValueError(f"it has {cells} cells, not 1 to {MOST_CELLS}")
+
+
+@dataclass(frozen=True)
+class _Model:
+    architecture: str
+    model_args: Mapping[str, Any]
+
+    @property
+    def possible(self) -> bool:
+        size = self.model_args.get("img_size")
+        return isinstance(size, list) and len(size) == 2 and all(type(n) is int and 0 < n <= 1 << 14 for n in size)

@@ -6,6 +6,7 @@ library's cost more than a tenth of the training step. Everything draws from the
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.training.recipe import Recipe
 
@@ -24,36 +26,59 @@ Pixels = npt.NDArray[np.uint8]  # (H, W, C)
 Transform = Callable[[Image.Image], Tensor]
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Augmentation of one sample: RGB image → (C, H, W) uint8. A value: workers that are not forked get it pickled."""
+
+    recipe: Recipe
+    preprocess: Preprocess
+    on_image: tuple[Callable[[Image.Image], Image.Image], ...]  # before it is an array
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        for step in self.on_image:
+            image = step(image)
+        channels = self.preprocess.in_chans
+        pixels = _channels(image, channels) if self.on_image else self.preprocess.pixels(image)
+        if self.recipe.crop_padding:
+            pixels = shifted(pixels, self.recipe.crop_padding)
+        if random.random() < self.recipe.hflip:
+            pixels = pixels[:, ::-1]
+        if random.random() < self.recipe.invert:
+            pixels = 255 - pixels
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
+@dataclass(frozen=True)
+class Resized:
+    """The image as evaluation sees it."""
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return Image.fromarray(self.preprocess.pixels(image).squeeze()).convert("RGB")
+
+
 def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
-    """Augmentation of one sample: RGB image → (C, H, W) uint8."""
+    """The augmentation that `recipe` asks for, to what `preprocess` takes. Raises UsageError when it cannot be."""
     from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import RandomResizedCropAndInterpolation
 
     height, width = preprocess.size
+    if recipe.crop_padding >= min(height, width):
+        raise UsageError(
+            f"crop_padding {recipe.crop_padding} would shift images of {height}x{width} pixels out of sight"
+        )
     on_image: list[Callable[[Image.Image], Image.Image]] = []
     if recipe.crop_scale < 1:
         scale, interpolation = (recipe.crop_scale, 1.0), preprocess.interpolation
         on_image.append(RandomResizedCropAndInterpolation((height, width), scale, interpolation=interpolation))
     elif recipe.randaugment:
-        on_image.append(lambda image: Image.fromarray(preprocess.pixels(image).squeeze()).convert("RGB"))
+        on_image.append(Resized(preprocess))
     if recipe.randaugment:
         fill = tuple(min(255, round(255 * mean)) for mean in preprocess.mean) * (3 // preprocess.in_chans)
         hyper = {"img_mean": fill, "translate_const": int(width * 0.45)}
         on_image.append(_posterizing(rand_augment_transform(recipe.randaugment, hyper)))
-
-    def transform(image: Image.Image) -> Tensor:
-        for step in on_image:
-            image = step(image)
-        pixels = _channels(image, preprocess.in_chans) if on_image else preprocess.pixels(image)
-        if recipe.crop_padding:
-            pixels = shifted(pixels, recipe.crop_padding)
-        if random.random() < recipe.hflip:
-            pixels = pixels[:, ::-1]
-        if random.random() < recipe.invert:
-            pixels = 255 - pixels
-        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
-
-    return transform
+    return Augmentation(recipe, preprocess, tuple(on_image))
 
 
 def _channels(image: Image.Image, count: int) -> Pixels:
@@ -63,12 +88,16 @@ def _channels(image: Image.Image, count: int) -> Pixels:
 
 def _posterizing(augment: "RandAugment") -> "RandAugment":
     """Keep at least one bit: at the highest magnitude timm 1.0.31 asks for none, which Pillow 13 refuses."""
-    from timm.data.auto_augment import posterize
-
     for op in augment.ops:
         if op.name.startswith("Posterize"):
-            op.aug_fn = lambda image, bits, **_: posterize(image, max(bits, 1))
+            op.aug_fn = _posterized
     return augment
+
+
+def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    from timm.data.auto_augment import posterize
+
+    return posterize(image, max(bits, 1))  # type: ignore[no-any-return]
 
 
 def shifted(pixels: Pixels, most: int) -> Pixels:

@@ -1,7 +1,8 @@
 """Samples → micro-batches, in an order that is a function of (seed, epoch). Knows data and transforms, no model."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from vitcli.data.samples import Samples
 from vitcli.errors import ImageError
 from vitcli.training.augment import Transform
 from vitcli.training.seeds import epoch_order, reseed
+from vitcli.training.stop import SIGNALS
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,), which samples they are (B,)
 
@@ -85,16 +87,17 @@ def training_batches(
     Closing it ends the workers. Raises ImageError in the place of a micro-batch with an image that cannot be read.
     """
     sampler = (plan.micro(step, index) for step in steps for index in range(rank, plan.micro_batches, world))
-    loader: Any = iter(
-        DataLoader(
-            _Augmented(samples, transform, plan.seed),
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=_collated,
-            worker_init_fn=_ignore_signals if workers else None,
-            pin_memory=torch.cuda.is_available(),
+    with _signals_deferred():
+        loader: Any = iter(
+            DataLoader(
+                _Augmented(samples, transform, plan.seed),
+                batch_sampler=sampler,
+                num_workers=workers,
+                collate_fn=_collated,
+                worker_init_fn=_ignore_signals if workers else None,
+                pin_memory=torch.cuda.is_available(),
+            )
         )
-    )
     try:
         for batch in loader:
             if isinstance(batch, ImageError):
@@ -108,7 +111,18 @@ def training_batches(
 
 def _ignore_signals(_: int) -> None:
     # A signal to the process group must reach the trainer alone, or the workers die before the state is saved.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Holds back the signals that ask a run to stop while workers start, which inherit that until they ignore them.
+
+    One that is not forked imports for seconds before it comes to that.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vitcli.training.batches import Plan
 from vitcli.training.distributed import World
-from vitcli.training.faults import out_of_memory
-from vitcli.training.learner import Learner, OutOfMemory
+from vitcli.training.faults import one_image_explained, out_of_memory
+from vitcli.training.learner import Learner, OutOfMemory, require_room
 from vitcli.training.machine import decoding_threads, default_workers
 from vitcli.training.origin import Tune
 from vitcli.training.recipe import smaller_micro_batch
@@ -57,9 +57,10 @@ def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
     made smaller, as the run will make it; raises OutOfMemory when no smaller one is left.
     """
     try:
+        require_room(task, min(task.recipe.micro_batch, len(task.data.train)) if training else 1, device)
         return _measured(task, device, training)
-    except RuntimeError as error:
-        if not out_of_memory(error):
+    except (RuntimeError, OutOfMemory) as error:
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
         smaller = smaller_micro_batch(task.recipe)
         if smaller is None:
@@ -127,7 +128,7 @@ def _kept_for_backward(task: Task, images: Tensor, device: torch.device) -> int:
         return tensor
 
     model = task.model.to(device).train()
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), one_image_explained():
         model(images.float().to(device))
     return total
 

@@ -78,4 +78,18 @@ class FellBack:
     skipped: tuple[str, ...]  # which states, and why
 
 
-Event = Stepped | Evaluated | Featured | Asked | HeadFitted | Shrunk | Tried | FellBack
+@dataclass(frozen=True)
+class Uncompiled:
+    """The model could not be compiled on this machine: the run begins again without."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A file of the run folder was damaged, and the run goes on without what it held."""
+
+    what: str  # one line
+
+
+Event = Stepped | Evaluated | Featured | Asked | HeadFitted | Shrunk | Tried | FellBack | Uncompiled | Lost

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from vitcli.errors import CheckpointError, ImageError, VitError
+from vitcli.errors import CheckpointError, ImageError, UsageError, VitError
 from vitcli.text import safe
 from vitcli.training.run import Run, removed
 
@@ -41,6 +41,20 @@ def explained(run: Run) -> Iterator[None]:
         raise VitError(f"{reason}; to go on from the last saved state: {run.resume_command}") from error
 
 
+@contextmanager
+def one_image_explained() -> Iterator[None]:
+    """Raises UsageError where a norm over the batch finds one value of each channel, of which it has no variance."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel when training"):
+            raise
+        raise UsageError(
+            "batch normalisation needs more than one image at once here: a larger --set micro_batch and --batch-size, "
+            "or larger images"
+        ) from error
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
@@ -55,6 +69,8 @@ def _reason(error: RuntimeError) -> str | None:
             f"a process that decodes images died ({safe(text.splitlines()[0].rstrip('. '))}), often for lack of memory "
             "or of room in /dev/shm: fewer --workers need less, 0 none"
         )
+    if "unable to allocate shared memory" in text or "unable to open shared memory object" in text:
+        return f"no room for decoded images in /dev/shm ({safe(text.splitlines()[-1])}): --workers 0 needs none"
     if "gloo" in text or isinstance(error, dist.DistError):
         return "another process of this run ended or cannot be reached"
     return None

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
-from vitcli.errors import EXIT_STOPPED, ImageError, Stopped, UsageError, VitError
+from vitcli.errors import EXIT_STOPPED, CheckpointError, ImageError, Stopped, UsageError, VitError
+from vitcli.text import plural, safe
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.budget import Clock
 from vitcli.training.distributed import World
 from vitcli.training.evaluation import evaluate
-from vitcli.training.events import Evaluated, Event, FellBack, Stepped
+from vitcli.training.events import Evaluated, Event, FellBack, Lost, Stepped
 from vitcli.training.export import export
 from vitcli.training.learner import Learner
-from vitcli.training.run import Run, as_line
+from vitcli.training.run import Run, as_line, what_is_left
 from vitcli.training.state import Progress
 from vitcli.training.stop import StopFlag
 from vitcli.training.task import Task
@@ -55,7 +56,14 @@ def fit(
     progress, skipped = run.restore(learner) or (Progress(step=0, best_step=0, best_accuracy=best), ())
     if skipped:
         yield FellBack(progress.step, skipped)
-    losses = run.rewind(progress.step) if world.leads else []
+    if progress.step > total:
+        raise CheckpointError(
+            f"{safe(run.folder)}: its state is of step {progress.step}, but a run of its settings has {total}; "
+            f"was run.json changed?{what_is_left(run.folder)}"
+        )
+    losses, damaged = run.rewind(progress.step) if world.leads else ([], 0)
+    if damaged:
+        yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
     if progress.ended_of == total:
         return
     clock = clock or Clock(None)

@@ -6,17 +6,20 @@ Knows batches of tensors; not where they come from, nor files.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitcli.errors import VitError
+from vitcli.text import safe
 from vitcli.training.augment import batch_transform
 from vitcli.training.batches import Batch
 from vitcli.training.distributed import World
-from vitcli.training.faults import out_of_memory
+from vitcli.training.faults import one_image_explained, out_of_memory
 from vitcli.training.groups import parameter_groups
+from vitcli.training.machine import memory_free
 from vitcli.training.muon import Muon
 from vitcli.training.objective import Objective
 from vitcli.training.recipe import Recipe
@@ -33,6 +36,30 @@ class OutOfMemory(VitError):
         super().__init__(
             f"{images} images at once do not fit into memory: lower --set micro_batch, or set grad_checkpointing=true"
         )
+
+
+class CannotCompile(VitError):
+    """torch.compile found no compiler, or fails on this model."""
+
+
+def least_bytes(task: Task, images: int) -> int:
+    """Memory that a step of so many images takes at the very least: weights, pixels, a few activations of each block.
+
+    Overcommitted memory is refused by a kill, not by an error, so what cannot fit is better not asked for.
+    """
+    weights = sum(parameter.nbytes for parameter in task.model.parameters())
+    pixels = 5 * task.preprocess.in_chans * prod(task.preprocess.size)  # as bytes and as float32
+    kept = 0
+    if task.vit and not task.recipe.grad_checkpointing:
+        kept = 4 * 4 * task.vit.depth * task.vit.num_tokens * task.vit.embed_dim  # norm, q, k and v, in float32
+    return weights + images * (pixels + (kept // 2 if task.recipe.amp else kept))
+
+
+def require_room(task: Task, images: int, device: str) -> None:
+    """Raises OutOfMemory when `least_bytes` are not there."""
+    free = memory_free(device)
+    if free is not None and least_bytes(task, images) > free:
+        raise OutOfMemory(images)
 
 
 class Learner:
@@ -57,6 +84,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.prepare = batch_transform(recipe, task.preprocess, world.device)
         self.objective = Objective(task, world.device)
+        self.task = task
 
     @property
     def averaged(self) -> nn.Module:
@@ -64,12 +92,19 @@ class Learner:
         return self.model if self.ema is None else self.ema
 
     def first_step(self, batches: Iterator[Batch], step: int, lr: float) -> float:
-        """`step`, with its running out of memory told apart from other errors. Raises OutOfMemory."""
+        """`step`, with what smaller bites or a plain model would mend told apart from other errors.
+
+        Raises OutOfMemory and CannotCompile.
+        """
+        if self.device.type == "cpu":  # a GPU says so itself
+            require_room(self.task, min(self.recipe.micro_batch, len(self.task.data.train)), "cpu")
         try:
             return self.step(batches, step, lr)
-        except RuntimeError as error:  # of which CUDA's OutOfMemoryError is one
+        except RuntimeError as error:  # of which CUDA's OutOfMemoryError is one, and each of torch.compile's
             if out_of_memory(error):
                 raise OutOfMemory(self.recipe.micro_batch) from error
+            if self.recipe.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise CannotCompile(safe(str(error).partition("\n")[0])) from error
             raise
 
     def step(self, batches: Iterator[Batch], step: int, lr: float) -> float:
@@ -85,7 +120,7 @@ class Learner:
             reseed(self.recipe.seed, "pass", step, index)
             with nullcontext() if self.world.size == 1 or index == mine[-1] else self.parallel.no_sync():  # type: ignore[operator]
                 images = self.prepare(images.to(self.device, non_blocking=True)).to(memory_format=self.layout)
-                with self._autocast():
+                with self._autocast(), one_image_explained():
                     loss = self.objective(self.parallel, images, labels.to(self.device), samples) / self.micro_batches
                 # DDP takes the mean over processes
                 self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
@@ -112,7 +147,9 @@ class Learner:
     def require_finite(self, step: int) -> None:
         """Raises VitError when a weight is not finite: such a model is never evaluated, exported or saved."""
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise VitError(f"weights are no longer finite after step {step}: lower --lr; what was saved before is")
+            raise VitError(
+                f"weights are no longer finite after step {step}: lower --lr; the states saved before it are whole"
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
@@ -143,6 +180,8 @@ class Learner:
         for name, tensor in part("optimizer.").items():
             owner, slot = name.rsplit(":", 1)
             parameter = parameters[owner]
+            if tensor.shape != parameter.shape and tensor.numel() != 1:
+                raise ValueError(f"{slot} of {owner} has another shape than it")
             # A fused step reads a slot in the order in which the parameter lies in memory.
             like = torch.empty_like(parameter) if tensor.shape == parameter.shape else tensor
             # Adam keeps its step count on the CPU unless fused on a GPU; the slot's own device is the parameter's.

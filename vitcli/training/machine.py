@@ -1,11 +1,62 @@
 """What this machine has for a run: free memory, processes that decode, and instructions for half precision."""
 
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from vitcli import __version__
 from vitcli.data.samples import Kind
+
+# What other libraries read, and then compute by other instructions or in another order.
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # fmt: skip
+
+
+def what_decides_bits(device: str | None = None) -> dict[str, Any]:
+    """What the bits of a result depend on beside settings and data: the same of all this gives the same bits."""
+    from PIL import features
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = place.startswith("cuda")
+    names = ("torch", "torchvision", "timm", "numpy", "pillow")
+    versions = {"vitcli": __version__, **{name: version(name) for name in names}}
+    versions["libjpeg"] = str(features.version("libjpeg_turbo") or features.version("jpg"))
+    if on_gpu:
+        versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    has = sorted(name for name, value in known.items() if value is True)
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "processes": int(os.getenv("WORLD_SIZE", "1")),
+        "device": torch.cuda.get_device_name(torch.device(place)) if on_gpu else place,
+        "processor": processor(),
+        "instructions": " ".join([torch.backends.cpu.get_cpu_capability(), *has]),
+        "threads": torch.get_num_threads(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def processor() -> str:
+    """The kind of this machine's processor, as it calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    kinds = ("model name", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
+    known: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in kinds:
+            known.setdefault(name.strip(), value.strip())
+    return " ".join(known.values()) or platform.processor() or platform.machine()
 
 
 def memory_free(device: str) -> int | None:

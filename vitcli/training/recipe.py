@@ -1,13 +1,17 @@
 """How to train: a frozen dataclass and readable TOML files. Defaults live here and nowhere else. Imports no torch."""
 
 import math
+import re
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from vitcli.errors import UsageError
+from vitcli.checkpoint.model_args import checked_settings
+from vitcli.checkpoint.typed import shown, typed_value
+from vitcli.checkpoint.untrusted import open_regular
+from vitcli.errors import CheckpointError, UsageError
 from vitcli.text import did_you_mean, safe
 
 Kind = Literal["train", "finetune"]
@@ -58,22 +62,28 @@ class Recipe:
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 known = ", ".join(repr(value) for value in get_args(kind))
                 raise UsageError(f"recipe: {name} is {safe(repr(getattr(self, name)))}, it must be one of {known}")
-        positive = ("epochs", "batch_size", "micro_batch", "lr", "layer_decay", "teacher_temperature")
-        probabilities = (
-            "label_smoothing", "dropout", "drop_path", "random_erasing", "hflip", "invert", "ema_decay",
-            "teacher_weight",
-        )  # fmt: skip
-        closed = ("hflip", "invert", "random_erasing", "teacher_weight")  # 1 makes sense
-        for name in positive:
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise UsageError(f"recipe: {name} is {getattr(self, name)}, it must be above 0")
-        for name in probabilities:
-            if not 0 <= getattr(self, name) < 1 + (name in closed) * 1e-9:
-                raise UsageError(f"recipe: {name} is {getattr(self, name)}, it must lie between 0 and 1")
-        if not (math.isfinite(self.token_weight) and self.token_weight >= 0):
-            raise UsageError(f"recipe: token_weight is {self.token_weight}, it must be at least 0")
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not (low <= value <= high and (value > 0 or name not in _POSITIVE)):
+                least = "above 0" if name in _POSITIVE else f"at least {low:g}"
+                raise UsageError(f"recipe: {name} is {shown(value)}, it must be {least} and at most {high:g}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) < 1 + (name in _CLOSED):
+                raise UsageError(f"recipe: {name} is {shown(getattr(self, name))}, it must lie between 0 and 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"recipe: betas are {shown(list(self.betas))}, they must be two numbers from 0 to below 1")
+        if len(self.lrs) > MOST_LRS or not all(0 < lr <= _BOUNDS["lr"][1] for lr in self.lrs):
+            raise UsageError(
+                f"recipe: lrs are {shown(list(self.lrs))}, they must be up to {MOST_LRS} numbers above 0, "
+                f"at most {_BOUNDS['lr'][1]:g}"
+            )
+        if self.randaugment and not _RANDAUGMENT.fullmatch(self.randaugment):
+            raise UsageError(
+                f"recipe: randaugment is {shown(self.randaugment)}, it must be written as timm does: "
+                "rand-m9-n2-mstd0.5-inc1, with m up to 10 and n up to 15"
+            )
         if not 0 < self.crop_scale <= 1:
-            raise UsageError(f"recipe: crop_scale is {self.crop_scale}, it must lie in (0, 1]")
+            raise UsageError(f"recipe: crop_scale is {shown(self.crop_scale)}, it must lie in (0, 1]")
         if self.crop_padding and self.crop_scale < 1:
             raise UsageError(
                 "recipe: crop_padding and crop_scale exclude each other; set crop_scale = 1 to pad and crop"
@@ -99,6 +109,35 @@ class Recipe:
         return self.lr * share
 
 
+# Beyond these a number is a slip of the pen, and would be told late: by memory, or by a run that never ends.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "epochs": (0, 1e6),
+    "steps": (0, 1e9),
+    "batch_size": (1, 1 << 20),
+    "micro_batch": (1, 1 << 20),
+    "lr": (0, 1e37),
+    "layer_decay": (0, 10),
+    "weight_decay": (0, 1e3),
+    "warmup_steps": (-1, 1e9),
+    "clip_grad": (0, 1e6),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "crop_padding": (0, 1 << 12),
+    "patience": (0, 1e6),
+    "teacher_temperature": (0, 1e3),
+    "token_weight": (0, 1e6),
+    "seed": (-(1 << 62), 1 << 62),
+}
+_POSITIVE = {"epochs", "batch_size", "micro_batch", "lr", "layer_decay", "teacher_temperature"}
+_CLOSED = ("hflip", "invert", "random_erasing", "teacher_weight")  # 1 makes sense
+_SHARES = ("label_smoothing", "dropout", "drop_path", "ema_decay", *_CLOSED)
+_RANDAUGMENT = re.compile(
+    r"rand(-(m(10|\d)|n(1[0-5]|\d)|p(0?\.\d{1,6}|0|1)|mstd\d{1,3}(\.\d{1,6})?|mmax\d{1,2}|inc[01]|tweights))*"
+)
+MOST_LRS = 100
+MAX_BYTES = 64 << 10  # of a recipe file; the longest shipped one has 2 KiB
+
+
 @dataclass(frozen=True)
 class RecipeFile:
     """A recipe with the model it was written for: `[model]` is an architecture and what differs from it."""
@@ -118,21 +157,74 @@ def load_recipe(name: str | None, kind: Kind = "train") -> RecipeFile:
     if name is None:
         return load_recipe("default", kind) if kind == "finetune" else RecipeFile(Recipe(), {}, "default")
     path = Path(name)
-    if name.endswith(".toml") and path.is_file():
-        text = path.read_text("utf-8")
+    if name.endswith(".toml") and path.exists():
+        data = _read(path)
     elif name in (known := recipe_names(kind)):
-        text = (_shipped(kind) / f"{name}.toml").read_text("utf-8")
+        data = (_shipped(kind) / f"{name}.toml").read_bytes()
     else:
         raise UsageError(
             f"no recipe '{safe(name)}': give a .toml file or one of {', '.join(known)}.{did_you_mean(name, known)}"
         )
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{safe(name)}: not valid TOML: {error}") from error
+    document = parse_toml(data, safe(name))
     if unknown := set(document) - {"model", "recipe"}:
         raise UsageError(f"{safe(name)}: unknown section [{safe(min(unknown))}]; there are [model] and [recipe]")
-    return RecipeFile(override(Recipe(), document.get("recipe", {}), name), document.get("model", {}), name)
+    for section, value in document.items():
+        if not isinstance(value, dict):
+            raise UsageError(f"{safe(name)}: {section} must be a section, [{section}], not {shown(value)}")
+    recipe = override(Recipe(), document.get("recipe", {}), name)
+    return RecipeFile(recipe, _model(document.get("model", {}), name), name)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{safe(path)}: larger than {MAX_BYTES >> 10} KiB; this is no recipe")
+    return data
+
+
+def _model(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """`[model]`, its architecture a text and the rest what a model of it may be told. Raises UsageError."""
+    if not isinstance(values.get("architecture", ""), str):
+        raise UsageError(f"{safe(source)}: architecture must be a name, not {shown(values['architecture'])}")
+    others = {name: value for name, value in values.items() if name != "architecture"}
+    try:
+        checked_settings(values.get("architecture"), others, f"{safe(source)}: model")
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
+    return values
+
+
+def parse_toml(data: bytes, where: str) -> dict[str, Any]:
+    """The TOML document `data`. Raises UsageError, beginning with `where`, for anything else.
+
+    Also for deep nesting, for integers beyond TOML's 64 bits and for numbers that are not finite.
+    """
+    try:
+        document = tomllib.loads(data.decode("utf-8-sig"))
+        _require_plain(document, where)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 text at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{where}: not valid TOML: {safe(error)}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: nested too deeply for settings") from None
+    except ValueError:  # an integer of more than 4300 digits
+        raise UsageError(f"{where}: a number has too many digits") from None
+    return document
+
+
+def _require_plain(value: Any, where: str) -> None:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_plain(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: {value} is no number that a setting can have (too large, or not a number)")
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise UsageError(f"{where}: a number of more than 64 bits")
 
 
 FITTED = ("crop_scale", "crop_padding", "randaugment")  # what `small_images` decides
@@ -148,20 +240,20 @@ def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
 
     A batch size that comes without a micro-batch gets the largest one that divides it and is no larger than `recipe`'s.
     """
-    types = {field.name: type(getattr(recipe, field.name)) for field in fields(recipe)}
+    hints = get_type_hints(Recipe)
     converted = {}
     for name, value in changes.items():
-        if name not in types:
-            raise UsageError(f"{safe(source)}: no recipe setting '{safe(name)}'.{did_you_mean(name, types)}")
-        expected = types[name]
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if expected is tuple and isinstance(value, list):
-            value = tuple(float(item) for item in value)
-        if not isinstance(value, expected):
-            raise UsageError(f"{safe(source)}: {name} = {safe(value)} should be of type {expected.__name__}")
-        converted[name] = value
-    if "batch_size" in converted and "micro_batch" not in converted:
+        if name not in hints:
+            raise UsageError(f"{safe(source)}: no recipe setting '{safe(name)}'.{did_you_mean(name, hints)}")
+        # A choice among words is looked at with the rest, which knows what to say.
+        hint = str if get_origin(hints[name]) is Literal else hints[name]
+        try:
+            converted[name] = typed_value(hint, value, name)
+        except ValueError:
+            wanted = getattr(get_origin(hint) or hint, "__name__", hint)
+            said = safe(value, 60) if isinstance(value, str) else shown(value)
+            raise UsageError(f"{safe(source)}: {name} = {said} should be of type {wanted}") from None
+    if converted.get("batch_size", 0) > 0 and "micro_batch" not in converted:
         converted["micro_batch"] = _micro_batch(recipe, converted)
     return replace(recipe, **converted)
 

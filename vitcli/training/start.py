@@ -1,21 +1,24 @@
 """From settings to a `Task`: reads the data, builds the model. A run and its resumption both begin here."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from vitcli.checkpoint.model_args import stem_config
+from vitcli.checkpoint.model_args import checked_settings, require_sound
+from vitcli.checkpoint.typed import read_typed, shown
 from vitcli.data.samples import DataSet
-from vitcli.errors import UsageError, VitError
+from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ARCHITECTURES, architecture
-from vitcli.model.config import StemConfig, ViTConfig
+from vitcli.model.config import ViTConfig
+from vitcli.model.cost import cost
 from vitcli.model.mimetic import mimic
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
+from vitcli.training.machine import memory_free
 from vitcli.training.origin import Start, any_size, from_checkpoint
 from vitcli.training.recipe import Recipe, as_dict, override
 from vitcli.training.seeds import reseed
@@ -45,29 +48,31 @@ class Settings:
     share_seed: int = 0  # which ones
     teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"val_fraction is {shown(self.val_fraction)}, it must be at least 0 and below 1")
+        if not 0 < self.share <= 1 or self.share_seed < 0:
+            raise UsageError(f"share is {shown(self.share)} of seed {shown(self.share_seed)}, a part of the images")
+        if self.budget is not None and not self.budget > 0:
+            raise UsageError(f"budget is {shown(self.budget)}, it must be above 0 seconds")
+
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "recipe": as_dict(self.recipe)}
 
     @classmethod
     def from_dict(cls, config: dict[str, Any]) -> "Settings":
         """The settings in a run.json. Raises VitError when that is not what it holds."""
-        start = config.get("start")
+        recipe = config.get("recipe")
         try:
-            return cls(
-                config["architecture"],
-                dict(config["model_args"]),
-                config["data"],
-                override(Recipe(), config["recipe"], "run.json"),
-                config["val_fraction"],
-                Start(**start) if start else None,
-                config.get("teacher"),
-                config.get("budget"),
-                config.get("share", 1.0),
-                config.get("share_seed", 0),
-                config.get("teacher_answers"),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise VitError(f"run.json is not that of a run: {safe(error)}; start again in a new folder") from error
+            if not isinstance(recipe, dict):
+                raise ValueError(f"recipe must be an object, not {shown(recipe)}")
+            whole = override(Recipe(), recipe, "run.json")
+            settings = read_typed(cls, {**config, "recipe": as_dict(whole)})
+            if settings.start is None:
+                checked_settings(settings.architecture, settings.model_args, "model_args")
+        except (ValueError, CheckpointError) as error:
+            raise VitError(f"run.json is not that of a run: {error}; start again in a new folder") from None
+        return settings
 
 
 def build_task(settings: Settings, data: DataSet) -> Task:
@@ -111,8 +116,8 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
         model: nn.Module = _fresh(vit, recipe)
         size = vit.img_size
     else:
-        height, width = settings.model_args.get("img_size", (224, 224))
-        size = (height, width)
+        args = _checked(settings.architecture, settings.model_args)
+        size = args.get("img_size", (224, 224))
         settings = replace(settings, model_args=_timm_args(settings))
         vit, model = None, _timm_model(settings, len(data.classes))
     # Small images carry no border that a centre crop could spare, at whatever size the model takes them.
@@ -122,6 +127,12 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
 
 
 def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
+    free, weights = memory_free("cpu"), 4 * cost(vit).params
+    if free is not None and weights > free:
+        raise UsageError(
+            f"the weights of this model take {weights / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free: lower depth, "
+            "embed_dim, mlp_ratio or img_size"
+        )
     model = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
     if recipe.init == "mimetic":
         try:
@@ -147,27 +158,25 @@ def fitting_model(data: DataSet) -> dict[str, Any]:
 
 def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig:
     """The architecture with the changes a user asked for. Raises UsageError naming what does not fit."""
-    known = {field.name for field in fields(ViTConfig)}
-    changes: dict[str, Any] = {}
-    for key, value in model_args.items():
-        if key not in known:
-            raise UsageError(f"no model setting '{safe(key)}'.{did_you_mean(key, MODEL_SETTINGS)}")
-        changes[key] = _stem(value) if key == "stem" else tuple(value) if isinstance(value, list) else value
-    config = replace(architecture(name), **changes, num_classes=classes)
+    config: ViTConfig = replace(architecture(name), **_checked(name, model_args), num_classes=classes)
     if config.embed_dim % config.num_heads:
         raise UsageError(f"width {config.embed_dim} is not a multiple of {config.num_heads} heads")
     for axis, (pixels, stride) in enumerate(zip(config.img_size, config.stride, strict=True)):
         if pixels % stride or pixels < stride:
             side = ("height", "width")[axis]
             raise UsageError(f"image {side} {pixels} is not a multiple of the patch's {stride} pixels")
+    try:
+        require_sound(config)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
     return config
 
 
-def _stem(value: Any) -> StemConfig:
+def _checked(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
     try:
-        return stem_config(value)
-    except ValueError as error:
-        raise UsageError(f"stem must be {error}, not {safe(repr(value), 60)}") from None
+        return checked_settings(name, model_args, "model")
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
 
 
 def _timm_args(settings: Settings) -> dict[str, Any]:
@@ -185,7 +194,7 @@ def _timm_model(settings: Settings, classes: int) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, num_classes=classes, **settings.model_args)
     except TypeError as error:
-        raise UsageError(f"{safe(name)} does not take these model settings: {error}") from error
+        raise UsageError(f"{safe(name)} does not take these model settings: {safe(error)}") from error
     return model
 
 

@@ -7,16 +7,20 @@ Randomness needs no state (see `seeds`). Knows files and tensors, not training.
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vitcli.checkpoint.durable import write_file
+from vitcli.checkpoint.typed import read_typed
+from vitcli.checkpoint.untrusted import open_regular, parse_object, read_config
 from vitcli.errors import CheckpointError
+from vitcli.text import safe
 
 KEPT = 2
 
@@ -30,6 +34,12 @@ class Progress:
     best_accuracy: float = -1.0
     seconds: float = 0.0  # of work so far, which a time budget counts
     ended_of: int = 0  # the planned number of steps, once the run ended before them (patience, time)
+
+    def __post_init__(self) -> None:
+        if self.step < 0 or not -1 <= self.best_step <= self.step or self.ended_of < 0 or self.seconds < 0:
+            raise ValueError("a step, or the time, that cannot be")
+        if not -1 <= self.best_accuracy <= 1:
+            raise ValueError(f"an accuracy of {self.best_accuracy:g}")
 
 
 class State(NamedTuple):
@@ -54,8 +64,8 @@ def save_state(run: Path, progress: Progress, tensors: dict[str, Tensor]) -> Pat
     return path
 
 
-def load_state(run: Path) -> State | None:
-    """The newest state that is whole, or None when no state was ever saved.
+def load_state(run: Path, most: int | None = None) -> State | None:
+    """The newest state that is whole, or None when no state was ever saved. No file above `most` bytes is read.
 
     Falls back to the older file when LATEST or the newest is damaged. Raises CheckpointError when all are.
     """
@@ -64,26 +74,42 @@ def load_state(run: Path) -> State | None:
     problems = [f"{name}: missing" for name in digests if name not in {path.name for path in candidates}]
     for path in candidates:
         try:
-            return State(*_read(path, digests.get(path.name)), tuple(problems))
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            problems.append(f"{path.name}: {error}")
+            return State(*_read(path, digests.get(path.name), most), tuple(problems))
+        except (SafetensorError, CheckpointError, OSError, ValueError, KeyError) as error:
+            said = str(error).removeprefix(f"{safe(path)}: ")
+            problems.append(f"{safe(path.name)}: {safe(said)}")
     if problems:
-        raise CheckpointError(f"{run}: no saved state can be read ({'; '.join(problems)}); start again in a new folder")
+        raise CheckpointError(
+            f"{safe(run)}: no saved state can be read ({'; '.join(problems)}); start again in a new folder"
+        )
     return None
+
+
+@dataclass(frozen=True)
+class _Latest:
+    file: str
+    sha256: str
 
 
 def _latest_digest(run: Path) -> dict[str, str]:
     try:
-        latest = json.loads((run / "LATEST.json").read_bytes())
-        return {latest["file"]: latest["sha256"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        latest = read_typed(_Latest, read_config(run / "LATEST.json"))
+    except (CheckpointError, ValueError):  # the newest file is then taken at its word
         return {}
+    return {safe(latest.file): latest.sha256}
 
 
-def _read(path: Path, sha256: str | None) -> tuple[Progress, dict[str, Tensor]]:
-    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise ValueError("SHA-256 differs from LATEST.json")
-    with safe_open(path, framework="pt") as file:
-        metadata: dict[str, Any] = file.metadata() or {}
-        progress = Progress(**json.loads(metadata["progress"]))
-        return progress, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+def _read(path: Path, sha256: str | None, most: int | None) -> tuple[Progress, dict[str, Tensor]]:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise ValueError(f"{size} bytes, more than the state of this run can have")
+        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:  # type: ignore[arg-type]
+            raise ValueError("SHA-256 differs from LATEST.json")
+    with safe_open(path, framework="pt") as state:
+        metadata: dict[str, str] = state.metadata() or {}
+        progress = read_typed(Progress, parse_object(metadata.get("progress", "").encode(), "progress"))
+        tensors = {name: state.get_tensor(name).clone() for name in state.keys()}  # noqa: SIM118 (not a dict)
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"NaN or infinity in {safe(broken[0], 80)}")
+    return progress, tensors

@@ -5,22 +5,31 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
-from vitcli.errors import Stopped, UsageError
+from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.text import safe
 from vitcli.training.answers import kept_answers
 from vitcli.training.budget import Clock
 from vitcli.training.distributed import World, join_world
 from vitcli.training.estimate import tail
-from vitcli.training.events import Event, Shrunk, Tried
+from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
-from vitcli.training.learner import OutOfMemory
+from vitcli.training.learner import CannotCompile, OutOfMemory
 from vitcli.training.recipe import smaller_micro_batch
-from vitcli.training.run import Run, create_run_folder, locked, read_config, write_config
+from vitcli.training.run import (
+    Run,
+    create_run_folder,
+    locked,
+    read_config,
+    went_on,
+    what_is_left,
+    write_config,
+)
 from vitcli.training.start import Settings, build_task, default_device
 from vitcli.training.state import load_state
 from vitcli.training.stop import StopFlag, stop_on_signals
@@ -40,54 +49,74 @@ def final_data(settings: Settings, data: DataSet) -> DataSet:
     return open_settings_data(replace(settings, val_fraction=0.0)) if settings.recipe.lrs else data
 
 
-def begin(settings: Settings, data: DataSet, folder: Path, *, resume: str | None = None) -> None:
+def begin(
+    settings: Settings, data: DataSet, folder: Path, *, resume: str | None = None, device: str | None = None
+) -> None:
     """Create the run folder of a fresh run. It keeps the data's absolute path: resuming may start elsewhere.
 
-    `resume` is the command that goes on with it, where that is not the run's own.
+    `resume` is the command that goes on with it, where that is not the run's own; `device` the one to train on.
     """
     own = {"resume": resume} if resume else {}
-    create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint, **own})
+    create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint, **own}, device)
 
 
 def _anywhere(settings: Settings) -> Settings:
     return replace(settings, data=str(Path(settings.data).resolve()))
 
 
-def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSet]:
+def resumed(folder: Path, epochs: float | None = None, data_place: str | None = None) -> tuple[Settings, DataSet]:
     """Settings and data of the run in `folder`; `epochs` above its own make it longer, from its next step on.
 
-    Raises UsageError when the data are no longer what they were, or `epochs` would cut the run short.
+    `data_place` is where the data are now, if they moved. Raises UsageError when they are no longer what they were, or
+    `epochs` would cut the run short; VitError when run.json is damaged.
     """
     config = read_config(folder)
-    settings = Settings.from_dict(config)
+    settings = _settings(folder, config)
     if epochs is not None and settings.recipe.steps:
         raise UsageError(f"{safe(folder)} is a run of {settings.recipe.steps} steps; --epochs cannot make it longer")
     if epochs is not None and epochs < settings.recipe.epochs:
         raise UsageError(f"{safe(folder)} is a run of {settings.recipe.epochs:g} epochs; --resume can only add to them")
     if epochs is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
+    if data_place is not None:
+        settings = _anywhere(replace(settings, data=data_place))
+    elif not Path(settings.data).exists():
+        raise DataError(f"{safe(settings.data)} does not exist; if the data moved, say where they are with --data")
     data = open_settings_data(settings)
     if data.fingerprint != config.get("fingerprint"):
+        if data_place is not None:
+            raise UsageError(f"{safe(data_place)} does not hold the data that {safe(folder)} began with")
         raise UsageError(f"the data in {safe(settings.data)} changed since {safe(folder)} began; start a new run")
     return settings, data
+
+
+def _settings(folder: Path, config: dict[str, Any]) -> Settings:
+    try:
+        return Settings.from_dict(config)
+    except VitError as error:
+        raise type(error)(f"{safe(folder)}: {error}{what_is_left(folder)}") from error
 
 
 def restarted(settings: Settings, folder: Path) -> bool:
     """Whether `torchrun` started this process again after one had died, and `folder` holds the run of `settings`."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "run.json").exists():
         return False
-    return Settings.from_dict(read_config(folder)) == _anywhere(settings)
+    return _settings(folder, read_config(folder)) == _anywhere(settings)
 
 
-def extend(settings: Settings, folder: Path) -> None:
-    """Write longer settings of a resumed run into its run.json, which keeps what it was before."""
+def extend(settings: Settings, folder: Path, device: str | None = None) -> None:
+    """Write what a resumed run has new into its run.json: more epochs, where its data are, what it goes on with.
+
+    Of epochs and machine that file keeps what was before.
+    """
     with locked(folder):
         config = read_config(folder)
-        before = config["recipe"]["epochs"]
+        new = went_on({**config, "data": settings.data}, device)
+        before = _settings(folder, config).recipe.epochs
         if settings.recipe.epochs != before:
-            write_config(
-                folder, {**config, **settings.as_dict(), "extended_from": [*config.get("extended_from", []), before]}
-            )
+            new |= {**settings.as_dict(), "extended_from": [*config.get("extended_from", []), before]}
+        if new != config:
+            write_config(folder, new)
 
 
 def train(
@@ -127,14 +156,24 @@ def train(
                 yield from fit(task, run, world, stop, workers=workers, clock=clock, best=best)
                 return
             except OutOfMemory:
-                recipe = settings.recipe
-                smaller = smaller_micro_batch(recipe)
+                smaller = smaller_micro_batch(settings.recipe)
                 if world.size > 1 or smaller is None:
                     raise
-                settings = replace(settings, recipe=replace(recipe, micro_batch=smaller))
-            config = read_config(folder)
-            write_config(folder, {**config, "recipe": {**config["recipe"], "micro_batch": smaller}})
-            yield Shrunk(smaller)
+                settings = _again(settings, folder, micro_batch=smaller)
+                event: Event = Shrunk(smaller)
+            except CannotCompile as error:
+                if world.size > 1:
+                    raise
+                settings = _again(settings, folder, compile=False)
+                event = Uncompiled(str(error))
+            yield event
+
+
+def _again(settings: Settings, folder: Path, **changes: Any) -> Settings:
+    """`settings` with a recipe that this machine can follow, which run.json has from now on."""
+    config = read_config(folder)
+    write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
+    return replace(settings, recipe=replace(settings.recipe, **changes))
 
 
 def _choose_lr(

@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from vitcli.checkpoint.durable import write_file
-from vitcli.errors import EXIT_STOPPED, Stopped, UsageError
+from vitcli.checkpoint.header import read_header
+from vitcli.checkpoint.tensors import read_tensors
+from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError
+from vitcli.text import plural, safe
 from vitcli.training.distributed import World
 from vitcli.training.evaluation import evaluate
-from vitcli.training.events import Evaluated, Event, Featured, HeadFitted
+from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Lost
 from vitcli.training.export import export
 from vitcli.training.head import features, fit_head
 from vitcli.training.origin import head_of
@@ -33,9 +37,13 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
         return -1.0
     began = time.monotonic()
     cache = run.folder / "features.safetensors"
+    x: Tensor | None = None
     if cache.exists():
-        x = load_file(cache)["features"]
-    else:
+        try:
+            x = _kept(cache, len(task.data.train), head_of(task.model).in_features)
+        except CheckpointError as error:
+            yield Lost(f"{error}; the features are computed again")
+    if x is None:
         batches: list[Tensor] = []
         done, samples = 0, task.data.train
         for batch in features(task.model, samples, task.preprocess, world.device):
@@ -55,7 +63,9 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
         head.bias.copy_(fitted.bias)
     chosen = [one.accuracy for one in fitted.tried if one.penalty == fitted.penalty]
     event = HeadFitted(fitted.penalty, chosen[0] if chosen else None, time.monotonic() - began)
-    run.rewind(-1)  # what a run that was killed before its first step had logged
+    _, damaged = run.rewind(-1)  # what a run that was killed before its first step had logged
+    if damaged:
+        yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
     run.log({**as_line(event), "step": 0})
     yield event
     validation = evaluate(task.model, task, task.data.val, world)
@@ -66,3 +76,11 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
         export(task.model, task, run.folder / name, evaluated)
     yield evaluated
     return validation.accuracy
+
+
+def _kept(path: Path, images: int, width: int) -> Tensor:
+    """The features (images, width) that an earlier part of the run left. Raises CheckpointError for anything else."""
+    tensors = read_header(path).tensors
+    if set(tensors) != {"features"} or tensors["features"].shape != (images, width):
+        raise CheckpointError(f"{safe(path)}: not {images} features of {width} numbers")
+    return torch.from_numpy(read_tensors(path)["features"])
