@@ -13,6 +13,7 @@ from vitcli.cli.options import (
     DeviceOpt,
     DryRunOpt,
     EpochsOpt,
+    FoldersOpt,
     ImgSizeOpt,
     JsonOpt,
     LoraRankOpt,
@@ -40,6 +41,7 @@ DEFAULT_RANK = 8
 
 def finetune(
     data: DataOpt = None,
+    folders: FoldersOpt = None,
     classes: ClassesOpt = None,
     model: ModelOpt = None,
     tune: TuneOpt = "auto",
@@ -84,7 +86,7 @@ def finetune(
         }
         own |= {"--tune": tune != "auto", "--lora-rank": lora_rank, "--img-size": pixels, "--teacher": teacher}
         own |= {"--posemb-kernel": posemb_kernel, "--time-budget": time_budget}
-        own |= {"--val-fraction": val_fraction != VAL_FRACTION}
+        own |= {"--val-fraction": val_fraction != VAL_FRACTION, "--folders": folders}
         own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs)
@@ -129,8 +131,9 @@ def finetune(
     )
     chosen = _recipe(recipe, changes, assigned(set_ or []), start.img_size or checkpoint.preprocess.size)
     settings = Settings(
-        checkpoint.architecture, {}, data, chosen, val_fraction, start, teacher, seconds_or_none(time_budget)
-    )
+        checkpoint.architecture, {}, data, chosen, val_fraction, start, teacher, seconds_or_none(time_budget),
+        folders=folders,
+    )  # fmt: skip
     samples = running.open(settings)
     if classes is not None and classes != len(samples.classes):
         names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")

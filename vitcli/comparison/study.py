@@ -23,6 +23,7 @@ class Pretraining:
     data: str
     share: float
     fingerprint: str = ""  # of the data
+    folders: str | None = None  # what its folders are, as `read_splits` takes it
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Study:
     fitted: tuple[str, ...] = ()  # settings of the recipe that each model's image size decides
     pretrainings: tuple[Pretraining, ...] = ()
     finetune_size: float = 1.0  # after pre-training: image size as a multiple of the model's own
+    folders: str | None = None  # what the data's folders are, as `read_splits` takes it
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, small shares first: a picture of the whole is there early."""
@@ -88,7 +90,7 @@ def read_study(folder: Path) -> Study:
     path = folder / "study.json"
     try:
         found = json.loads(path.read_text("utf-8"))
-        if set(found) != {field.name for field in fields(Study)}:
+        if set(found) | {"folders"} != {field.name for field in fields(Study)}:
             raise ValueError("its fields are not those that this version writes")
         found["pretrainings"] = tuple(Pretraining(**one) for one in found["pretrainings"])
         return Study(**{**found, "shares": tuple(found["shares"]), "fitted": tuple(found["fitted"])})

@@ -43,6 +43,7 @@ class Settings:
     budget: float | None = None  # seconds
     share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
     share_seed: int = 0  # which ones
+    folders: str | None = None  # what the data's folders are, as `read_splits` takes it
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "recipe": as_dict(self.recipe)}
@@ -63,6 +64,7 @@ class Settings:
                 config.get("budget"),
                 config.get("share", 1.0),
                 config.get("share_seed", 0),
+                config.get("folders"),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise VitError(f"run.json is not that of a run: {safe(error)}; start again in a new folder") from error
