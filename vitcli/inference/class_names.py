@@ -29,10 +29,16 @@ def map_classes(classes: Sequence[str], known: Sequence[str], ids: Sequence[str]
     found: dict[str, int] = {}
     notes = []
     synonyms = known if ids or _SYNONYMS in known else ()
-    spellings = ((_exact, known), (_exact, ids), (folded, known), (_as_folder, known), (_first_synonym, synonyms))
-    for spelling, of in spellings:
+    stages: tuple[tuple[Callable[[str], str], Sequence[str], str], ...] = (
+        (_exact, known, ""),
+        (_exact, ids, ""),
+        (folded, known, ""),
+        (_as_folder, known, r"[^/]*_[^/]*"),
+        (_first_synonym, synonyms, r"[^,]*"),
+    )
+    for spelling, of, form in stages:  # a class must have this form to be spelt so
         new = _unique_matches(
-            [name for name in classes if name not in found],
+            [name for name in classes if name not in found and (not form or re.fullmatch(form, name, re.DOTALL))],
             {label: index for index, label in enumerate(of) if index not in found.values()},
             spelling,
         )
@@ -72,8 +78,8 @@ def _exact(name: str) -> str:
 
 
 def _as_folder(name: str) -> str:
-    """With "/" between letters as the blank that an underscore is, too."""
-    return folded(re.sub(r"(?<=[^\W\d_])/(?=[^\W\d_])", " ", name))
+    """With the underscore that stands for "/" between letters in a folder's name, which `folded` makes a blank."""
+    return folded(re.sub(r"(?<=[^\W\d_])/(?=[^\W\d_])", "_", name))
 
 
 def _first_synonym(name: str) -> str:
