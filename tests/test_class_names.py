@@ -1,14 +1,18 @@
 """Classes of a data set and labels of a model: what is one name, and what never is."""
 
 import unicodedata
+from pathlib import Path
 
 import pytest
+from checkpoints import PREPROCESS, write_tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitcli.data.folders import alike
+from vitcli.errors import UsageError
 from vitcli.inference.class_names import map_classes
 from vitcli.text import folded
+from vitcli.training.teacher import load_teacher
 
 MEANINGS = [
     ("-1", "1"), ("+1", "1"), ("-1", "+1"), ("_1", "1"), ("\u22121", "1"), ("1.5", "15"), ("2.5", "25"), ("2,5", "2"),
@@ -83,3 +87,10 @@ def test_folding_keeps_every_sign(one: str, other: str) -> None:
 def test_doubtful_spellings_are_found_by_a_wider_net() -> None:
     names = ["1", "01", "1.0", "-1", "+1", "cat", "CAT", "\uff23\uff21\uff34", "dog"]
     assert alike(names) == [("1", "01", "1.0", "+1"), ("cat", "CAT", "\uff23\uff21\uff34")]
+
+
+def test_a_teachers_labels_are_matched_in_any_unicode_form(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "teacher", labels=("cat", "cafe\u0301", "dog"))
+    assert load_teacher(str(model), PREPROCESS, ("caf\u00e9", "cat", "dog")).order.tolist() == [1, 0, 2]
+    with pytest.raises(UsageError, match="does not know the class 'cafe'"):
+        load_teacher(str(model), PREPROCESS, ("cafe", "cat", "dog"))

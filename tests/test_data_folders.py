@@ -452,6 +452,20 @@ def test_links(tmp_path: Path) -> None:
         read_splits(root)
 
 
+def test_links_that_make_one_folder_two_things(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", *halves("train"))
+    (root / "test").symlink_to(root / "train")
+    with pytest.raises(DataError, match=r"lies in .*, so test would be part of train|train would be part of test"):
+        read_splits(root)
+    for said in ("train=train,val=train", "train=.,test=train"):
+        with pytest.raises(DataError, match="would be part of"):
+            read_splits(root, folders=said)
+    (root / "test").unlink()
+    (root / "train" / "kitten").symlink_to(root / "train" / "cat")
+    with pytest.raises(DataError, match="the classes 'cat', 'kitten' are one folder, by a link"):
+        read_splits(root)
+
+
 def test_class_names_that_are_almost_alike_are_said(tmp_path: Path) -> None:
     data = open_data(classes(tmp_path, **{"hot dog": 3, "Hot_Dog": 3, "1": 3, "01": 3, "cat": 3, "-1": 3}))
     assert {note for note in data.notes if "almost alike" in note} == {

@@ -73,6 +73,10 @@ def _by_class(folder: Path, skipped: Counter[str]) -> dict[str, list[str]]:
     twice = [name for name, count in Counter(class_name(name, folder) for name in names).items() if count > 1]
     if twice:
         raise DataError(f"{safe(folder)} has two folders for the class {quoted(twice)}")
+    real: dict[Path, str] = {}
+    for name in names:
+        if (known := real.setdefault((folder / name).resolve(), name)) != name:
+            raise DataError(f"{safe(folder)}: the classes {quoted([known, name])} are one folder, by a link")
     return {
         name: [path.relative_to(folder / name).as_posix() for path in walk(folder / name, skipped)] for name in names
     }

@@ -9,6 +9,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path, PurePath
 from typing import cast, get_args
 
@@ -58,7 +59,9 @@ def find_layout(root: Path, asked: str | None) -> Layout:
     if images:
         notes.append(f"left out, since it lies beside the splits: {quoted(images)}")
     left_out = [name for name in others if holds_images(inner / name)] + images
-    return Layout({among[name]: opened[name] for name in holding}, tuple(notes), tuple(left_out))
+    splits = {among[name]: opened[name] for name in holding}
+    _require_apart(splits)
+    return Layout(splits, tuple(notes), tuple(left_out))
 
 
 def require_no_splits_inside(where: Path, by_class: Mapping[str, Sequence[str]]) -> None:
@@ -143,6 +146,14 @@ def _require_one_reading(where: Path, folders: Iterable[str], among: Mapping[str
         )
 
 
+def _require_apart(splits: Mapping[Split, Path]) -> None:
+    """Raises DataError where one split lies in another, through links too: its images would be scored and learnt."""
+    real = {split: folder.resolve() for split, folder in splits.items()}
+    for one, other in permutations(real, 2):
+        if real[one].is_relative_to(real[other]):
+            raise DataError(f"{safe(splits[one])} lies in {safe(splits[other])}, so {one} would be part of {other}")
+
+
 def _unwrapped(folder: Path, *, deep: bool = False) -> Path:
     """`folder`, or the only one in it with images where its name says nothing ("images") or the same again.
 
@@ -175,6 +186,7 @@ def _as_asked(root: Path, asked: str) -> Layout:
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not folder.is_dir():
             raise UsageError(f"--folders {safe(part)}: there is no folder {safe(name)} in {safe(root)}")
         splits[cast(Split, split)] = folder
+    _require_apart(splits)
     folders, images = listing(root)
     used = {folder.relative_to(root).parts[:1] for folder in splits.values()}
     others = [name for name in folders if (name,) not in used and () not in used and holds_images(root / name)] + images
