@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from vitcli.data.check import check
 from vitcli.data.samples import DataSet, FileSamples, Samples
 from vitcli.data.sources import open_data, read_splits
-from vitcli.errors import DataError, ImageError
+from vitcli.errors import AmbiguousData, DataError, ImageError, UsageError
 from vitcli.images.load import load
 from vitcli.images.preprocess import Preprocess
 
@@ -273,3 +274,201 @@ def test_ten_thousand_to_one(tmp_path: Path) -> None:
     assert data.summary().counts["train"][1] == 1
     assert data.summary().imbalance == data.summary().counts["train"][0]
     assert "no validation images of 'rare'" in data.notes
+
+
+SPLIT_NAMES = {
+    "train": ["train", "Training", "TRAIN", "trn", "train_set", "TrainSet", "trainset", "Train_Images", "1_train",
+              "train2017", "training data", "imgs-train", "train_224x224", "training_v2", "trainval"],
+    "val": ["val", "Valid", "VALIDATION", "validation_set", "val2017", "2. val", "dev", "devset", "eval", "val.images"],
+    "test": ["test", "Testing", "TEST", "test_set", "TestData", "test-img", "holdout", "Hold-Out", "held_out", "tst"],
+}  # fmt: skip
+NO_SPLITS = [
+    "contest",
+    "trains",
+    "testimony",
+    "bullet_train",
+    "pregnancy test",
+    "invalid",
+    "developer",
+    "train_val",
+    "set",
+]
+
+
+@pytest.mark.parametrize(("split", "name"), [(split, name) for split in SPLIT_NAMES for name in SPLIT_NAMES[split]])
+def test_usual_names_of_splits(tmp_path: Path, split: str, name: str) -> None:
+    counts = {"train": 2, "val": 1, "test": 1} | {split: 3}
+    for of, count in counts.items():
+        classes(tmp_path / (name if of == split else of), cat=count, dog=count)
+    found = read_splits(tmp_path)
+    assert {of: len(samples) for of, samples in found.named.items()} == {of: 2 * n for of, n in counts.items()}
+    assert found.classes == ("cat", "dog")
+    assert found.notes == ()
+
+
+def test_words_that_only_contain_a_splits_name(tmp_path: Path) -> None:
+    found = read_splits(classes(tmp_path, **dict.fromkeys(NO_SPLITS, 1)))
+    assert set(found.named) == {"train"}
+    assert found.classes == tuple(sorted(NO_SPLITS))
+
+
+def tree(root: Path, *files: str) -> Path:
+    for number, name in enumerate(files):
+        image(root / name, number) if name.endswith(".png") else (root / name).mkdir(parents=True)
+    return root
+
+
+def halves(*folders: str) -> list[str]:
+    """The same two classes in each of `folders`."""
+    return [f"{folder}/{name}/{i}.png" for folder in folders for name in ("cat", "dog") for i in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        halves("seg_train", "seg_test"),
+        halves("seg_train/seg_train", "seg_test/seg_test"),
+        halves("train/images", "test/images"),
+        [*halves("images/train", "images/test"), "labels"],
+        halves("data/images/Train", "data/images/Test"),
+        halves("train/train", "test"),
+    ],
+)
+def test_splits_in_wrappers_and_with_names_in_common(tmp_path: Path, files: list[str]) -> None:
+    found = read_splits(tree(tmp_path / "d", *files))
+    assert found.classes == ("cat", "dog")
+    assert {split: samples.labels.tolist() for split, samples in found.named.items()} == {
+        "train": [0, 0, 1, 1],
+        "test": [0, 0, 1, 1],
+    }
+    assert all(samples.path(i).is_file() for samples in found.named.values() for i in range(4))  # type: ignore[union-attr]
+
+
+AMBIGUOUS = {
+    "a class called train": ["train/steam/1.png", "train/diesel/1.png", "car/1.png", "bus/1.png"],
+    "a class called test": ["test/blood/1.png", "test/eye/1.png", "rest/1.png"],
+    "one unknown name": halves("train", "lernen"),
+    "one unknown name of three": halves("train", "test", "extra"),
+    "only unknown names": halves("lernen", "pruefen"),
+    "unknown names, other classes": [*halves("lernen", "pruefen"), "lernen/fox/1.png"],
+    "splits inside classes": ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"],
+    "one split inside a class": ["cat/1.png", "cat/test/2.png", "dog/1.png"],
+    "a wrapper with a name": halves("archive/train", "archive/test"),
+    "two names for one split": halves("train", "val", "validation"),
+    "dev and eval": halves("train", "dev", "eval"),
+    "case alone": halves("train", "Train", "test"),
+}
+
+
+@pytest.mark.parametrize("files", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_folders_that_can_be_read_in_two_ways(tmp_path: Path, files: list[str]) -> None:
+    """They are refused with the option that decides, and `--folders classes` reads every image of them."""
+    root = tree(tmp_path / "d", *files)
+    with pytest.raises(AmbiguousData, match="--folders") as error:
+        read_splits(root)
+    assert "\n" not in str(error.value)
+    found = read_splits(root, folders="classes")
+    assert len(found.named["train"]) == len(files)
+    assert set(found.classes) == {name.split("/")[0] for name in files}
+    (finding,) = check(root).findings
+    assert (finding.kind, finding.grade) == ("ambiguous-folders", "spoils a measurement")
+
+
+def test_folders_as_they_are_said_to_be(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", *halves("a, b", "old/exam", "spare"), "lies here.png")
+    found = read_splits(root, folders="train=a, b,test=old/exam")
+    assert {split: len(samples) for split, samples in found.named.items()} == {"train": 4, "test": 4}
+    assert found.notes == ("left out, as --folders says: 'spare', 'lies here.png'",)
+    assert open_data(root, folders="train=spare,val=old/exam").summary().counts == {"train": (2, 2), "val": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    "folders", ["", "splits", "train", "train=", "train=gone", "train=../d/a", "train=/tmp", "train=a,train=b", "tr=a"]
+)
+def test_folders_that_are_said_wrongly(tmp_path: Path, folders: str) -> None:
+    with pytest.raises(UsageError, match="--folders"):
+        read_splits(tree(tmp_path / "d", *halves("a", "b")), folders=folders)
+
+
+def test_folders_are_not_for_what_says_its_splits(tmp_path: Path) -> None:
+    tree(tmp_path / "d", *halves("a"))
+    (tmp_path / "d" / "metadata.csv").write_text("file_name,label\na/cat/1.png,cat\na/dog/1.png,dog\n")
+    for path in (tmp_path / "d", tmp_path / "d" / "metadata.csv"):
+        with pytest.raises(UsageError, match="which says the splits"):
+            read_splits(path, folders="classes")
+
+
+@pytest.mark.parametrize(
+    ("files", "left_out"),
+    [
+        (["stray.png"], {"stray.png"}),
+        (["unlabeled/1.png"], {"unlabeled"}),
+        (["predictions/1.png"], {"predictions"}),
+        (["val/1.png"], {"val"}),
+        (["val/val/1.png"], {"val"}),
+        (["val"], set()),
+        (["notes"], set()),
+    ],
+)
+def test_images_beside_the_splits_are_said(tmp_path: Path, files: list[str], left_out: set[str]) -> None:
+    root = tree(tmp_path / "d", *halves("train", "test"), *files)
+    found = read_splits(root)
+    assert {split: len(samples) for split, samples in found.named.items()} == {"train": 4, "test": 4}
+    assert set(found.left_out) == left_out
+    (note,) = found.notes
+    assert note.startswith("left out")
+    assert files[0].split("/")[0] in note
+    assert ("left-out" in {finding.kind for finding in check(root, near=False).findings}) == bool(left_out)
+
+
+def test_a_split_without_images_is_none(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", *halves("train", "test"), "val/cat", "val/dog")
+    data = open_data(root)
+    assert len(data.val) > 0, "drawn from train"
+    assert any("there is no val split" in note for note in data.notes)
+
+
+def test_a_class_called_test_is_said(tmp_path: Path) -> None:
+    """Without folders inside it cannot be a split, but it may be images without labels."""
+    root = tree(tmp_path / "d", "cat/1.png", "dog/1.png", "test/1.png")
+    assert "read as a class: 'test'" in " ".join(open_data(root).notes)
+    assert "class-like-a-split" in {finding.kind for finding in check(root).findings}
+    assert "class-like-a-split" not in {finding.kind for finding in check(root, folders="classes").findings}
+
+
+def test_links(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", *halves("train"))
+    tree(tmp_path / "elsewhere", "cat/9.png", "dog/9.png")
+    (root / "Testing").symlink_to(tmp_path / "elsewhere")
+    found = read_splits(root)
+    assert {split: len(samples) for split, samples in found.named.items()} == {"train": 4, "test": 2}
+    (root / "Testing").unlink()
+    (root / "Testing").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match="Testing is a link that leads nowhere"):
+        read_splits(root)
+    (root / "Testing").unlink()
+    (root / "images").symlink_to(root)  # a wrapper of itself
+    with pytest.raises(AmbiguousData):
+        read_splits(root)
+
+
+def test_links_that_make_one_folder_two_things(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", *halves("train"))
+    (root / "test").symlink_to(root / "train")
+    with pytest.raises(DataError, match=r"lies in .*, so test would be part of train|train would be part of test"):
+        read_splits(root)
+    for said in ("train=train,val=train", "train=.,test=train"):
+        with pytest.raises(DataError, match="would be part of"):
+            read_splits(root, folders=said)
+    (root / "test").unlink()
+    (root / "train" / "kitten").symlink_to(root / "train" / "cat")
+    with pytest.raises(DataError, match="the classes 'cat', 'kitten' are one folder, by a link"):
+        read_splits(root)
+
+
+def test_class_names_that_are_almost_alike_are_said(tmp_path: Path) -> None:
+    data = open_data(classes(tmp_path, **{"hot dog": 3, "Hot_Dog": 3, "1": 3, "01": 3, "cat": 3, "-1": 3}))
+    assert {note for note in data.notes if "almost alike" in note} == {
+        "classes that are written almost alike: '01', '1'",
+        "classes that are written almost alike: 'Hot_Dog', 'hot dog'",
+    }

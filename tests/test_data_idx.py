@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vitcli.data import idx
 from vitcli.data.samples import ArraySamples
 from vitcli.data.sources import open_data, read_splits
-from vitcli.errors import DataError
+from vitcli.errors import DataError, UsageError
 from vitcli.images.preprocess import Preprocess
 
 
@@ -181,3 +182,23 @@ def test_the_fingerprint_follows_pixels_labels_and_split(tmp_path: Path) -> None
     data[100] ^= 1
     path.write_bytes(data)
     assert open_data(tmp_path).fingerprint != first
+
+
+@pytest.mark.parametrize(("name", "split"), [("Training", "train"), ("emnist-digits-testing", "test"), ("dev", "val")])
+def test_splits_of_idx_files_have_the_usual_names(tmp_path: Path, name: str, split: str) -> None:
+    write(tmp_path, name)
+    assert set(read_splits(tmp_path).named) == {split}
+
+
+def test_idx_files_and_images_that_are_passed_over_are_not_silent(tmp_path: Path) -> None:
+    write(tmp_path, "train")
+    (tmp_path / "cat").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "cat" / "1.png")
+    found = read_splits(tmp_path)
+    assert found.left_out == (str(tmp_path / "cat" / "1.png"),)
+    assert "no label is given: 1 image" in found.notes[0]
+    with pytest.raises(UsageError, match="which says the splits"):
+        read_splits(tmp_path, folders="classes")
+    write(tmp_path, "more", 9)
+    with pytest.raises(DataError, match="is 'more' train, val or test"):
+        read_splits(tmp_path)

@@ -1,6 +1,7 @@
 """CSV, TSV and JSONL manifests: what is read, and what is wrong on which line."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_wrong_lines_are_named(root: Path, row: str, said: str) -> None:
         ('{"path": "images/5.png", "label": 1.5}', "is not text"),
         ('{"path": "images/5.png", "label": null}', "no label"),
         ('{"path": 5, "label": "a"}', "no file_name or path"),
-        ('{"path": "images/5.png", "label": "a", "split": "dev"}', "split dev is none of"),
+        ('{"path": "images/5.png", "label": "a", "split": "later"}', "split later is none of"),
         ('{"path": "images/5.png", "label": "a", "split": 3}', "split 3 is none of"),
     ],
 )
@@ -170,6 +171,105 @@ def test_training_needs_what_folders_need(root: Path) -> None:
     (root / "m.csv").write_text("path,label\nimages/1.png,a\nimages/2.png,a\n")
     with pytest.raises(DataError, match="only one class"):
         open_data(root / "m.csv")
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+def test_any_unicode_form_of_a_name_finds_the_file(tmp_path: Path, listed: str, stored: str) -> None:
+    for name in ("caf\u00e9/\u00fcber.png", "caf\u00e9/plain.png"):
+        path = tmp_path / unicodedata.normalize(stored, name)
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2)).save(path)
+    lines = ["file_name,label", "caf\u00e9/\u00fcber.png,caf\u00e9", "caf\u00e9/plain.png,tea"]
+    (tmp_path / "m.csv").write_text(unicodedata.normalize(listed, "\n".join(lines)), "utf-8")
+    found = read_splits(tmp_path / "m.csv")
+    assert found.classes == ("caf\u00e9", "tea")
+    samples = found.named["train"]
+    assert [samples.image(i).size for i in range(2)] == [(2, 2)] * 2
+
+
+def test_one_file_by_two_names_is_one_image(root: Path) -> None:
+    Image.new("L", (2, 2)).save(root / "images" / "\u00fc.png")
+    for first, second in [
+        ("images/\u00fc.png", "images/u\u0308.png"),
+        ("images/1.png", f"{root}/images/1.png"),
+        ("images/1.png", "images/1.png  "),
+    ]:
+        (root / "m.jsonl").write_text("\n".join(json.dumps({"path": p, "label": "a"}) for p in (first, second)))
+        with pytest.raises(DataError, match=r"line 2: .*stands on line 1 already"):
+            read_splits(root / "m.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("cell", "split"),
+    [("Training", "train"), (" TEST ", "test"), ("val2017", "val"), ("test_set", "test"), ("dev", "val")],
+)
+def test_split_columns_say_what_folders_say(root: Path, cell: str, split: str) -> None:
+    (root / "m.csv").write_text(f"path,label,split\nimages/1.png,a,train\nimages/2.png,b,{cell}\n")
+    assert (split, "2.png", "b") in rows(read_splits(root / "m.csv"))
+
+
+@pytest.mark.parametrize("column", ["set", "subset", "Usage", "data set", "split_name"])
+def test_a_split_column_by_another_name_is_not_passed_over(root: Path, column: str) -> None:
+    cells = ["train", "Testing", "", "val"]
+    lines = [f"images/{i}.png,{i % 2},{cell}" for i, cell in enumerate(cells, 1)]
+    (root / "m.csv").write_text("\n".join([f"path,label,{column}", *lines]))
+    with pytest.raises(
+        DataError, match=f"'{column.casefold()}' says train, val or test on every line; call it 'split'"
+    ):
+        read_splits(root / "m.csv")
+    (root / "m.csv").write_text("\n".join([f"path,label,split,{column}", *(f"{line},x" for line in lines)]))
+    assert set(read_splits(root / "m.csv").named) == {"train", "val", "test"}
+    (root / "m.csv").write_text("\n".join([f"path,label,{column}", *lines, "images/5.png,1,red"]))
+    assert set(read_splits(root / "m.csv").named) == {"train"}
+
+
+def test_json_keys_are_read_as_a_header_is(root: Path) -> None:
+    lines = [{"Path": "images/1.png", "LABEL": "a"}, {"Path": "images/2.png", "Label ": "b", "Split": "test"}]
+    (root / "m.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(map(json.dumps, lines)).encode())
+    assert rows(read_splits(root / "m.jsonl")) == {("train", "1.png", "a"), ("test", "2.png", "b")}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("name", ["path", "label", "split"])
+def test_a_column_that_stands_twice(root: Path, suffix: str, name: str) -> None:
+    columns = {"path": "images/1.png", "label": "a", "split": "train"}
+    if suffix == ".csv":
+        text = f"{','.join(columns)},{name.upper()}\n{','.join(columns.values())},{columns[name]}"
+    else:
+        text = json.dumps(columns)[:-1] + f', "{name}": "x"}}'
+    (root / f"m{suffix}").write_text(text)
+    with pytest.raises(DataError, match=f"'{name}'.* twice"):
+        read_splits(root / f"m{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "file_name,caption\ncat/1.png,a cat\n"),
+        ("metadata.csv", "id,label\n1,cat\n"),
+        ("metadata.csv", ""),
+        ("metadata.tsv", "photographer\tyear\nme\t2020\n"),
+        ("metadata.jsonl", '{"file_name": "cat/1.png", "text": "a cat"}\n'),
+    ],
+)
+def test_metadata_without_labels_leaves_the_folders_their_say(tmp_path: Path, name: str, text: str) -> None:
+    for file in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        Image.new("L", (2, 2), len(file)).save(tmp_path / file)
+    (tmp_path / name).write_text(text)
+    found = read_splits(tmp_path)
+    assert (found.kind, found.classes) == ("folders", ("cat", "dog"))
+    assert f"{name} has no columns for files and labels" in found.notes[0]
+
+
+def test_images_that_a_manifest_beside_them_does_not_list_are_said(root: Path) -> None:
+    (root / "metadata.csv").write_text("file_name,label\nimages/1.png,a\nimages/2.png,b\n")
+    found = read_splits(root)
+    assert len(found.left_out) == 7
+    assert "left out, since no label is given: 7 images, such as" in found.notes[0]
+    (root / "metadata.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"holds 'metadata.csv', 'metadata.jsonl': name the one"):
+        read_splits(root)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

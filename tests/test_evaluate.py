@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
+from vitcli.cli.evaluation_view import _measures
 from vitcli.data.sources import read_splits
 from vitcli.errors import DataError
 from vitcli.inference.calibrate import fit_temperature
@@ -188,6 +189,36 @@ class TestCalibration:
         name = next(iter(photos.glob("test/*/1.png")))
         said = CliRunner().invoke(app, ["predict", str(name), "-m", str(tmp_path / "copy")])
         assert f"calibrated, temperature {temperature:g}" in said.stderr
+
+    @pytest.mark.parametrize("layout", ["no splits", "only train", "an empty validation split"])
+    def test_without_a_validation_split_one_is_drawn(self, photos: Path, tmp_path: Path, layout: str) -> None:
+        """The temperature is fitted on it and the rest is scored, which is said."""
+        base, data = write_tiny(tmp_path / "mine"), tmp_path / "data"
+        for i, (name, answer) in enumerate(_answers(base, photos)):
+            folder = data / ("" if layout == "no splits" else "train") / (answer if i % 3 else LABELS[i % 2])
+            folder.mkdir(parents=True, exist_ok=True)
+            for copy in range(8):
+                with Image.open(name) as image:
+                    image.putpixel((0, 0), (copy, 0, 0))
+                    image.save(folder / f"{i}-{copy}.png")
+        if layout == "an empty validation split":
+            for label in LABELS:
+                (data / "val" / label).mkdir(parents=True)
+        result = invoke(base, "--data", data, "--calibrate", "--out", tmp_path / "copy", "--json")
+        assert result.exit_code == 0, result.stderr
+        found = json.loads(result.stdout)
+        assert (found["calibration"]["split"], found["split"]) == ("val", "train")
+        assert found["calibration"]["n"] + found["measures"]["n"] == 8 * 24
+        assert "scored on train, which is all that is left" in " ".join(result.stderr.split())
+        assert ("there is no val split" in result.stderr.replace("\n", " ")) == (layout == "an empty validation split")
+        asked = invoke(base, "--data", data, "--calibrate", "--split", "val", "--out", tmp_path / "other")
+        assert asked.exit_code == 2
+        assert "so that split cannot be scored" in " ".join(asked.stderr.split())
+
+    def test_both_columns_have_a_heading(self, base: Path, photos: Path) -> None:
+        result = evaluate(str(base), read_splits(photos).named["test"], LABELS)
+        grid = _measures(result, result.measures)
+        assert [column.header for column in grid.columns] == ["", "before", "after"]
 
     def test_an_exported_file_is_not_written_to(self, photos: Path, tmp_path: Path) -> None:
         exported = tmp_path / "model.onnx"

@@ -6,6 +6,7 @@
     │   └── HubError         1   the Hub could not give a file
     ├── ImageError           1   one image cannot be read (a batch goes on without it)
     ├── DataError            1   a data set is not usable
+    │   └── AmbiguousData    1   its folders can be read in two ways
     └── Stopped             75   stopped by a signal after saving; 130 for Ctrl-C
 
 A message is one line: what is wrong, in which file, what to do next. Anything that is not a VitError is a bug
@@ -39,6 +40,14 @@ class ImageError(VitError):
 
 class DataError(VitError):
     pass
+
+
+class AmbiguousData(DataError):
+    """Folders that can be read in two ways: `what` is there, and `advice` on how to say which way is meant."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}{' ' if what.endswith('?') else ': '}{advice}")
+        self.what, self.advice = what, advice
 
 
 class Stopped(VitError):

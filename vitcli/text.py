@@ -4,6 +4,7 @@ Every external string passes `safe` before it reaches a terminal, a CSV cell or 
 """
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -28,6 +29,17 @@ def csv_cell(value: object, limit: int | None = MAX_SHOWN) -> str:
     """`safe` text that a spreadsheet will not take for a formula."""
     text = safe(value, limit)
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def folded(name: str) -> str:
+    """What is left of a name when case, spaces, underscores and Unicode's composed or decomposed forms do not count.
+
+    Nothing else goes: signs, points and digits change what a name means ("-1", "C++", "2.5"), as do a letter's
+    superscript or "ss" for "ß".
+    """
+    words = re.sub(r"(?<=\S)[\s_]+(?=\S)", " ", unicodedata.normalize("NFC", name).strip())
+    lower = "".join(low if len(low := letter.casefold()) == 1 else letter.lower() for letter in words)
+    return unicodedata.normalize("NFC", lower)
 
 
 def plural(n: int, noun: str) -> str:

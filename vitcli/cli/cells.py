@@ -15,7 +15,7 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.cli.console import note
 from vitcli.cli.progress import progress
-from vitcli.comparison.study import Cell, Study
+from vitcli.comparison.study import Cell, Pretraining, Study
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
@@ -35,6 +35,12 @@ from vitcli.training.start import Settings, default_device, vit_config
 SHOTS = (1, 5, 10, 25)
 
 
+def pretraining_sets(pretrainings: Sequence[Pretraining]) -> dict[str, DataSet]:
+    """The data that each stage draws from, by place, read once."""
+    places = {one.data: one.folders for one in pretrainings}
+    return {place: open_data(place, folders=folders) for place, folders in places.items()}
+
+
 class Cells:
     """Those of `study`, whose folder is `folder`.
 
@@ -43,10 +49,10 @@ class Cells:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
-        self.data = open_data(study.data)
+        self.data = open_data(study.data, folders=study.folders)
         if self.data.test is None:
             raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
-        self.pretraining = {place: open_data(place) for place in dict.fromkeys(one.data for one in study.pretrainings)}
+        self.pretraining = pretraining_sets(study.pretrainings)
         known = [(self.data, study.data, study.fingerprint)]
         known += [(self.pretraining[stage.data], stage.data, stage.fingerprint) for stage in study.pretrainings]
         for data, place, fingerprint in known:
@@ -107,15 +113,18 @@ class Cells:
         if start:
             architecture, model_args = cell.model, {}  # the checkpoint's own
         return Settings(
-            architecture, model_args, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed
-        )
+            architecture, model_args, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed,
+            folders=self.study.folders,
+        )  # fmt: skip
 
     def pretraining_settings(self, cell: Cell) -> Settings:
         """Of the run before it."""
         assert cell.pretraining
         stage, (architecture, model_args) = cell.pretraining, self._model(cell.model)
         recipe = self._recipe(stage.share, cell.seed, model_args["img_size"])
-        return Settings(architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed)
+        return Settings(
+            architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed, folders=stage.folders
+        )
 
     def finetune_size(self, model: str) -> tuple[int, int]:
         """Height and width for fine-tuning: the study's multiple of the model's own, in whole patches."""

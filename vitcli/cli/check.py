@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from vitcli.cli.options import JsonOpt
+from vitcli.cli.options import FoldersOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED
 
 DataArg = Annotated[str, typer.Argument(help="Class folders, a manifest, or a folder of MNIST-style IDX files.")]
 NearOpt = Annotated[bool, typer.Option("--near/--no-near", help="Look for nearly equal pictures, too.")]
 
 
-def check(data: DataArg, near: NearOpt = True, json: JsonOpt = False) -> None:
+def check(data: DataArg, near: NearOpt = True, folders: FoldersOpt = None, json: JsonOpt = False) -> None:
     """Look through a data set: counts, damaged files, duplicates, leaks between splits, images that surprise.
 
     Exit code 3 when something would spoil a measurement.
@@ -24,7 +24,7 @@ def check(data: DataArg, near: NearOpt = True, json: JsonOpt = False) -> None:
     from vitcli.data.check import check as look
 
     with progress() as bar:
-        report = look(data, near=near, progress=bar)
+        report = look(data, near=near, folders=folders, progress=bar)
     if json:
         import json as json_format
 

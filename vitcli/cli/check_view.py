@@ -20,8 +20,9 @@ def show(report: Report) -> None:
     if len(report.classes) > CLASSES_SHOWN:
         row(counts, f"{len(report.classes) - CLASSES_SHOWN} more classes", *("…" for _ in splits), style="dim")
     row(counts, "all", *(sum(report.counts[split]) for split in splits), style="bold")
-    console.print(counts)
-    console.print()
+    if splits:
+        console.print(counts)
+        console.print()
     if report.sizes:
         low_w, high_w, low_h, high_h = report.sizes
         console.print(Text(f"sizes   {_range(low_w, high_w)} wide, {_range(low_h, high_h)} high, in pixels"))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from vitcli.cli.console import note
-from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
+from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
@@ -38,6 +38,9 @@ PretrainOpt = Annotated[
     ),
 ]
 PretrainDataOpt = Annotated[str | None, typer.Option("--pretrain-data", help="What the shares of --pretrain are of.")]
+PretrainFoldersOpt = Annotated[
+    str | None, typer.Option("--pretrain-folders", help="What --folders is, for the data of --pretrain.")
+]
 ScaleOpt = Annotated[
     float | None,
     typer.Option(
@@ -52,6 +55,7 @@ ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Folder of a stu
 
 def compare(
     data: DataOpt = None,
+    folders: FoldersOpt = None,
     models: ModelsOpt = None,
     sizes: SizesOpt = None,
     seeds: SeedsOpt = None,
@@ -61,6 +65,7 @@ def compare(
     set_: SetOpt = None,
     pretrain: PretrainOpt = None,
     pretrain_data: PretrainDataOpt = None,
+    pretrain_folders: PretrainFoldersOpt = None,
     finetune_scale: ScaleOpt = None,
     out: StudyOpt = None,
     resume: ResumeOpt = None,
@@ -91,13 +96,14 @@ def compare(
         }
         own |= {"--most-epochs": most_epochs, "--recipe": recipe, "--set": set_, "--pretrain": pretrain, "--out": out}
         own |= {"--pretrain-data": pretrain_data, "--finetune-scale": finetune_scale}
+        own |= {"--folders": folders, "--pretrain-folders": pretrain_folders}
         refuse(own, "--resume goes on with the study's own settings")
         _end(Comparing.resumed(resume).run(form, workers=workers, dry_run=dry_run))
         return
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
-    if pretrain is None and (pretrain_data or finetune_scale):
-        raise UsageError("--pretrain-data and --finetune-scale belong to --pretrain")
+    if pretrain is None and (pretrain_data or pretrain_folders or finetune_scale):
+        raise UsageError("--pretrain-data, --pretrain-folders and --finetune-scale belong to --pretrain")
     if finetune_scale is not None and not 0 < finetune_scale <= 8:
         raise UsageError(f"--finetune-scale {safe(finetune_scale)}: a number above 0 and up to 8")
     for option, value in (("--epochs", epochs), ("--most-epochs", most_epochs)):
@@ -106,6 +112,7 @@ def compare(
     comparing = Comparing.fresh(
         data,
         out,
+        folders=folders,
         models=names(models or MODELS),
         shares=shares(sizes or ("100%" if pretrain else SIZES), "--sizes"),
         seeds=seeds or SEEDS,
@@ -113,7 +120,7 @@ def compare(
         most_epochs=MOST_EPOCHS if most_epochs is None else most_epochs,
         recipe=recipe,
         changes=assigned(set_ or []),
-        pretrainings=stages(pretrain, pretrain_data),
+        pretrainings=stages(pretrain, pretrain_data, pretrain_folders),
         finetune_scale=finetune_scale or (1.5 if pretrain else 1.0),
     )
     _end(comparing.run(form, workers=workers, dry_run=dry_run))

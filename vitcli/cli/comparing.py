@@ -12,7 +12,7 @@ import torch
 
 from vitcli.cli import cell_costs
 from vitcli.cli import comparison_view as view
-from vitcli.cli.cells import Cells
+from vitcli.cli.cells import Cells, pretraining_sets
 from vitcli.cli.console import note
 from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
@@ -41,6 +41,7 @@ class Comparing:
         data: str,
         out: str | None,
         *,
+        folders: str | None,
         models: Sequence[str],
         shares: tuple[float, ...],
         seeds: int,
@@ -52,8 +53,8 @@ class Comparing:
         finetune_scale: float,
     ) -> "Comparing":
         place = str(Path(data).resolve())
-        found = open_data(place)
-        sets = {place: open_data(place) for place in dict.fromkeys(one.data for one in pretrainings)}
+        found = open_data(place, folders=folders)
+        sets = pretraining_sets(pretrainings)
         side = next(iter(sets.values()), found).side
         fit = recipe is None and side <= SMALL
         loaded = _recipe(recipe, changes, side if fit else None)
@@ -64,7 +65,7 @@ class Comparing:
         chosen = {name: asdict(contender(name, side)) for name in models}
         study = Study(
             place, found.fingerprint, chosen, shares, seeds, epochs, most_epochs, as_dict(loaded), fitted,
-            pretrainings, finetune_scale,
+            pretrainings, finetune_scale, folders,
         )  # fmt: skip
         folder = Path(out) if out else Path("runs") / f"compare-{Path(place).name}"
         return cls(folder, study)
@@ -117,7 +118,7 @@ def shares(text: str, option: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def stages(text: str | None, data: str | None) -> tuple[Pretraining, ...]:
+def stages(text: str | None, data: str | None, folders: str | None = None) -> tuple[Pretraining, ...]:
     """`small=5%,large=100%` of `data`, or `small=FOLDER,…`. Raises UsageError."""
     found = []
     for part in text.split(",") if text else []:
@@ -127,11 +128,11 @@ def stages(text: str | None, data: str | None) -> tuple[Pretraining, ...]:
         if value.endswith("%"):
             if data is None:
                 raise UsageError(f"--pretrain {safe(part)}: a share of what? --pretrain-data is missing")
-            found.append(Pretraining(name, str(Path(data).resolve()), shares(value, "--pretrain")[0]))
+            found.append(Pretraining(name, str(Path(data).resolve()), shares(value, "--pretrain")[0], folders=folders))
         elif data is not None:
             raise UsageError(f"--pretrain {safe(part)} is a folder; --pretrain-data is for shares")
         else:
-            found.append(Pretraining(name, str(Path(value).resolve()), 1.0))
+            found.append(Pretraining(name, str(Path(value).resolve()), 1.0, folders=folders))
     if len({one.name for one in found}) < len(found):
         raise UsageError(f"--pretrain {safe(text)}: two sets of one name")
     return tuple(found)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DataOpt, DeviceOpt, JsonOpt
+from vitcli.cli.options import CsvOpt, DataOpt, DeviceOpt, FoldersOpt, JsonOpt
 from vitcli.cli.predict import BatchOpt, EngineOpt, ExactOpt, PrecisionOpt
 from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
@@ -46,6 +46,7 @@ DEFAULT_SEEDS = 5
 def evaluate(
     models: ModelsArg = None,
     data: DataOpt = None,
+    folders: FoldersOpt = None,
     split: SplitOpt = None,
     json: JsonOpt = False,
     csv: CsvOpt = False,
@@ -90,6 +91,7 @@ def evaluate(
     job = Evaluating(
         data,
         split_named(split, "--split"),
+        folders,
         form="json" if json else "csv" if csv else "table",
         model={"engine": engine, "device": device, "precision": precision},
         scoring={"batch_size": batch_size, "exact": exact, "ignore_unknown": ignore_unknown_classes},

@@ -10,6 +10,7 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import evaluation_output as output
 from vitcli.cli.console import note
 from vitcli.cli.progress import progress
+from vitcli.data.layout import quoted
 from vitcli.data.samples import Samples, Split, Splits
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.calibrate import check_writable, fit_temperature, store_temperature
@@ -29,9 +30,17 @@ class Evaluating:
     """One command. `model` are the arguments of `load`, `scoring` those of `evaluate`. Methods return failures."""
 
     def __init__(
-        self, data: str, split: Split | None, *, form: output.Form, model: dict[str, Any], scoring: dict[str, Any]
+        self,
+        data: str,
+        split: Split | None,
+        folders: str | None = None,
+        *,
+        form: output.Form,
+        model: dict[str, Any],
+        scoring: dict[str, Any],
     ) -> None:
-        self.data, self.split, self.form, self.model, self.scoring = data, split, form, model, scoring
+        self.data, self.split, self.folders = data, split, folders
+        self.form, self.model, self.scoring = form, model, scoring
 
     def score(self, name: str | None, picture: Path | None) -> int:
         model = self._load(name)
@@ -44,7 +53,9 @@ class Evaluating:
     def calibrate(self, name: str | None, fit_on: Split, out: Path | None, picture: Path | None) -> int:
         model = self._load(name)
         check_writable(model.checkpoint, out)
-        splits, scored = self._open((fit_on,))
+        splits, scored = self._open((fit_on,), used=fit_on)
+        if scored == "train" and self.split is None:
+            note("scored on train, which is all that is left: a model that learnt from these images looks better there")
         if scored == fit_on:
             others = ", ".join(split for split in splits.named if split != fit_on) or "no other is there"
             raise UsageError(
@@ -94,12 +105,21 @@ class Evaluating:
     def _load(self, name: str | None) -> Model:
         return load(_resolve(name), **self.model)
 
-    def _open(self, wanted: tuple[Split, ...]) -> tuple[Splits, Split]:
-        """The splits, `wanted` and the one asked for among them, and which of them is scored."""
-        splits = open_splits(self.data, {*wanted, *([self.split] if self.split else [])})
+    def _open(self, wanted: tuple[Split, ...], used: Split | None = None) -> tuple[Splits, Split]:
+        """The splits, `wanted` and the one asked for among them, and which of them is scored, rather not one `used`.
+
+        Raises DataError where that would be train for no other reason than that a held-out split cannot be read.
+        """
+        splits = open_splits(self.data, {*wanted, *([self.split] if self.split else [])}, self.folders)
         for line in splits.notes:
             note(line)
-        return splits, scored_split(splits, self.split)
+        scored = scored_split(splits, self.split, used)
+        if scored == "train" and not wanted and self.split is None and splits.kind == "folders" and splits.left_out:
+            raise DataError(
+                f"{safe(self.data)} has no split but train, since {quoted(splits.left_out)} holds no class folders: "
+                "--split train scores the training images"
+            )
+        return splits, scored
 
     def _evaluate(self, model: Model, splits: Splits, split: Split, *, say: bool = True) -> Evaluation:
         samples: Samples = splits.named[split]

@@ -116,7 +116,7 @@ def _print_details(console: Console, result: Evaluation) -> None:
 
 
 def _measures(result: Evaluation, before: Measures | None) -> Table:
-    grid = table("", "before", "", right=("before",)) if before else _facts()
+    grid = table("", "before", "after", right=("before", "after")) if before else _facts()
     old = dict(_lines(before)) if before else {}
     for name, value in _lines(result.measures):
         row(grid, name, *([old[name]] if before else []), value)

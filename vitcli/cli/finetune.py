@@ -13,6 +13,7 @@ from vitcli.cli.options import (
     DeviceOpt,
     DryRunOpt,
     EpochsOpt,
+    FoldersOpt,
     ImgSizeOpt,
     JsonOpt,
     LoraRankOpt,
@@ -41,6 +42,7 @@ DEFAULT_RANK = 8
 
 def finetune(
     data: DataOpt = None,
+    folders: FoldersOpt = None,
     classes: ClassesOpt = None,
     model: ModelOpt = None,
     tune: TuneOpt = "auto",
@@ -86,7 +88,7 @@ def finetune(
         own |= {"--tune": tune != "auto", "--lora-rank": lora_rank, "--img-size": pixels, "--teacher": teacher}
         own |= {"--teacher-answers": teacher_answers}
         own |= {"--posemb-kernel": posemb_kernel, "--time-budget": time_budget}
-        own |= {"--val-fraction": val_fraction != VAL_FRACTION}
+        own |= {"--val-fraction": val_fraction != VAL_FRACTION, "--folders": folders}
         own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs, data)
@@ -146,6 +148,7 @@ def finetune(
         teacher,
         seconds_or_none(time_budget),
         teacher_answers=absolute(teacher_answers),
+        folders=folders,
     )
     samples = running.open(settings)
     if classes is not None and classes != len(samples.classes):

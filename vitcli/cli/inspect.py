@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vitcli.cli.options import DeviceOpt, ImgSizeOpt, JsonOpt
+from vitcli.cli.options import DeviceOpt, FoldersOpt, ImgSizeOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 
 ModelArg = Annotated[
@@ -64,6 +64,7 @@ def inspect(
     all_: AllOpt = False,
     images: ImagesOpt = None,
     data: DataOpt = None,
+    folders: FoldersOpt = None,
     count: CountOpt = None,
     layers: LayersOpt = None,
     img_size: ImgSizeOpt = None,
@@ -96,6 +97,8 @@ def inspect(
         raise UsageError("give one model, or two with --before and --after")
     if images and data:
         raise UsageError("--images and --data are two ways to say the same; give one")
+    if folders and not data:
+        raise UsageError("--folders says what the folders of --data are, which is missing")
     if layers and "attention" not in wanted:
         raise UsageError("--layers is for --attention; without it, it would change nothing")
     names = {"before": before, "after": after} if before else {"": model} | ({"beside": beside} if beside else {})
@@ -118,8 +121,8 @@ def inspect(
     from vitcli.cli.inspecting import Inspecting
 
     inspecting = Inspecting(
-        names, wanted, biases, everything=all_, images=images, data=data, count=count, layers=layers,
-        img_size=img_size, device=device,
+        names, wanted, biases, everything=all_, images=images, data=data, folders=folders, count=count,
+        layers=layers, img_size=img_size, device=device,
     )  # fmt: skip
     if inspecting.run(out=out, json=json):
         raise typer.Exit(EXIT_SOME_FAILED)

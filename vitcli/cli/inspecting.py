@@ -48,6 +48,7 @@ class Inspecting:
         everything: bool,
         images: list[str] | None,
         data: str | None,
+        folders: str | None,
         count: int | None,
         layers: str | None,
         img_size: str | None,
@@ -60,7 +61,7 @@ class Inspecting:
         needed = count or COUNT if biases else images_needed(self.wanted, count or COUNT)
         if not needed and (images or data or count):
             raise UsageError(f"--{self.wanted[0]} looks at weights alone; --images, --data and --count change nothing")
-        self.pictures = _pictures(images, data, needed) if needed else []
+        self.pictures = _pictures(images, data, folders, needed) if needed else []
 
     def run(self, *, out: str | None, json: bool) -> int:
         """Look and show. Returns how many images could not be read."""
@@ -192,11 +193,13 @@ def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequen
     return [make(having[aspect]) for aspect, make in makers.items() if having.get(aspect)]
 
 
-def _pictures(images: list[str] | None, data: str | None, count: int) -> list[Picture]:
+def _pictures(images: list[str] | None, data: str | None, folders: str | None, count: int) -> list[Picture]:
     if images:
         return from_files(images, count)
     if data:
-        splits = open_splits(data)
+        splits = open_splits(data, folders=folders)
+        for line in splits.notes:
+            note(line)
         return from_samples(splits.named[scored_split(splits, None)], count)
     pictures = built_in(count)
     note(f"looking with {len(pictures)} built-in pictures of Fashion-MNIST; --images or --data takes yours")

@@ -46,6 +46,13 @@ DataOpt = Annotated[
     str | None,
     typer.Option("--data", "-d", help="Class folders, a CSV/TSV/JSONL manifest, or a folder of MNIST-style IDX files."),
 ]
+FoldersOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--folders",
+        help="What folders of --data are, where their names leave it open: train=A,val=B,test=C, or `classes`.",
+    ),
+]
 RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
 OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]
 ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Run folder to go on with, exactly where it stopped.")]

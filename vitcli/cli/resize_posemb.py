@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitcli.cli.options import JsonOpt, PosembKernelOpt
+from vitcli.cli.options import FoldersOpt, JsonOpt, PosembKernelOpt
 from vitcli.errors import UsageError
 from vitcli.text import safe
 
@@ -39,6 +39,7 @@ def resize_posemb(
     from_grid: FromGridOpt = None,
     posemb_kernel: PosembKernelOpt = None,
     check: CheckOpt = None,
+    folders: FoldersOpt = None,
     picture: PictureOpt = None,
     json: JsonOpt = False,
 ) -> None:
@@ -57,6 +58,8 @@ def resize_posemb(
         raise UsageError("say what to resize to: --size, --grid or --patch-size")
     if size and grid:
         raise UsageError("--size and --grid are two ways to say the same; give one")
+    if folders and not check:
+        raise UsageError("--folders says what the folders of --check are, which is missing")
     if posemb_kernel is not None and posemb_kernel not in KERNELS:
         raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
     folder = new_folder(out)
@@ -74,7 +77,7 @@ def resize_posemb(
         "from_grid": pair(from_grid, "--from-grid"),
     }
     wishes = {name: (value[0], value[1]) for name, value in sizes.items() if value}
-    data = _labelled(check) if check else None  # what is wrong with it is known before anything is written
+    data = _labelled(check, folders) if check else None  # what is wrong with it is known before anything is written
     resized = resize(source, **wishes, kernel=posemb_kernel or "timm")
     if picture:
         _draw(resized, Path(picture))
@@ -162,11 +165,11 @@ def _show(report: dict[str, Any]) -> None:
     console.note(f"use it: vit predict -m {report['checkpoint']} IMAGE…")
 
 
-def _labelled(data: str) -> tuple["Samples", tuple[str, ...]]:
+def _labelled(data: str, folders: str | None) -> tuple["Samples", tuple[str, ...]]:
     """The images that `--check` scores, and the names of their classes."""
     from vitcli.data.sources import open_data
 
-    found = open_data(data, val_fraction=0.0)
+    found = open_data(data, val_fraction=0.0, folders=folders)
     return found.test or (found.val if len(found.val) else found.train), found.classes
 
 

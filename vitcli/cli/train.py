@@ -12,6 +12,7 @@ from vitcli.cli.options import (
     DeviceOpt,
     DryRunOpt,
     EpochsOpt,
+    FoldersOpt,
     ImgSizeOpt,
     JsonOpt,
     LrOpt,
@@ -36,6 +37,7 @@ DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
 
 def train(
     data: DataOpt = None,
+    folders: FoldersOpt = None,
     model: ArchitectureOpt = None,
     recipe: RecipeOpt = None,
     out: OutOpt = None,
@@ -71,7 +73,7 @@ def train(
     if resume is not None:
         own: dict[str, Any] = {"--model": model, "--recipe": recipe, "--out": out, "--set": set_}
         own |= {"--teacher": teacher, "--teacher-answers": teacher_answers, "--time-budget": time_budget}
-        own |= {"--val-fraction": val_fraction != VAL_FRACTION}
+        own |= {"--val-fraction": val_fraction != VAL_FRACTION, "--folders": folders}
         own |= {f"--{name.replace('_', '-')}": True for name in (changes | sizes).keys() - {"epochs"}}
         refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs, data)
@@ -91,6 +93,7 @@ def train(
         teacher=teacher,
         budget=seconds_or_none(time_budget),
         teacher_answers=absolute(teacher_answers),
+        folders=folders,
     )
     samples = running.open(settings)
     if not (model or recipe or settings.model_args):

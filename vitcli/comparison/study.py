@@ -27,6 +27,7 @@ class Pretraining:
     data: str
     share: float
     fingerprint: str = ""  # of the data
+    folders: str | None = None  # what its folders are, as `read_splits` takes it
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Study:
     fitted: tuple[str, ...] = ()  # settings of the recipe that each model's image size decides
     pretrainings: tuple[Pretraining, ...] = ()
     finetune_size: float = 1.0  # after pre-training: image size as a multiple of the model's own
+    folders: str | None = None  # what the data's folders are, as `read_splits` takes it
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, small shares first: a picture of the whole is there early."""
@@ -94,7 +96,7 @@ def read_study(folder: Path) -> Study:
         raise UsageError(f"{safe(folder)} is no study: it has no study.json")
     try:
         found = read_config(path)
-        if set(found) != {field.name for field in fields(Study)}:
+        if set(found) | {"folders"} != {field.name for field in fields(Study)}:
             raise ValueError("its fields are not those that this version writes")
         study = read_typed(Study, found)
         _require_possible(study)

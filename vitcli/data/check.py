@@ -6,7 +6,6 @@ without loss is the same image. Nothing is printed and nothing is changed.
 
 import hashlib
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,12 @@ from typing import Literal
 
 import numpy as np
 
+from vitcli.data.folders import alike
 from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits
 from vitcli.data.similar import pairs, thumbnail
 from vitcli.data.sources import read_splits
-from vitcli.errors import DataError, ImageError
+from vitcli.data.split_names import split_of
+from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import oddities
 from vitcli.text import plural, safe
 
@@ -68,9 +69,16 @@ class _Image:
     vector: "np.ndarray[tuple[int], np.dtype[np.float32]] | None" = None
 
 
-def check(path: str | Path, *, near: bool = True, progress: Progress | None = None) -> Report:
-    """Read the data set at `path` whole. Without `near`, similar pictures are not looked for. Raises DataError."""
-    found = read_splits(path)
+def check(
+    path: str | Path, *, near: bool = True, folders: str | None = None, progress: Progress | None = None
+) -> Report:
+    """Read the data set at `path` whole. Without `near`, similar pictures are not looked for; `folders` as in
+    `read_splits`. Folders that can be read in two ways are the one finding. Raises DataError."""
+    try:
+        found = read_splits(path, folders=folders)
+    except AmbiguousData as error:
+        finding = Finding("ambiguous-folders", "spoils a measurement", 1, error.what, error.advice)
+        return Report(Path(path), "folders", (), {}, None, (finding,), ())
     if not any(map(len, found.named.values())):
         raise DataError(f"{safe(found.root)} holds no images")
     images = list(_look(found, near, progress))
@@ -81,6 +89,7 @@ def check(path: str | Path, *, near: bool = True, progress: Progress | None = No
         if split in found.named
     }
     findings = [
+        *_layout(found, folders),
         *_unreadable(images),
         *_copies(readable, found.classes),
         *_classes(found, counts),
@@ -125,6 +134,23 @@ def _one(samples: ArraySamples | FileSamples, i: int, split: Split, near: bool) 
         return _Image(split, label, name, error=str(error))
     digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
     return _Image(split, label, name, "", image.size, digest, odd, thumbnail(image) if near else None)
+
+
+def _layout(found: Splits, folders: str | None) -> Iterator[Finding]:
+    """What is read otherwise than its owner may think."""
+    if found.left_out:
+        yield Finding(
+            "left-out", "spoils a measurement", len(found.left_out),
+            f"{plural(len(found.left_out), 'file or folder')} with images that belong to no split and no class",
+            "give them a class and a split, or move them away", tuple(found.left_out),
+        )  # fmt: skip
+    held_out = tuple(name for name in found.classes if split_of(name) == "test")
+    if held_out and found.kind == "folders" and folders is None:
+        yield Finding(
+            "class-like-a-split", "spoils a measurement", len(held_out),
+            f"classes called like a split: {len(held_out)}",
+            "move what is no class away, or say --folders classes", held_out,
+        )  # fmt: skip
 
 
 def _unreadable(images: Iterable[_Image]) -> Iterator[Finding]:
@@ -228,14 +254,11 @@ def _classes(found: Splits, counts: Mapping[Split, tuple[int, ...]]) -> Iterator
                 f"the largest class has {ratio:.0f} times the images of the smallest",
                 "look at balanced accuracy; --set class_weights=true weighs rare classes up",
             )  # fmt: skip
-    spellings: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        spellings[unicodedata.normalize("NFKC", name).casefold().strip()].append(name)
-    alike = [" / ".join(group) for group in spellings.values() if len(group) > 1]
-    if alike:
+    written = [" / ".join(group) for group in alike(names)]
+    if written:
         yield Finding(
-            "similar-class-names", "spoils a measurement", len(alike),
-            f"{len(alike)} classes are spelled in two ways", "give each class one name", tuple(alike),
+            "similar-class-names", "spoils a measurement", len(written),
+            f"{len(written)} classes are spelled in two ways", "give each class one name", tuple(written),
         )  # fmt: skip
 
 

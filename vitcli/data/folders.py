@@ -1,52 +1,47 @@
 """Class folders: `root/<class>/…/image` or `root/{train,val,test}/<class>/…/image`. Knows names only, opens no image.
 
-The first folder below the split is the class, whatever lies deeper belongs to it. Classes are ordered by name as
-Python's `sorted` orders them, which is torchvision's order.
+The first folder below the split is the class, whatever lies deeper belongs to it; `layout` says which folders are
+splits. Classes are ordered by name as Python's `sorted` orders them, which is torchvision's order.
 """
 
-import os
+import re
 import unicodedata
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from vitcli.data.samples import SPLIT_NAMES, FileSamples, Split, Splits
+from vitcli.data.layout import find_layout, listing, quoted, require_no_splits_inside
+from vitcli.data.samples import FileSamples, Splits
 from vitcli.errors import DataError
-from vitcli.images.find import IMAGE_SUFFIXES, is_system_name, natural_key, walk
-from vitcli.text import safe
+from vitcli.images.find import walk
+from vitcli.text import folded, safe
 
-SHOWN = 20  # of a long list of culprits
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
 
 
-def read_folders(root: Path) -> Splits:
-    """Every image below `root`, under its class. Raises DataError."""
+def read_folders(root: Path, asked: str | None = None) -> Splits:
+    """Every image below `root`, under its class. `asked` says what the folders are, as `--folders` writes it.
+
+    Raises DataError; AmbiguousData where nothing is asked for and the folders can be read in two ways.
+    """
+    layout = find_layout(root, asked)
     skipped: Counter[str] = Counter()
-    notes: list[str] = []
-    splits = _split_folders(root)
-    if splits:
-        used = {folder.name for folder in splits.values()}
-        others = [name for name in _listing(root, skipped)[0] if name not in used]
-        if others:
-            notes.append(f"left out, since it holds no class folders of a split: {quoted(others)}")
-    else:
-        splits = {"train": root}
-
-    found: dict[Split, dict[str, list[str]]] = {}
-    for split, folder in splits.items():
-        found[split] = {}
-        for directory in _class_folders(folder, skipped):
-            name = class_name(directory, folder)
-            if name in found[split]:
-                raise DataError(f"{safe(folder)} has two folders for the class {quoted([name])}")
-            paths = walk(folder / directory, skipped)
-            found[split][name] = [path.relative_to(root).as_posix() for path in paths]
-    classes = tuple(sorted({name for by_class in found.values() for name in by_class}))
+    if root not in layout.splits.values():
+        listing(root, skipped)
+    found = {split: _by_class(folder, skipped) for split, folder in layout.splits.items()}
+    if layout.plain:
+        require_no_splits_inside(layout.splits["train"], found["train"])
+    classes = tuple(sorted({class_name(name, root) for by_class in found.values() for name in by_class}))
+    notes = list(layout.notes)
     if skipped:
         notes.append("left out: " + ", ".join(f"{count} × {reason}" for reason, count in sorted(skipped.items())))
-    named = {split: _samples(root, by_class, classes) for split, by_class in found.items()}
-    return Splits(root, "folders", classes, named, tuple(notes))
+    named = {split: _samples(root, layout.splits[split], by_class, classes) for split, by_class in found.items()}
+    empty = [split for split, samples in named.items() if split != "train" and not len(samples)]
+    notes += [f"no images in {safe(layout.splits[split])}: there is no {split} split" for split in empty]
+    kept = {split: samples for split, samples in named.items() if split not in empty}
+    return Splits(root, "folders", classes, kept, tuple(notes), layout.left_out)
 
 
 def class_name(name: str, where: Path) -> str:
@@ -58,63 +53,39 @@ def class_name(name: str, where: Path) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def quoted(names: list[str]) -> str:
-    """The first of `names` in a message."""
-    return ", ".join(f"'{safe(name, 60)}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Those of `names` that are written in several ways and may mean one class: "Cat" and "cat", "1" and "01"."""
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        text = folded(unicodedata.normalize("NFKC", name))
+        spellings[str(float(text)) if _NUMBER.fullmatch(text) else text].append(name)
+    return [tuple(group) for group in spellings.values() if len(group) > 1]
 
 
-def _samples(root: Path, by_class: Mapping[str, list[str]], classes: tuple[str, ...]) -> FileSamples:
-    pairs = [(name, label) for label, name in enumerate(classes) for name in by_class.get(name, ())]
-    return FileSamples(root, tuple(name for name, _ in pairs), np.array([label for _, label in pairs], np.int64))
-
-
-def _split_folders(root: Path) -> dict[Split, Path]:
-    """The split folders of `root`; none when it holds class folders itself.
-
-    "train" may be a class (beside "car" and "bus"), so a split must hold folders of its own; and without a training
-    split, "test" is one only when every folder here is a split. Raises DataError for split folders without classes.
-    """
-    folders = _listing(root, Counter())[0]
-    splits: dict[Split, Path] = {}
-    for name in folders:
-        split = SPLIT_NAMES.get(name.casefold())
-        if split is None or not _listing(root / name, Counter())[0]:
-            continue
-        if split in splits:
-            raise DataError(f"{safe(root)} has two folders for one split: {quoted([splits[split].name, name])}")
-        splits[split] = root / name
-    if "train" in splits or len(splits) == len(folders):
-        return splits
-    if all(name.casefold() in SPLIT_NAMES for name in folders):
-        raise DataError(f"{safe(root)}: {quoted(folders)} must hold one folder per class, with its images inside")
-    return {}
-
-
-def _class_folders(folder: Path, skipped: Counter[str]) -> list[str]:
-    names, images = _listing(folder, skipped)
+def _by_class(folder: Path, skipped: Counter[str]) -> dict[str, list[str]]:
+    """The images below each folder of `folder`, as paths that begin inside it. Raises DataError."""
+    names, images = listing(folder, skipped)
     if images:
         raise DataError(
             f"{safe(folder)} holds {len(images)} images outside class folders: {quoted(images[:3])}. "
             "Each image must lie in the folder of its class"
         )
-    return names
+    twice = [name for name, count in Counter(class_name(name, folder) for name in names).items() if count > 1]
+    if twice:
+        raise DataError(f"{safe(folder)} has two folders for the class {quoted(twice)}")
+    real: dict[Path, str] = {}
+    for name in names:
+        if (known := real.setdefault((folder / name).resolve(), name)) != name:
+            raise DataError(f"{safe(folder)}: the classes {quoted([known, name])} are one folder, by a link")
+    return {
+        name: [path.relative_to(folder / name).as_posix() for path in walk(folder / name, skipped)] for name in names
+    }
 
 
-def _listing(folder: Path, skipped: Counter[str]) -> tuple[list[str], list[str]]:
-    """(folders, images) directly in `folder`, by name; the rest is counted in `skipped`."""
-    folders: list[str] = []
-    images: list[str] = []
-    try:
-        entries = sorted(os.listdir(folder), key=natural_key)
-    except OSError as error:
-        raise DataError(f"{safe(folder)} cannot be listed: {error.strerror}") from error
-    for name in entries:
-        if is_system_name(name):
-            skipped["hidden or system file"] += 1
-        elif os.path.isdir(folder / name):
-            folders.append(name)
-        elif name.casefold().endswith(IMAGE_SUFFIXES):
-            images.append(name)
-        else:
-            skipped["file not called like an image"] += 1
-    return folders, images
+def _samples(root: Path, folder: Path, by_class: Mapping[str, list[str]], classes: tuple[str, ...]) -> FileSamples:
+    index = {name: label for label, name in enumerate(classes)}
+    start = folder.relative_to(root)
+    pairs = sorted((index[class_name(name, folder)], name) for name in by_class)
+    files = [f"{(start / name).as_posix()}/{path}" for _, name in pairs for path in by_class[name]]
+    labels = [label for label, name in pairs for _ in by_class[name]]
+    return FileSamples(root, tuple(files), np.array(labels, np.int64))

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.samples import SPLIT_NAMES, ArraySamples, Split, Splits
+from vitcli.data.samples import ArraySamples, Split, Splits
+from vitcli.data.split_names import split_of
 from vitcli.errors import DataError
 from vitcli.text import safe
 
-_IMAGES = re.compile(r"(?P<prefix>.*?)(?P<split>train|val|test|t10k)-images(?P<sep>[-.])idx3-ubyte(?:\.gz)?")
+_IMAGES = re.compile(r"(?P<prefix>.*?)(?P<split>[^\W\d_]+|t10k)-images(?P<sep>[-.])idx3-ubyte(?:\.gz)?", re.IGNORECASE)
 _MAX_BYTES = 1 << 30  # of one file, unpacked: a bound on what a gzip bomb may cost
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # Only exactly these labels in exactly this order have these meanings: SHA-256 of the training labels, header left out.
@@ -41,7 +42,9 @@ def find_idx(folder: Path) -> dict[Split, tuple[Path, Path]]:
         match = _IMAGES.fullmatch(path.name)
         if not match:
             continue
-        split: Split = "test" if match["split"] == "t10k" else SPLIT_NAMES[match["split"]]
+        split = "test" if match["split"].casefold() == "t10k" else split_of(match["split"])
+        if split is None:
+            raise DataError(f"{safe(path)}: is '{safe(match['split'], 60)}' train, val or test? Rename the file")
         stem = f"{match['prefix']}{match['split']}-labels{match['sep']}idx1-ubyte"
         labels = next((p for p in (path.with_name(stem), path.with_name(stem + ".gz")) if p.is_file()), None)
         if labels is None:
@@ -116,7 +119,7 @@ def _class_names(
     file = folder / "classes.txt"
     if file.is_file():
         try:
-            return tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
+            return tuple(line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip())
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{safe(file)} cannot be read as UTF-8 text: {safe(error)}") from error
     hashes = (hashlib.sha256(numbers.astype(np.uint8).tobytes()).hexdigest() for numbers in labels)

@@ -8,21 +8,26 @@ to mend.
 import csv
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from vitcli.data.folders import SHOWN, class_name
-from vitcli.data.samples import SPLIT_NAMES, FileSamples, Split, Splits
+from vitcli.data.folders import class_name
+from vitcli.data.layout import SHOWN, quoted
+from vitcli.data.samples import FileSamples, Split, Splits
+from vitcli.data.split_names import split_of
 from vitcli.errors import DataError
 from vitcli.text import safe
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _FILE_COLUMNS = ("file_name", "path")
 _MAX_LINE = 1 << 20  # characters
+_COLUMNS = (*_FILE_COLUMNS, "label", "split")
 _Row = tuple[int, str, str, Split]  # line, file, label, split
+_Fields = dict[str, Any]
 
 
 class _LineError(Exception):
@@ -34,17 +39,20 @@ def read_manifest(path: Path) -> Splits:
     rows: list[_Row] = []
     errors: list[str] = []
     first_line: dict[str, int] = {}
+    others = _SplitLike()
+    files = _Stored(path.parent)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for line, fields in _records(file, path):
                 try:
                     if isinstance(fields, _LineError):
                         raise fields
-                    row = _row(line, fields, path.parent)
-                    earlier = first_line.setdefault(os.path.normpath(row[1]), line)
+                    row = _row(line, fields, files)
+                    earlier = first_line.setdefault(os.path.normpath(path.parent / row[1]), line)
                     if earlier != line:
                         raise _LineError(f"{safe(row[1])} stands on line {earlier} already")
                     rows.append(row)
+                    others.see(fields)
                 except _LineError as error:
                     errors.append(f"line {line}: {error}")
     except UnicodeDecodeError as error:
@@ -56,6 +64,7 @@ def read_manifest(path: Path) -> Splits:
         raise DataError(f"{safe(path)}: {'; '.join(errors[:SHOWN])}{more}")
     if not rows:
         raise DataError(f"{safe(path)} lists no images")
+    others.require_none(path)
     classes = tuple(sorted({label for _, _, label, _ in rows}))
     index = {name: label for label, name in enumerate(classes)}
     named = {
@@ -69,7 +78,62 @@ def read_manifest(path: Path) -> Splits:
     return Splits(path, "manifest", classes, named)
 
 
-def _records(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | _LineError]]:
+class _SplitLike:
+    """Columns not called split whose cells all say train, val or test: passed over, they would mix the splits."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, set[Split]] | None = None
+        self.named = False  # a column is called split
+
+    def see(self, fields: _Fields) -> None:
+        self.named = self.named or bool(fields.get("split"))
+        cells = {name: cell for name, cell in fields.items() if name not in _COLUMNS and isinstance(cell, str)}
+        read = {name: split_of(cell) if cell.strip() else "train" for name, cell in cells.items()}
+        known = {name: set[Split]() for name in read} if self.columns is None else self.columns
+        self.columns = {name: seen | {split} for name, seen in known.items() if (split := read.get(name))}
+
+    def require_none(self, path: Path) -> None:
+        names = [name for name, seen in (self.columns or {}).items() if seen != {"train"}]
+        if names and not self.named:
+            raise DataError(f"{safe(path)}: {quoted(names)} says train, val or test on every line; call it 'split'")
+
+
+class _Stored:
+    """Files below a folder by a name in any Unicode form: file systems and editors differ in how they write an é."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listed: dict[Path, dict[str, list[str]]] = {}
+
+    def name(self, file: str) -> str:
+        """`file` as it is stored, without blanks around it that are not there; unchanged where there is none."""
+        for spelt in (file, file.strip()):
+            if os.path.exists(self.folder / spelt):
+                return spelt
+            if not spelt.isascii() and (found := self._in_another_form(spelt)):
+                return found
+        return file
+
+    def _in_another_form(self, file: str) -> str | None:
+        found = Path()
+        for part in Path(file).parts:
+            if not os.path.lexists(self.folder / found / part):
+                forms = self._names(self.folder / found).get(unicodedata.normalize("NFC", part), [])
+                if len(forms) != 1:
+                    return None
+                part = forms[0]
+            found /= part
+        return str(found)
+
+    def _names(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self.listed:
+            self.listed[folder] = {}
+            for name in os.listdir(folder) if folder.is_dir() else ():
+                self.listed[folder].setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        return self.listed[folder]
+
+
+def _records(file: TextIO, path: Path) -> Iterator[tuple[int, _Fields | _LineError]]:
     """(line number, fields) of every record."""
     lines = _bounded(file, path)
     if path.suffix.casefold() == ".jsonl":
@@ -78,14 +142,14 @@ def _records(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | _
                 yield number, _json_object(text)
         return
     header = next(lines, "")
-    delimiters = "\t" if path.suffix.casefold() == ".tsv" else ",;\t"
-    columns = next((row for row in (_cells(header, mark) for mark in delimiters) if set(row) & set(_FILE_COLUMNS)), [])
+    delimiter, columns = _header(header, path)
     if "label" not in columns:
         raise DataError(
             f"{safe(path)}: line 1 must name the columns {' or '.join(_FILE_COLUMNS)}, label and, if wanted, split; "
             f"it reads '{safe(header.strip(), 80)}'"
         )
-    delimiter = next(mark for mark in delimiters if _cells(header, mark) == columns)
+    if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
+        raise DataError(f"{safe(path)}: line 1 names {quoted(twice)} twice")
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:
         line = reader.line_num + 2
@@ -100,6 +164,15 @@ def _records(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | _
             yield line, _LineError(f"{len(row)} cells for {len(columns)} columns")
         elif row:
             yield line, dict(zip(columns, row, strict=True))
+
+
+def _header(line: str, path: Path) -> tuple[str, list[str]]:
+    """Delimiter and column names, of which there are none where no column is that of the files."""
+    for mark in "\t" if path.suffix.casefold() == ".tsv" else ",;\t":
+        columns = _cells(line, mark)
+        if not set(columns).isdisjoint(_FILE_COLUMNS):
+            return mark, columns
+    return ",", []
 
 
 def _bounded(file: TextIO, path: Path) -> Iterator[str]:
@@ -118,36 +191,71 @@ def _cells(header: str, delimiter: str) -> list[str]:
         return []
 
 
-def _json_object(text: str) -> dict[str, Any] | _LineError:
+def _json_object(text: str) -> _Fields | _LineError:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once_each)
+    except _LineError as error:
+        return error
     except (ValueError, RecursionError):
         return _LineError("not JSON")
     return value if isinstance(value, dict) else _LineError("not a JSON object")
 
 
-def _row(line: int, fields: dict[str, Any], folder: Path) -> _Row:
+def _once_each(pairs: list[tuple[str, Any]]) -> _Fields:
+    """Keys are read as a header is, in any case."""
+    fields: _Fields = {}
+    for name, value in pairs:
+        key = name.strip().casefold()
+        if key in fields and key in _COLUMNS:
+            raise _LineError(f"'{key}' stands there twice")
+        fields[key] = value
+    return fields
+
+
+def _row(line: int, fields: _Fields, files: _Stored) -> _Row:
     file = next((fields[column] for column in _FILE_COLUMNS if fields.get(column)), None)
     if not isinstance(file, str):
         raise _LineError(f"no {' or '.join(_FILE_COLUMNS)}")
     if "://" in file:
         raise _LineError(f"{safe(file)} is an address, not a file: download it first")
-    if not os.path.isfile(folder / file):
+    file = files.name(file)
+    if not os.path.isfile(files.folder / file):
         raise _LineError(
-            f"{safe(file)} does not exist" if not os.path.exists(folder / file) else f"{safe(file)} is no file"
+            f"{safe(file)} does not exist" if not os.path.exists(files.folder / file) else f"{safe(file)} is no file"
         )
     label = fields.get("label")
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
     if not isinstance(label, str) or not label.strip():
         raise _LineError("no label" if label in (None, "") else f"label {safe(label, 60)} is not text")
-    split = SPLIT_NAMES.get(str(fields.get("split") or "train").strip().casefold())
+    split = split_of(str(fields.get("split") or "train"))
     if split is None:
         raise _LineError(f"split {safe(fields['split'], 60)} is none of train, val, test")
-    return line, file, class_name(label.strip(), folder), split
+    return line, file, class_name(label.strip(), files.folder), split
 
 
 def manifest_in(folder: Path) -> Path | None:
-    """The manifest that a folder of images keeps beside them (`metadata.csv`, as on the Hugging Face Hub)."""
-    names: Iterable[Path] = (folder / f"metadata{suffix}" for suffix in SUFFIXES)
-    return next((path for path in names if path.is_file()), None)
+    """The manifest that a folder of images keeps beside them (`metadata.csv`, as on the Hugging Face Hub).
+
+    Raises DataError where there are two.
+    """
+    found = [path for suffix in SUFFIXES if (path := folder / f"metadata{suffix}").is_file()]
+    if len(found) > 1:
+        raise DataError(f"{safe(folder)} holds {quoted([path.name for path in found])}: name the one that is meant")
+    return found[0] if found else None
+
+
+def says_labels(path: Path) -> bool:
+    """Whether a file called like a manifest is one: whether it names files and labels. Raises DataError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next(_bounded(file, path), "")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{safe(path)} is not UTF-8 text") from error
+    except OSError as error:
+        raise DataError(f"{safe(path)} cannot be read: {error.strerror}") from error
+    columns: Iterable[str] = _header(first, path)[1]
+    if path.suffix.casefold() == ".jsonl":
+        fields = _json_object(first)
+        columns = () if isinstance(fields, _LineError) else fields
+    return "label" in columns and not set(_FILE_COLUMNS).isdisjoint(columns)

@@ -27,17 +27,6 @@ Split = Literal["train", "val", "test"]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]  # done, of how many
 
-SPLIT_NAMES: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "eval": "val",
-    "evaluation": "val",
-    "test": "test",
-}
-
 
 class Samples(Protocol):
     """One split, in a fixed order: N labelled images."""
@@ -165,6 +154,7 @@ class Splits:
     classes: tuple[str, ...]  # of all splits, in the order of labels
     named: Mapping[Split, ArraySamples | FileSamples]
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # what holds images and stands in no split
 
 
 @dataclass(frozen=True)

@@ -3,29 +3,36 @@
 The readers (`idx`, `folders`, `manifest`) say what is there; `read_splits` is theirs together.
 """
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vitcli.data import idx, manifest
-from vitcli.data.folders import quoted, read_folders
+from vitcli.data.folders import alike, read_folders
+from vitcli.data.layout import listing, quoted
 from vitcli.data.samples import ArraySamples, DataSet, FileSamples, Progress, Splits
 from vitcli.data.split import content_split
-from vitcli.errors import DataError
-from vitcli.text import safe
+from vitcli.errors import DataError, UsageError
+from vitcli.images.find import walk
+from vitcli.text import plural, safe
 
 
-def read_splits(path: str | Path, *, class_names: Sequence[str] | None = None) -> Splits:
+def read_splits(path: str | Path, *, class_names: Sequence[str] | None = None, folders: str | None = None) -> Splits:
     """The splits and classes at `path`: class folders, a manifest, or MNIST-style IDX files. Raises DataError.
 
     Without split folders or columns everything is "train". `class_names` name the labels 0, 1, … of IDX files.
+    `folders` says what class folders cannot say by their names, as `--folders` does; without it, those that can be
+    read in two ways are an AmbiguousData.
     """
     root = Path(path)
     if root.is_dir():
         files = idx.find_idx(root)
         if files:
-            return idx.read_idx_folder(root, files, class_names)
+            _require_no_folders(folders, root, "IDX files")
+            return _with_unlisted(idx.read_idx_folder(root, files, class_names), root)
         listed = manifest.manifest_in(root)
     elif not root.exists():
         raise DataError(f"{safe(root)} does not exist")
@@ -37,7 +44,17 @@ def read_splits(path: str | Path, *, class_names: Sequence[str] | None = None) -
         )
     if class_names is not None:
         raise DataError(f"class names were given, but {safe(root)} holds no IDX files and names its classes itself")
-    return manifest.read_manifest(listed) if listed else read_folders(root)
+    if listed == root:
+        _require_no_folders(folders, root, "a manifest")
+        return manifest.read_manifest(root)
+    if listed is None:
+        return read_folders(root, folders)
+    if not manifest.says_labels(listed) and listing(root)[0]:
+        found = read_folders(root, folders)
+        note = f"{safe(listed.name)} has no columns for files and labels: the folders say the classes"
+        return replace(found, notes=(note, *found.notes))
+    _require_no_folders(folders, root, f"{safe(listed.name)}, a manifest")
+    return _with_unlisted(manifest.read_manifest(listed), root)
 
 
 def open_data(
@@ -46,14 +63,15 @@ def open_data(
     val_fraction: float = 0.1,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    folders: str | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
     Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content
-    and `seed`; `progress` is told how many files have been read for that.
+    and `seed`; `progress` is told how many files have been read for that. The rest as in `read_splits`.
     """
-    found = read_splits(path, class_names=class_names)
+    found = read_splits(path, class_names=class_names, folders=folders)
     train = found.named.get("train")
     if train is None:
         raise DataError(f"{safe(path)} has no training split, only {', '.join(found.named)}")
@@ -61,6 +79,7 @@ def open_data(
         raise DataError(f"{safe(path)} holds no training images; expected {safe(path)}/<class>/<image>")
     _check_classes(found, train)
     notes = list(found.notes)
+    notes += [f"classes that are written almost alike: {quoted(group)}" for group in alike(found.classes)]
     if "val" in found.named:
         val = found.named["val"]
     else:
@@ -75,6 +94,26 @@ def open_data(
     if len(val) and unseen:
         notes.append(f"no validation images of {quoted([found.classes[label] for label in sorted(unseen)])}")
     return DataSet(found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes))
+
+
+def _require_no_folders(folders: str | None, root: Path, what: str) -> None:
+    if folders is not None:
+        raise UsageError(f"--folders is for class folders, but {safe(root)} is or holds {what}, which says the splits")
+
+
+def _with_unlisted(found: Splits, root: Path) -> Splits:
+    """`found`, and what lies beside its samples and is none of them."""
+    listed = {
+        os.path.realpath(samples.path(i))
+        for samples in found.named.values()
+        if isinstance(samples, FileSamples)
+        for i in range(len(samples))
+    }
+    others = [path for path in walk(root) if os.path.realpath(path) not in listed]
+    if not others:
+        return found
+    note = f"left out, since no label is given: {plural(len(others), 'image')}, such as {safe(others[0])}"
+    return replace(found, notes=(*found.notes, note), left_out=tuple(str(path) for path in others))
 
 
 def _check_classes(found: Splits, train: ArraySamples | FileSamples) -> None:

@@ -1,8 +1,9 @@
 """The classes of a data set → those of a model, by name and by nothing else: never by order, never by number alone.
 
-Alike is, in this order: the same name; the WordNet id (ImageNet's folders); the same letters and digits whatever the
-case, the accents' encoding and what stands between words ("T-shirt_top" for "T-shirt/top", which no folder can be
-called); the first of a label's synonyms ("tench" for "tench, Tinca tinca"). Only where one class fits one label.
+Alike is, in this order: the same name; the WordNet id (ImageNet's folders); the same but for case, spaces, underscores
+and the accents' encoding (`text.folded`); "T-shirt_top" for "T-shirt/top", which no folder can be called; and, of
+WordNet's synonyms, the first alone ("tench" for "tench, Tinca tinca"). Only where one class fits one label.
+Signs, points and commas are never passed over: "-1" is not "1", "C++" not "C".
 """
 
 import re
@@ -11,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from vitcli.text import did_you_mean, safe
+from vitcli.text import did_you_mean, folded, safe
 
 SHOWN = 8  # of a long list of classes
+_SYNONYMS = "tench, Tinca tinca"  # ImageNet's first class, in models whose config has no WordNet ids
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,17 @@ def map_classes(classes: Sequence[str], known: Sequence[str], ids: Sequence[str]
     """`classes` of the data among the model's labels `known` (K,), whose WordNet ids are `ids` (K,) or nothing."""
     found: dict[str, int] = {}
     notes = []
-    for spelling, of in ((_exact, known), (_exact, ids), (_letters, known), (_first_synonym, known)):
+    synonyms = known if ids or _SYNONYMS in known else ()
+    stages: tuple[tuple[Callable[[str], str], Sequence[str], str], ...] = (
+        (_exact, known, ""),
+        (_exact, ids, ""),
+        (folded, known, ""),
+        (_as_folder, known, r"[^/]*_[^/]*"),
+        (_first_synonym, synonyms, r"[^,]*"),
+    )
+    for spelling, of, form in stages:  # a class must have this form to be spelt so
         new = _unique_matches(
-            [name for name in classes if name not in found],
+            [name for name in classes if name not in found and (not form or re.fullmatch(form, name, re.DOTALL))],
             {label: index for index, label in enumerate(of) if index not in found.values()},
             spelling,
         )
@@ -67,12 +77,13 @@ def _exact(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _letters(name: str) -> str:
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold().replace("_", " ")))
+def _as_folder(name: str) -> str:
+    """With the underscore that stands for "/" between letters in a folder's name, which `folded` makes a blank."""
+    return folded(re.sub(r"(?<=[^\W\d_])/(?=[^\W\d_])", "_", name))
 
 
 def _first_synonym(name: str) -> str:
-    return _letters(name.partition(",")[0])
+    return folded(name.partition(",")[0])
 
 
 def _shortened(notes: Sequence[str]) -> tuple[str, ...]:

@@ -16,15 +16,15 @@ from vitcli.text import safe
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-def open_splits(path: str | Path, wanted: Collection[Split] = ()) -> Splits:
-    """The splits at `path`, those `wanted` among them. Raises DataError where one is missing.
+def open_splits(path: str | Path, wanted: Collection[Split] = (), folders: str | None = None) -> Splits:
+    """The splits at `path`, those `wanted` among them; `folders` as in `read_splits`. Raises DataError without one.
 
     A validation split that is asked for and not there is drawn from train, as `vit train` draws it by default: the
     same images, and train is what remains.
     """
-    found = read_splits(path)
+    found = read_splits(path, folders=folders)
     if "val" in wanted and "val" not in found.named and "train" in found.named:
-        data = open_data(path)
+        data = open_data(path, folders=folders)
         named: dict[Split, Samples] = {"train": data.train, "val": data.val}
         if data.test is not None:
             named["test"] = data.test
@@ -36,11 +36,15 @@ def open_splits(path: str | Path, wanted: Collection[Split] = ()) -> Splits:
     return found
 
 
-def scored_split(found: Splits, asked: Split | None) -> Split:
-    """The split that is scored: the one asked for, else test, val, or whatever there is, in this order."""
+def scored_split(found: Splits, asked: Split | None, used: Split | None = None) -> Split:
+    """The split that is scored: the one asked for, else test, val, or whatever there is, in this order.
+
+    One that is `used` already comes last.
+    """
     if asked is not None:
         return asked
-    return next(split for split in ("test", "val", "train") if split in found.named)
+    there = [split for split in reversed(SPLITS) if split in found.named]
+    return next((split for split in there if split != used), there[0])
 
 
 def split_named(text: str | None, option: str) -> Split | None:

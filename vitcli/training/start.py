@@ -47,6 +47,7 @@ class Settings:
     share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
     share_seed: int = 0  # which ones
     teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
+    folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

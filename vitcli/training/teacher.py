@@ -1,5 +1,7 @@
 """A trained model that a student learns from (Hinton et al. 2015, arXiv 1503.02531; DeiT, arXiv 2012.12877)."""
 
+import unicodedata
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,12 +63,13 @@ class Teacher(nn.Module):
 def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Teacher:
     """The checkpoint `name` as a teacher of `classes`. Raises UsageError when it does not know all of them."""
     checkpoint = resolve(name)
-    if unknown := [label for label in classes if label not in checkpoint.labels]:
+    known = [unicodedata.normalize("NFC", label) for label in checkpoint.labels]
+    if unknown := [label for label in classes if label not in known]:
         raise UsageError(f"the teacher {safe(name)} does not know the class '{safe(unknown[0])}' of the data")
     if checkpoint.preprocess.in_chans != student.in_chans:
         raise UsageError(f"the teacher {safe(name)} takes {checkpoint.preprocess.in_chans} channels, the student "
                          f"{student.in_chans}")  # fmt: skip
-    order = [checkpoint.labels.index(label) for label in classes]
+    order = [known.index(label) for label in classes]
     digest = weights_digest(checkpoint)
     return Teacher(load_any(checkpoint), checkpoint.preprocess, student, order, checkpoint.public_name, digest)
 

@@ -37,7 +37,7 @@ from vitcli.training.tune_head import tune_head
 
 
 def open_settings_data(settings: Settings) -> DataSet:
-    data = open_data(settings.data, val_fraction=settings.val_fraction)
+    data = open_data(settings.data, val_fraction=settings.val_fraction, folders=settings.folders)
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 

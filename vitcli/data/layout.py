@@ -1,0 +1,194 @@
+"""Which folder of a data set is which split, and whether that can be told at all. Knows names only, opens no image.
+
+What can be read in two ways is never guessed: `AmbiguousData` says both, and `--folders` is the answer.
+"""
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path, PurePath
+from typing import cast, get_args
+
+from vitcli.data.samples import Split
+from vitcli.data.split_names import is_unlabelled, is_wrapper, splits_among
+from vitcli.errors import AmbiguousData, DataError, UsageError
+from vitcli.images.find import IMAGE_SUFFIXES, is_system_name, natural_key, walk
+from vitcli.text import safe
+
+SHOWN = 20  # of a long list of culprits
+CLASSES = "classes"  # what `--folders` says where no folder is a split
+WRAPPERS = 3  # folders around the data set, one in the other, as archives leave them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders whose folders are classes."""
+
+    splits: Mapping[Split, Path]
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # what holds images and is in no split
+    plain: bool = False  # no folder is called like a split, and nobody said that none is one
+
+
+def find_layout(root: Path, asked: str | None) -> Layout:
+    """The layout of `root`, or the one that is `asked` for, as `--folders` writes it. Raises DataError, UsageError."""
+    if asked == CLASSES:
+        return Layout({"train": root})
+    if asked is not None:
+        return _as_asked(root, asked)
+    inner = _unwrapped(root)
+    folders, images = listing(inner)
+    among = splits_among(folders)
+    opened = {name: _unwrapped(inner / name, deep=True) for name in among}
+    holding = [name for name in among if listing(opened[name])[0]]
+    if not holding:
+        if among and all(name in among or is_unlabelled(name) for name in folders):
+            raise DataError(f"{safe(inner)}: {quoted(folders)} must hold one folder per class, with its images inside")
+        odd = [name for name, split in among.items() if split == "test"]
+        note = (
+            f"read as a class: {quoted(odd)}; if it is a split, give it the folders of the classes, else move it away"
+        )
+        return Layout({"train": inner}, (note,) if odd else (), plain=True)
+    _require_one_reading(inner, folders, among, holding)
+    others = [name for name in folders if name not in holding]
+    notes = [f"left out, since it holds no class folders of a split: {quoted(others)}"] if others else []
+    if images:
+        notes.append(f"left out, since it lies beside the splits: {quoted(images)}")
+    left_out = [name for name in others if holds_images(inner / name)] + images
+    splits = {among[name]: opened[name] for name in holding}
+    _require_apart(splits)
+    return Layout(splits, tuple(notes), tuple(left_out))
+
+
+def require_no_splits_inside(where: Path, by_class: Mapping[str, Sequence[str]]) -> None:
+    """Raises AmbiguousData where folders inside the classes say that these may be something else.
+
+    `by_class` has the images of each folder of `where`, as paths that begin inside that folder.
+    """
+    inside = {name: {path.partition("/")[0] for path in paths if "/" in path} for name, paths in by_class.items()}
+    for name, folders in inside.items():
+        among = splits_among(folders)
+        if among and (len(among) == len(folders) or len(set(among.values())) > 1):
+            alone = f"is it a class, or is the data set {safe(where / name)}"
+            raise AmbiguousData(
+                f"{safe(where)}: the folder '{safe(name, 60)}' holds others that are called like splits, "
+                f"{quoted(sorted(among))}; {'are splits inside classes meant' if len(inside) > 1 else alone}?",
+                f"let each split hold the folders of the classes, or say --folders {CLASSES} to take all as one split",
+            )
+    filled = [name for name, paths in by_class.items() if paths]
+    if len(filled) < 2 or any("/" not in path for name in filled for path in by_class[name]):
+        return
+    common = set.intersection(*(inside[name] for name in filled))
+    if len(common) > 1:
+        example = shlex.quote(f"train={filled[0]},test={filled[1]}")
+        raise AmbiguousData(
+            f"{safe(where)}: {quoted(filled)} hold the same folders, {quoted(sorted(common))}: "
+            "splits by names that are not known, or classes with folders inside?",
+            f"say --folders {safe(example)} or the like, or --folders {CLASSES}",
+        )
+
+
+def listing(folder: Path, skipped: Counter[str] | None = None) -> tuple[list[str], list[str]]:
+    """(folders, images) directly in `folder`, by name; the rest is counted in `skipped`. Raises DataError."""
+    skipped = Counter() if skipped is None else skipped
+    folders: list[str] = []
+    images: list[str] = []
+    try:
+        entries = sorted(os.listdir(folder), key=natural_key)
+    except OSError as error:
+        raise DataError(f"{safe(folder)} cannot be listed: {error.strerror}") from error
+    for name in entries:
+        if is_system_name(name):
+            skipped["hidden or system file"] += 1
+        elif os.path.isdir(folder / name):
+            folders.append(name)
+        elif name.casefold().endswith(IMAGE_SUFFIXES):
+            images.append(name)
+        elif not os.path.exists(folder / name) and not PurePath(name).suffix:  # it may have been a class or a split
+            raise DataError(f"{safe(folder / name)} is a link that leads nowhere: mend or remove it")
+        else:
+            skipped["file not called like an image"] += 1
+    return folders, images
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether an image lies in `folder` or below."""
+    return next(walk(folder), None) is not None
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first of `names` in a message."""
+    return ", ".join(f"'{safe(name, 60)}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def _require_one_reading(where: Path, folders: Iterable[str], among: Mapping[str, Split], holding: list[str]) -> None:
+    """Raises AmbiguousData where two folders are one split, and where one may be a class beside the splits."""
+    first: dict[Split, str] = {}
+    for name in holding:
+        if (known := first.setdefault(among[name], name)) != name:
+            raise AmbiguousData(
+                f"{safe(where)} has two folders for one split: {quoted([known, name])}",
+                "say what each of them is with --folders train=A,val=B,test=C",
+            )
+    strangers = [
+        name for name in folders if name not in among and not is_unlabelled(name) and holds_images(where / name)
+    ]
+    if strangers:
+        splits = shlex.quote(",".join(f"{split}={name}" for split, name in first.items()))
+        raise AmbiguousData(
+            f"{safe(where)} holds splits by their names, {quoted(holding)}, and other images in {quoted(strangers)}",
+            f"say --folders {CLASSES} if every folder is a class; if not, name the splits, as --folders {safe(splits)} "
+            "does, and the others are left out",
+        )
+
+
+def _require_apart(splits: Mapping[Split, Path]) -> None:
+    """Raises DataError where one split lies in another, through links too: its images would be scored and learnt."""
+    real = {split: folder.resolve() for split, folder in splits.items()}
+    for one, other in permutations(real, 2):
+        if real[one].is_relative_to(real[other]):
+            raise DataError(f"{safe(splits[one])} lies in {safe(splits[other])}, so {one} would be part of {other}")
+
+
+def _unwrapped(folder: Path, *, deep: bool = False) -> Path:
+    """`folder`, or the only one in it with images where its name says nothing ("images") or the same again.
+
+    There must be folders inside; `deep`: or the same name again.
+    """
+    for _ in range(WRAPPERS):
+        folders, images = listing(folder)
+        said = [name for name in folders if is_wrapper(name) or name.casefold() == folder.name.casefold()]
+        if images or not said or [name for name in folders if holds_images(folder / name)] != said:
+            break
+        again = said[0].casefold() == folder.name.casefold()
+        if not listing(folder / said[0])[0] and not (deep and again):
+            break
+        folder /= said[0]
+    return folder
+
+
+def _as_asked(root: Path, asked: str) -> Layout:
+    splits: dict[Split, Path] = {}
+    for part in re.split(r",(?=(?:train|val|test)=)", asked):
+        split, equals, name = part.partition("=")
+        if not equals or split not in get_args(Split) or not name.strip("/"):
+            raise UsageError(
+                f"--folders {safe(asked)}: write {CLASSES} where every folder is a class, or train=A,val=B,test=C "
+                "with the folders that are splits (--split chooses the one to score)"
+            )
+        if split in splits:
+            raise UsageError(f"--folders {safe(asked)}: {split} is named twice")
+        folder = root / name
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not folder.is_dir():
+            raise UsageError(f"--folders {safe(part)}: there is no folder {safe(name)} in {safe(root)}")
+        splits[cast(Split, split)] = folder
+    _require_apart(splits)
+    folders, images = listing(root)
+    used = {folder.relative_to(root).parts[:1] for folder in splits.values()}
+    others = [name for name in folders if (name,) not in used and () not in used and holds_images(root / name)] + images
+    notes = (f"left out, as --folders says: {quoted(others)}",) if others else ()
+    return Layout(splits, notes, ())
