@@ -18,6 +18,7 @@ from tests.checkpoints import LABELS, write_tiny
 from vitcli.cli import train as train_command
 from vitcli.cli.app import app
 from vitcli.cli.picture import half_blocks
+from vitcli.errors import Stopped, UsageError
 from vitcli.training.recipe import Recipe
 
 
@@ -176,6 +177,72 @@ class TestPredict:
         assert all(label in found.stdout for label in LABELS)
         assert found.stdout.isascii()
         assert "\x1b" not in found.stdout + found.stderr
+
+    @pytest.mark.parametrize("command", ["models", "predict -m model images/a.png", "inspect model", "--version"])
+    def test_closed_streams(self, command: str) -> None:
+        """Nobody's input and nobody's notes change nothing; data that cannot be written are an error of one line."""
+        whole = shell(f"{sys.executable} -m vitcli {command}")
+        for closed in ("<&-", "2>&-", "<&- 2>&-", "2>/dev/full"):
+            found = shell(f"{sys.executable} -m vitcli {command} {closed}")
+            assert (found.returncode, found.stdout) == (0, whole.stdout), closed
+        found = shell(f"{sys.executable} -m vitcli {command} >&-")
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr.endswith("error: standard input or output is closed\n")
+        assert "Traceback" not in found.stderr
+
+    def test_a_file_never_takes_the_number_of_a_closed_stream(self, place: Path) -> None:
+        """Else what is said is written into it."""
+        name = "a" * 30  # said in an error, while checkpoint and picture are open
+        found = shell(f"{sys.executable} -m vitcli predict -m model images/a.png {name} --json <&- 2>&-")
+        assert (found.returncode, len(json.loads(found.stdout)["predictions"])) == (3, 2)
+        assert name.encode() not in (place / "model" / "model.safetensors").read_bytes()
+
+    def test_wrong_usage_that_nobody_hears_keeps_its_exit_code(self) -> None:
+        for closed in ("2>&-", "2>/dev/full"):
+            assert shell(f"{sys.executable} -m vitcli predict --modle x {closed}").returncode == 2
+            assert shell(f"{sys.executable} -m vitcli predict -m nothing images/a.png {closed}").returncode == 1
+
+    @pytest.mark.parametrize("form", ["--jsonl", "--csv", ""])
+    def test_a_list_of_any_names(self, form: str, place: Path, tmp_path: Path) -> None:
+        """A list in the system's own bytes, with a mark of UTF-8 at its head, is as good as arguments."""
+        picture, odd = (place / "images" / "a.png").read_bytes(), b"caf\xe9.png"
+        (tmp_path / "a.png").write_bytes(picture)
+        (tmp_path / os.fsdecode(odd)).write_bytes(picture)
+        (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa.png\r\n\n" + odd + b"\n-")
+        go = f"cd {tmp_path}; PYTHONIOENCODING=utf-8:strict {sys.executable} -m vitcli predict -m {place}/model {form}"
+        listed, piped = shell(f"{go} --from-file list </dev/null"), shell(f"{go} --from-file - <list")
+        named = shell(f"{go} a.png caf$'\\xe9'.png ./-")
+        assert (piped.returncode, piped.stdout) == (3, named.stdout)
+        assert r"caf\udce9.png" in piped.stdout
+        first = 2 if form == "--jsonl" else -1  # a "-" in a file is standard input; here it is empty
+        assert listed.stdout.splitlines()[:first] == piped.stdout.splitlines()[:first]
+
+    def test_lists_that_are_none(self, tmp_path: Path) -> None:
+        (tmp_path / "wide").write_bytes("a.png\n".encode("utf-16"))
+        for file, why in ((tmp_path / "wide", "UTF-16"), ("/dev/zero", "longer than any path")):
+            result = vit(f"predict -m model --from-file {file}")
+            assert (result.exit_code, why in result.stderr) == (1, True), result.stderr
+        assert vit("predict -m model - --from-file -", input=b"").exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("raised", "code"),
+        [(UsageError("u"), None), (OSError(2, "gone"), None), (KeyboardInterrupt(), 130), (Stopped("s"), 75)],
+    )
+    def test_debug_shows_the_traceback_of_every_boundary(
+        self, raised: BaseException, code: int | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise raised
+
+        monkeypatch.setattr("vitcli.checkpoint.catalog.list_models", fail)
+        monkeypatch.setenv("VIT_DEBUG", "1")
+        if code is None:
+            with pytest.raises(type(raised)):
+                vit("models")
+        else:
+            result = vit("models")
+            assert result.exit_code == code
+            assert ("Traceback" in result.stderr) == isinstance(raised, KeyboardInterrupt)
 
     def test_debug_shows_the_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VIT_DEBUG", "1")
