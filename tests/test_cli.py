@@ -1,5 +1,6 @@
 """The terminal's contract: streams, formats, exit codes, one line per error. Everything runs in this process."""
 
+import copy
 import csv
 import io
 import json
@@ -7,18 +8,23 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from tests.checkpoints import LABELS, write_tiny
+import vitcli
+from tests.checkpoints import LABELS, random_tensors, write_tiny
+from vitcli.checkpoint.tensors import write_tensors
 from vitcli.cli import train as train_command
 from vitcli.cli.app import app
 from vitcli.cli.picture import half_blocks
 from vitcli.errors import Stopped, UsageError
+from vitcli.text import as_json
 from vitcli.training.recipe import Recipe
 
 
@@ -256,6 +262,94 @@ class TestPredict:
 
     def test_an_unknown_option_is_a_usage_error(self) -> None:
         assert vit("predict --modle x a.png").exit_code == 2
+
+
+class TestNumbersThatAreNone:
+    """JSON has neither NaN nor infinities: where a number is none, --json says null, everywhere."""
+
+    def test_one_writer(self) -> None:
+        odd = {"a": [float("nan"), 1.5, (float("inf"),)], "b": {"c": -float("inf"), "d": True, "e": "NaN"}}
+        assert as_json(odd) == '{"a": [null, 1.5, [null]], "b": {"c": null, "d": true, "e": "NaN"}}'
+        package = Path(vitcli.__file__).parent / "cli"
+        assert not [file.name for file in package.rglob("*.py") if "dumps(" in file.read_text("utf-8")]
+
+    def test_damaged_weights_are_inspected(self, tmp_path: Path) -> None:
+        tensors = random_tensors()
+        for name, value in (("blocks.0.attn.qkv.weight", np.nan), ("blocks.1.attn.proj.weight", np.inf)):
+            tensors[name] = np.full_like(tensors[name], value)
+        write_tiny(tmp_path / "m")
+        write_tensors(tmp_path / "m" / "model.safetensors", tensors, {})
+        result = vit(f"inspect {tmp_path}/m --weights --json")
+        weights = json.loads(result.stdout, parse_constant=pytest.fail)["weights"]
+        assert weights["head_sizes"][0] == [None] * len(weights["head_sizes"][0])
+        assert {one["name"]: one["not_finite"] for one in weights["tensors"]}["blocks.0.attn.qkv.weight"] > 0
+        assert vit(f"inspect {tmp_path}/m --weights").exit_code == 0
+
+
+HOSTILE = (
+    "x",
+    "",
+    [],
+    {},
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**400,
+    [1, 2],
+    {"a": 1},
+    "\x1b[31m",
+    "\ud800",
+    1e308,
+    ["a", "b", "c"],
+)
+
+
+@pytest.mark.parametrize("command", ["inspect m", "inspect m --json", "predict -m m images/a.png --jsonl"])
+def test_a_damaged_config_is_one_line(
+    command: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every value of config.json, of every wrong kind: a documented exit code, no traceback, no control character."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes((place / "images" / "a.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    provenance = {"trained_by": "vit", "data": {"name": "x", "images": 3}, "epoch": 2, "validation_accuracy": 0.5,
+                  "validation_images": 4, "teacher": "t", "resized": [{"kernel": "timm"}]}  # fmt: skip
+    extra = {"selftest": {"seed": 0, "logits": [0.1, 0.2, 0.3]}, "temperature": 1.5, "base_model": "b"}
+    whole = json.loads(
+        (write_tiny(tmp_path / "m", provenance=provenance, extra=extra) / "config.json").read_text("utf-8")
+    )
+    places = list(_places(whole))
+    rng = np.random.default_rng(0)
+    texts = [json.dumps(_with(whole, at, value)) for at in places for value in rng.choice(len(HOSTILE), 1)]
+    own = [at for at in places if at[0] == "vit"]
+    texts += [
+        json.dumps(_with(whole, at, "@")).replace('"@"', text) for at in own for text in ("1e400", "[" * 90 + "]" * 90)
+    ]
+    for text in texts:
+        (tmp_path / "m" / "config.json").write_text(text, encoding="utf-8")
+        result = vit(command)
+        assert result.exit_code in (0, 1, 3), text
+        assert "\x1b" not in result.output
+        if result.exit_code == 0 and "--json" in command.split():
+            json.loads(result.stdout, parse_constant=pytest.fail)
+
+
+def _places(value: object, before: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*before, key)
+        yield from _places(part, (*before, key))
+
+
+def _with(whole: Any, at: tuple[str | int, ...], value: Any) -> Any:
+    changed = copy.deepcopy(whole)
+    level = changed
+    for step in at[:-1]:
+        level = level[step]
+    level[at[-1]] = HOSTILE[value] if isinstance(value, np.integer) else value
+    return changed
 
 
 def test_models_lists_the_bundled_one() -> None:

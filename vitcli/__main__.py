@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -22,18 +23,16 @@ class _Notes(io.TextIOWrapper):
             return len(text)
 
     def flush(self) -> None:
-        try:
+        with suppress(OSError):
             super().flush()
-        except OSError:
-            pass
 
 
 def _ready_streams() -> None:
     """Make the three standard streams usable, whatever the caller left of them.
 
     A number that is closed would be given to the next file that is opened, and what is said would be written into that
-    file. So each is opened again: for reading nothing, for nobody's notes; and standard output so that writing data to it
-    fails instead of losing them.
+    file. So each is opened again: for reading nothing, for nobody's notes; and standard output so that writing data to
+    it fails instead of losing them.
     """
     for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -43,9 +42,9 @@ def _ready_streams() -> None:
         else:
             if hasattr(os, "set_blocking"):
                 os.set_blocking(number, True)  # through a pipe that a caller polls, data would come half
-    sys.stdin = sys.stdin or open(0, encoding="utf-8")
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")
-    stderr = sys.stderr or open(2, "w", encoding="utf-8")
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
+    stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
     sys.stderr = _Notes(stderr.detach(), stderr.encoding, line_buffering=True)
     # A file name that is not UTF-8 must not end the run when it is printed.
     for stream in (sys.stdout, sys.stderr):

@@ -1,11 +1,14 @@
-"""Strings from outside (labels, file names, config values) made safe to show, and near misses found.
+"""Strings from outside (labels, file names, config values) made safe to show, near misses found, and JSON.
 
 Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (design decision 12).
 """
 
 import difflib
+import json
+import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 MAX_SHOWN = 200
 _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -28,6 +31,20 @@ def csv_cell(value: object, limit: int | None = MAX_SHOWN) -> str:
     """`safe` text that a spreadsheet will not take for a formula."""
     text = safe(value, limit)
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def as_json(document: Any) -> str:
+    """`document` as one line of JSON. NaN and infinities, which JSON does not have, are null."""
+    return json.dumps(finite(document), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """`value`, and whatever lies in it, with None for floats that are NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def plural(n: int, noun: str) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from vitcli.cli.options import JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 
 CheckpointArg = Annotated[
     str | None,
@@ -68,10 +68,8 @@ def export(
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
     made = export(source, path, to, options)
     if json:
-        import json as json_format
-
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}
-        print(json_format.dumps(document, allow_nan=False))
+        print(as_json(document))
         return
     numbers = ("batch", "max difference", "same class")
     table = console.table("pixels", *numbers, right=numbers)

@@ -1,6 +1,5 @@
 """What a checkpoint is, as a page of facts. Imports no torch."""
 
-import json as json_format
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +8,7 @@ from vitcli.cli.console import note, row, stdout, table
 from vitcli.inspection.overview import Overview, overview
 from vitcli.inspection.weights import Weights
 from vitcli.inspection.weights import weights as read_all
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 
 CLASSES_SHOWN = 10
 
@@ -21,7 +20,7 @@ def show(model: str | None, *, weights: bool, json: bool) -> None:
     found = overview(checkpoint)
     read = read_all(checkpoint) if weights else None
     if json:
-        print(json_format.dumps(_document(found, read), allow_nan=False))
+        print(as_json(_document(found, read)))
         return
     from rich.text import Text
 

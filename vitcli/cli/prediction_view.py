@@ -1,7 +1,6 @@
 """Predictions for people (a table, with the image small beside it where there is colour) and for programs."""
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.inference.predict import Prediction
-from vitcli.text import csv_cell, safe
+from vitcli.text import as_json, csv_cell, safe
 
 Writer = Callable[[Iterable[Prediction], Checkpoint], int]  # returns how many images failed
 
@@ -22,18 +21,18 @@ def write_jsonl(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
     failed = 0
     for prediction in predictions:
         failed += prediction.error is not None
-        print(json.dumps(_as_dict(prediction), allow_nan=False), flush=True)
+        print(as_json(_as_dict(prediction)), flush=True)
     return failed
 
 
 def write_json(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
     head = {"schema": "vit.predict/1", "model": checkpoint.name, "revision": checkpoint.revision}
-    print(json.dumps(head)[:-1] + ', "predictions": [', end="")
+    print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):
         failed += prediction.error is not None
-        print(",\n" if i else "\n", json.dumps(_as_dict(prediction), allow_nan=False), sep="", end="")
+        print(",\n" if i else "\n", as_json(_as_dict(prediction)), sep="", end="")
     print("\n]}")
     return failed
 

@@ -7,7 +7,7 @@ import typer
 
 from vitcli.cli.options import JsonOpt, PosembKernelOpt
 from vitcli.errors import UsageError
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -83,9 +83,7 @@ def resize_posemb(
     if data:
         report["accuracy"] = _check(source, folder, *data)
     if json:
-        import json as json_format
-
-        print(json_format.dumps(report, allow_nan=False))
+        print(as_json(report))
     else:
         _show(report)
 

@@ -3,7 +3,6 @@
 Everything goes to standard error but the result: the best checkpoint's folder, or one JSON document.
 """
 
-import json as json_format
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.text import Text
 
 from vitcli.cli.outcome import Outcome, predict_command
 from vitcli.data.samples import DataSet
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
 from vitcli.training.events import Evaluated, Event, Featured, FellBack, HeadFitted, Shrunk, Stepped, Tried
 from vitcli.training.run import evaluations
@@ -83,7 +82,7 @@ class TrainingView:
         result |= {"trainable_parameters": trainable_parameters(task.model)}
         if cost:
             result |= {"seconds": _seconds(cost, settings), "bytes": cost.memory}
-        print(json_format.dumps(result, allow_nan=False))
+        print(as_json(result))
 
     def __enter__(self) -> "TrainingView":
         self.progress.start()
@@ -158,7 +157,7 @@ class TrainingView:
                 result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
                 result |= {"failed": len(outcome.evaluation.failed)}
                 result |= {"report": str(outcome.report)}
-            print(json_format.dumps(result, allow_nan=False))
+            print(as_json(result))
         else:
             print(best)
         sys.stdout.flush()
