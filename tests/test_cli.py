@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from vitcli.cli import train as train_command
 from vitcli.cli.app import app
 from vitcli.cli.picture import half_blocks
 from vitcli.errors import Stopped, UsageError
-from vitcli.text import as_json
+from vitcli.text import as_json, command
 from vitcli.training.recipe import Recipe
 
 
@@ -262,6 +263,66 @@ class TestPredict:
 
     def test_an_unknown_option_is_a_usage_error(self) -> None:
         assert vit("predict --modle x a.png").exit_code == 2
+
+
+class TestCommandsToType:
+    def test_each_word_is_itself_to_a_shell(self) -> None:
+        words = [
+            "vit",
+            "a b",
+            "$HOME",
+            "it's",
+            "`id`",
+            "é…",
+            "-x;y",
+            "",
+            "a\nb\x1b[31m",
+            "caf\udce9",
+            "\u202etxt\\'",
+            "*?",
+        ]
+        line = command(*words)
+        assert line.isprintable()
+        typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+        assert typed.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
+
+    def test_every_printed_command_is_quoted_there(self) -> None:
+        """What is put into a command by hand is not quoted."""
+        by_hand = re.compile(
+            r"\bvit (predict|check|train|finetune|evaluate|inspect|compare|resize-posemb|convert|export|push)( [^\"'`]*)?\{|--resume \{| -m \{"
+        )
+        for file in Path(vitcli.__file__).parent.rglob("*.py"):
+            for line in file.read_text("utf-8").splitlines():
+                assert not by_hand.search(line), f"{file.name}: {line.strip()}"
+
+    def test_the_next_step_after_names_with_spaces(
+        self, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_tiny(tmp_path / "my $model")
+        out = "an 'odd' name " * 8 + ".onnx"
+        result = CliRunner().invoke(app, ["export", "my $model", "--out", out, "--force"])
+        said = shlex.split(next(line for line in result.stderr.splitlines() if line.startswith("use it: ")))
+        assert said == ["use", "it:", "vit", "predict", "-m", out, "IMAGE…"]
+
+
+@pytest.mark.parametrize("length", [41, 201, 3000])
+def test_what_is_piped_is_never_cut(length: int, place: Path, tmp_path: Path) -> None:
+    """Neither a label nor a name; a terminal's lines are short."""
+    label = "x" * length
+    write_tiny(tmp_path / "m", labels=(label, "b", "c"))
+    picture = tmp_path.joinpath(*["y" * 100] * 3, "a.png")
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes((place / "images" / "a.png").read_bytes())
+    data = tmp_path / "data" / label[:250]
+    data.mkdir(parents=True)
+    (data / "a.png").write_bytes(picture.read_bytes())
+    for line in (f"predict -m {tmp_path}/m {picture}", f"inspect {tmp_path}/m"):
+        assert label in vit(line).stdout
+    assert str(picture) in vit(f"predict -m {tmp_path}/m {picture}").stdout
+    assert label[:250] in vit(f"check {tmp_path}/data").stdout
+    if length <= 250:
+        assert label in vit(f"evaluate {tmp_path}/m --data {tmp_path}/data").stdout
 
 
 class TestNumbersThatAreNone:

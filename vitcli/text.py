@@ -1,4 +1,4 @@
-"""Strings from outside (labels, file names, config values) made safe to show, near misses found, and JSON.
+"""Strings from outside (labels, file names, config values) made safe to show, near misses, commands to type, JSON.
 
 Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (design decision 12).
 """
@@ -6,6 +6,7 @@ Every external string passes `safe` before it reaches a terminal, a CSV cell or 
 import difflib
 import json
 import math
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,6 +32,25 @@ def csv_cell(value: object, limit: int | None = MAX_SHOWN) -> str:
     """`safe` text that a spreadsheet will not take for a formula."""
     text = safe(value, limit)
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def command(*words: object) -> str:
+    """A command to type, whole: each of `words` means itself to a shell, whatever it holds."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: object) -> str:
+    text = str(word)
+    if safe(text, None) == text:
+        return shlex.quote(text)
+    # Control characters and bytes that are no UTF-8, as bash, zsh and ksh read them.
+    shown = []
+    for character in text:
+        if safe(character) == character:
+            shown.append("\\" + character if character in "'\\" else character)
+        else:
+            shown += [f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape")]
+    return f"$'{''.join(shown)}'"
 
 
 def as_json(document: Any) -> str:

@@ -20,7 +20,7 @@ from vitcli.errors import DataError, UsageError, VitError
 from vitcli.inference.few_shot import Features, few_shot, read_features
 from vitcli.inference.stream import Stream
 from vitcli.model.architectures import ARCHITECTURES
-from vitcli.text import safe
+from vitcli.text import command, safe
 from vitcli.training import train as training
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.machine import default_workers
@@ -81,7 +81,7 @@ class Cells:
     ) -> Path:
         """Its best checkpoint; a run that was interrupted goes on."""
         if not (run / "run.json").exists():
-            training.begin(settings, data, run, resume=f"vit compare --resume {safe(self.folder)}")
+            training.begin(settings, data, run, resume=command("vit", "compare", "--resume", self.folder))
         elif _as_begun(read_config(run), settings) != settings:
             raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
         count = default_workers(data.kind, default_device()) if workers is None else workers

@@ -8,15 +8,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vitcli.text import safe
+from vitcli.text import MAX_SHOWN, safe
 
 PIPED_WIDTH = 10_000  # a table that is piped is never cut; no terminal breaks its lines
 
 
 def stdout() -> Console:
     """For data. Piped: no colour, no wrapping, nothing cut."""
-    piped = not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR")
-    return Console(highlight=False, width=PIPED_WIDTH if piped else None, soft_wrap=piped)
+    return Console(highlight=False, width=PIPED_WIDTH if piped() else None, soft_wrap=piped())
+
+
+def piped() -> bool:
+    """Whether standard output goes to a program or a file."""
+    return not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR")
+
+
+def shown(value: object, limit: int = MAX_SHOWN) -> str:
+    """External text for standard output; long text is cut on a terminal alone."""
+    return safe(value, None if piped() else limit)
 
 
 def stderr() -> Console:
@@ -40,4 +49,4 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 def row(grid: Table, *cells: Any, style: str = "") -> None:
     """A row of external strings, none of which is taken for markup or control."""
-    grid.add_row(*(cell if isinstance(cell, Text) else Text(safe(cell)) for cell in cells), style=style or None)
+    grid.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in cells), style=style or None)

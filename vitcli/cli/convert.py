@@ -6,7 +6,7 @@ import typer
 
 from vitcli.cli.options import DryRunOpt, JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import as_json, did_you_mean, safe
+from vitcli.text import as_json, command, did_you_mean, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.convert.result import Converted, Settings, Source
@@ -84,8 +84,8 @@ def convert(
     if dry_run:
         console.note("dry run: nothing was written")
     else:
-        command = "predict -m {} IMAGE…" if report["classes"] else "finetune -m {} --data PHOTOS/"
-        console.note(f"use it: vit {command.format(safe(folder))}")
+        task, rest = ("predict", "IMAGE…") if report["classes"] else ("finetune", "--data PHOTOS/")
+        console.note(f"use it: {command('vit', task, '-m', folder)} {rest}")
 
 
 def _said(assignments: list[str], no_head: bool) -> "Settings":

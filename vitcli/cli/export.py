@@ -8,7 +8,7 @@ import typer
 
 from vitcli.cli.options import JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import as_json, safe
+from vitcli.text import as_json, command, safe
 
 CheckpointArg = Annotated[
     str | None,
@@ -81,4 +81,4 @@ def export(
     gives = "probabilities" if softmax else "logits" if source.num_classes else "features"
     console.note(f"{safe(path)}: {made.bytes / 2**20:.1f} MiB, {precision}, {takes} to {gives}")
     if to == "onnx" and source.num_classes:
-        console.note(f"use it: vit predict -m {safe(path)} IMAGE…")
+        console.note(f"use it: {command('vit', 'predict', '-m', path)} IMAGE…")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vitcli.checkpoint.resolve import resolve
-from vitcli.cli.console import note, row, stdout, table
+from vitcli.cli.console import note, row, shown, stdout, table
 from vitcli.inspection.overview import Overview, overview
 from vitcli.inspection.weights import Weights
 from vitcli.inspection.weights import weights as read_all
@@ -70,8 +70,8 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
 def _classes(labels: tuple[str, ...], number: int) -> str:
     if not number:
         return "the representation"
-    shown = ", ".join(safe(label, 40) for label in labels[:CLASSES_SHOWN])
-    return f"{number}: {shown}{', …' if len(labels) > CLASSES_SHOWN else ''}" if shown else str(number)
+    names = ", ".join(shown(label, 40) for label in labels[:CLASSES_SHOWN])
+    return f"{number}: {names}{', …' if len(labels) > CLASSES_SHOWN else ''}" if names else str(number)
 
 
 def _provenance(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.inference.predict import Prediction
-from vitcli.text import as_json, csv_cell, safe
+from vitcli.text import as_json, csv_cell
 
 Writer = Callable[[Iterable[Prediction], Checkpoint], int]  # returns how many images failed
 
@@ -55,12 +55,12 @@ def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
     from rich.table import Table
     from rich.text import Text
 
-    from vitcli.cli.console import stdout
+    from vitcli.cli.console import shown, stdout
 
     console = stdout()
     failed = 0
     for prediction in predictions:
-        heading = Text(safe(prediction.path), style="bold", overflow="fold")
+        heading = Text(shown(prediction.path), style="bold", overflow="fold")
         if prediction.error is not None:
             failed += 1
             console.print(heading.append(f"  {prediction.error}", style="not bold red"))
@@ -80,7 +80,9 @@ def _bars(prediction: Prediction, width: int = 20) -> Any:
     """One line a class: share, name, bar."""
     from rich.text import Text
 
-    names = [safe(score.label, 40) for score in prediction.labels]
+    from vitcli.cli.console import shown
+
+    names = [shown(score.label, 40) for score in prediction.labels]
     lines = Text(no_wrap=True)
     for name, score in zip(names, prediction.labels, strict=True):
         lines.append(f"{score.probability:7.1%}  {name:{max(map(len, names))}}  ")

@@ -7,7 +7,7 @@ import typer
 
 from vitcli.cli.options import JsonOpt, PosembKernelOpt
 from vitcli.errors import UsageError
-from vitcli.text import as_json, safe
+from vitcli.text import as_json, command, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -157,7 +157,7 @@ def _show(report: dict[str, Any]) -> None:
     console.stdout().print(table)
     if report["round_trip_error"] is None:
         console.note("the model has no position embedding: only its sizes changed")
-    console.note(f"use it: vit predict -m {report['checkpoint']} IMAGE…")
+    console.note(f"use it: {command('vit', 'predict', '-m', report['checkpoint'])} IMAGE…")
 
 
 def _labelled(data: str) -> tuple["Samples", tuple[str, ...]]:

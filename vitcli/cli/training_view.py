@@ -45,7 +45,7 @@ class TrainingView:
         self.rate = 0.0
 
     def say(self, line: str) -> None:
-        self.console.print(Text(safe(line), style="dim"))
+        self.console.print(Text(safe(line, None), style="dim"))
 
     def plan(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None, why: str) -> None:
         """What was found and what will be done, before it starts. `why`: how that was chosen."""
@@ -161,7 +161,7 @@ class TrainingView:
         else:
             print(best)
         sys.stdout.flush()
-        self.console.print(Text(f"use it: {predict_command(folder)}", style="dim"))
+        self.console.print(Text(f"use it: {predict_command(folder)}", style="dim"), soft_wrap=True)
 
 
 def _size(task: Task) -> str:
