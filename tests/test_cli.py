@@ -288,9 +288,8 @@ class TestCommandsToType:
 
     def test_every_printed_command_is_quoted_there(self) -> None:
         """What is put into a command by hand is not quoted."""
-        by_hand = re.compile(
-            r"\bvit (predict|check|train|finetune|evaluate|inspect|compare|resize-posemb|convert|export|push)( [^\"'`]*)?\{|--resume \{| -m \{"
-        )
+        commands = "predict|check|train|finetune|evaluate|inspect|compare|resize-posemb|convert|export|push"
+        by_hand = re.compile(rf"\bvit ({commands})( [^\"'`]*)?\{{|--resume \{{| -m \{{")
         for file in Path(vitcli.__file__).parent.rglob("*.py"):
             for line in file.read_text("utf-8").splitlines():
                 assert not by_hand.search(line), f"{file.name}: {line.strip()}"
