@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -23,8 +24,10 @@ from tests.checkpoints import LABELS, random_tensors, write_tiny
 from vitcli.checkpoint.tensors import write_tensors
 from vitcli.cli import train as train_command
 from vitcli.cli.app import app
+from vitcli.cli.options import PosembKernelOpt
 from vitcli.cli.picture import half_blocks
 from vitcli.errors import Stopped, UsageError
+from vitcli.model.posemb import Kernel
 from vitcli.text import as_json, command
 from vitcli.training.recipe import Recipe
 
@@ -261,8 +264,43 @@ class TestPredict:
         assert "fashion-vit (bundled) knows T-shirt/top" in result.stderr
         assert "-m imagenet" in result.stderr
 
+    @pytest.mark.parametrize("rest", ["predict -m model images/a.png", "evaluate model --data images"])
+    def test_a_batch_size_that_would_do_nothing_is_refused(self, rest: str) -> None:
+        result = vit(f"{rest} --batch-size 2")
+        assert (result.exit_code, "--batch-size belongs to --engine torch" in result.stderr) == (2, True)
+        assert "--batch-size" not in vit(f"{rest} --batch-size 2 --engine torch").stderr
+
     def test_an_unknown_option_is_a_usage_error(self) -> None:
         assert vit("predict --modle x a.png").exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["train", "finetune", "compare"])
+def test_resume_refuses_every_option_that_would_do_nothing(name: str) -> None:
+    """Whatever options there will be: only those that say how to go on are let through."""
+    allowed = {"resume", "epochs", "score", "device", "workers", "dry_run", "json", "csv"} - (
+        {"epochs"} if name == "compare" else set()
+    )
+    found = next(c for c in typer.main.get_command(app).commands.values() if c.name == name)  # type: ignore[attr-defined]
+    for option in found.params:
+        if option.name in allowed or option.name == "help":
+            continue
+        kind = option.type_descriptor.annotation
+        value = (
+            ""
+            if kind is bool
+            else " lora"
+            if option.name == "tune"
+            else " hf"
+            if option.name == "posemb_kernel"
+            else " 1"
+        )
+        result = vit(f"{name} --resume nowhere {option.opts[0]}{value}")
+        assert result.exit_code == 2, option.name
+        assert f"{option.opts[0]} would change nothing" in result.stderr, (option.name, result.stderr)
+
+
+def test_kernels_are_those_of_the_model() -> None:
+    assert get_args(get_args(PosembKernelOpt)[0])[0] == Kernel
 
 
 class TestCommandsToType:

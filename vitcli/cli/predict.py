@@ -18,6 +18,8 @@ from vitcli.text import safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
+    from vitcli.inference.predict import Model
+    from vitcli.inference.stream import Stream
 
 ImagesArg = Annotated[
     list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
@@ -29,7 +31,9 @@ EngineOpt = Annotated[
 PrecisionOpt = Annotated[
     Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
 ]
-BatchOpt = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together.")]
+BatchOpt = Annotated[
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
+]
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
@@ -84,6 +88,7 @@ def predict(
         left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing else either"
         raise VitError(f"no images in {safe(' '.join(images or [from_file or '']))} ({left_out})")
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
+    refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     predictions = loaded.predict(chain([first], sources), top_k=top, batch_size=batch_size, exact=exact)
@@ -91,6 +96,14 @@ def predict(
     if failed := write(predictions, checkpoint):
         note(f"{failed} of the images could not be read")
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
+    """Raises UsageError where `model`, however many images come, takes them one by one."""
+    if batch_size is not None and model.choose(sys.maxsize).engine == "onnxruntime":
+        raise UsageError(
+            "--batch-size belongs to --engine torch; ONNX Runtime computes one image at a time, which is faster"
+        )
 
 
 def _what_was_taken(checkpoint: "Checkpoint") -> str:

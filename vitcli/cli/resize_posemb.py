@@ -51,14 +51,11 @@ def resize_posemb(
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli.console import note
     from vitcli.cli.settings import size as pair
-    from vitcli.model.posemb import KERNELS
 
     if not (size or grid or patch_size):
         raise UsageError("say what to resize to: --size, --grid or --patch-size")
     if size and grid:
         raise UsageError("--size and --grid are two ways to say the same; give one")
-    if posemb_kernel is not None and posemb_kernel not in KERNELS:
-        raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
     folder = new_folder(out)
     source = resolve(checkpoint)
     for line in source.notes:
