@@ -45,7 +45,8 @@ def _ready_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
-    sys.stderr = _Notes(stderr.detach(), stderr.encoding, line_buffering=True)
+    if isinstance(stderr, io.TextIOWrapper):
+        sys.stderr = _Notes(stderr.detach(), stderr.encoding, line_buffering=True)
     # A file name that is not UTF-8 must not end the run when it is printed.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
