@@ -186,6 +186,16 @@ def save_cnn(folder: Path) -> None:
 
 
 class TestCommand:
+    def test_a_cnn_beside_all_of_a_vit(self, here: Path) -> None:
+        """It takes part in what it has, too."""
+        save_cnn(here / "cnn")
+        result = vit("inspect a --all --beside cnn --images images --json -o out")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)["exhibits"]
+        assert {row[-1] for row in found["equivariance"]["rows"]} == {"a", "cnn"}
+        assert "model" not in found["heads"]["columns"]
+        assert (here / "out" / "figure-7.png").exists()
+
     def test_a_cnn_beside(self, here: Path) -> None:
         save_cnn(here / "cnn")
         line = "inspect a --equivariance --locality --beside cnn --images images --json -o out"

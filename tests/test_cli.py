@@ -1,23 +1,34 @@
 """The terminal's contract: streams, formats, exit codes, one line per error. Everything runs in this process."""
 
+import copy
 import csv
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from tests.checkpoints import LABELS, write_tiny
+import vitcli
+from tests.checkpoints import LABELS, random_tensors, write_tiny
+from vitcli.checkpoint.tensors import write_tensors
 from vitcli.cli import train as train_command
 from vitcli.cli.app import app
+from vitcli.cli.options import PosembKernelOpt
 from vitcli.cli.picture import half_blocks
+from vitcli.errors import Stopped, UsageError
+from vitcli.model.posemb import Kernel
+from vitcli.text import as_json, command
 from vitcli.training.recipe import Recipe
 
 
@@ -177,6 +188,72 @@ class TestPredict:
         assert found.stdout.isascii()
         assert "\x1b" not in found.stdout + found.stderr
 
+    @pytest.mark.parametrize("command", ["models", "predict -m model images/a.png", "inspect model", "--version"])
+    def test_closed_streams(self, command: str) -> None:
+        """Nobody's input and nobody's notes change nothing; data that cannot be written are an error of one line."""
+        whole = shell(f"{sys.executable} -m vitcli {command}")
+        for closed in ("<&-", "2>&-", "<&- 2>&-", "2>/dev/full"):
+            found = shell(f"{sys.executable} -m vitcli {command} {closed}")
+            assert (found.returncode, found.stdout) == (0, whole.stdout), closed
+        found = shell(f"{sys.executable} -m vitcli {command} >&-")
+        assert (found.returncode, found.stdout) == (1, "")
+        assert found.stderr.endswith("error: standard input or output is closed\n")
+        assert "Traceback" not in found.stderr
+
+    def test_a_file_never_takes_the_number_of_a_closed_stream(self, place: Path) -> None:
+        """Else what is said is written into it."""
+        name = "a" * 30  # said in an error, while checkpoint and picture are open
+        found = shell(f"{sys.executable} -m vitcli predict -m model images/a.png {name} --json <&- 2>&-")
+        assert (found.returncode, len(json.loads(found.stdout)["predictions"])) == (3, 2)
+        assert name.encode() not in (place / "model" / "model.safetensors").read_bytes()
+
+    def test_wrong_usage_that_nobody_hears_keeps_its_exit_code(self) -> None:
+        for closed in ("2>&-", "2>/dev/full"):
+            assert shell(f"{sys.executable} -m vitcli predict --modle x {closed}").returncode == 2
+            assert shell(f"{sys.executable} -m vitcli predict -m nothing images/a.png {closed}").returncode == 1
+
+    @pytest.mark.parametrize("form", ["--jsonl", "--csv", ""])
+    def test_a_list_of_any_names(self, form: str, place: Path, tmp_path: Path) -> None:
+        """A list in the system's own bytes, with a mark of UTF-8 at its head, is as good as arguments."""
+        picture, odd = (place / "images" / "a.png").read_bytes(), b"caf\xe9.png"
+        (tmp_path / "a.png").write_bytes(picture)
+        (tmp_path / os.fsdecode(odd)).write_bytes(picture)
+        (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa.png\r\n\n" + odd + b"\n-")
+        go = f"cd {tmp_path}; PYTHONIOENCODING=utf-8:strict {sys.executable} -m vitcli predict -m {place}/model {form}"
+        listed, piped = shell(f"{go} --from-file list </dev/null"), shell(f"{go} --from-file - <list")
+        named = shell(f"{go} a.png caf$'\\xe9'.png ./-")
+        assert (piped.returncode, piped.stdout) == (3, named.stdout)
+        assert r"caf\udce9.png" in piped.stdout
+        first = 2 if form == "--jsonl" else -1  # a "-" in a file is standard input; here it is empty
+        assert listed.stdout.splitlines()[:first] == piped.stdout.splitlines()[:first]
+
+    def test_lists_that_are_none(self, tmp_path: Path) -> None:
+        (tmp_path / "wide").write_bytes("a.png\n".encode("utf-16"))
+        for file, why in ((tmp_path / "wide", "UTF-16"), ("/dev/zero", "longer than any path")):
+            result = vit(f"predict -m model --from-file {file}")
+            assert (result.exit_code, why in result.stderr) == (1, True), result.stderr
+        assert vit("predict -m model - --from-file -", input=b"").exit_code == 2
+
+    @pytest.mark.parametrize(
+        ("raised", "code"),
+        [(UsageError("u"), None), (OSError(2, "gone"), None), (KeyboardInterrupt(), 130), (Stopped("s"), 75)],
+    )
+    def test_debug_shows_the_traceback_of_every_boundary(
+        self, raised: BaseException, code: int | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail() -> None:
+            raise raised
+
+        monkeypatch.setattr("vitcli.checkpoint.catalog.list_models", fail)
+        monkeypatch.setenv("VIT_DEBUG", "1")
+        if code is None:
+            with pytest.raises(type(raised)):
+                vit("models")
+        else:
+            result = vit("models")
+            assert result.exit_code == code
+            assert ("Traceback" in result.stderr) == isinstance(raised, KeyboardInterrupt)
+
     def test_debug_shows_the_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VIT_DEBUG", "1")
         with pytest.raises(Exception, match=r"config\.json"):
@@ -187,8 +264,190 @@ class TestPredict:
         assert "fashion-vit (bundled) knows T-shirt/top" in result.stderr
         assert "-m imagenet" in result.stderr
 
+    @pytest.mark.parametrize("rest", ["predict -m model images/a.png", "evaluate model --data images"])
+    def test_a_batch_size_that_would_do_nothing_is_refused(self, rest: str) -> None:
+        result = vit(f"{rest} --batch-size 2")
+        assert (result.exit_code, "--batch-size belongs to --engine torch" in result.stderr) == (2, True)
+        assert "--batch-size" not in vit(f"{rest} --batch-size 2 --engine torch").stderr
+
     def test_an_unknown_option_is_a_usage_error(self) -> None:
         assert vit("predict --modle x a.png").exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["train", "finetune", "compare"])
+def test_resume_refuses_every_option_that_would_do_nothing(name: str) -> None:
+    """Whatever options there will be: only those that say how to go on are let through."""
+    allowed = {"resume", "epochs", "score", "device", "workers", "dry_run", "json", "csv"} - (
+        {"epochs"} if name == "compare" else set()
+    )
+    found = next(c for c in typer.main.get_command(app).commands.values() if c.name == name)  # type: ignore[attr-defined]
+    for option in found.params:
+        if option.name in allowed or option.name == "help":
+            continue
+        kind = option.type_descriptor.annotation
+        value = (
+            ""
+            if kind is bool
+            else " lora"
+            if option.name == "tune"
+            else " hf"
+            if option.name == "posemb_kernel"
+            else " 1"
+        )
+        result = vit(f"{name} --resume nowhere {option.opts[0]}{value}")
+        assert result.exit_code == 2, option.name
+        assert f"{option.opts[0]} would change nothing" in result.stderr, (option.name, result.stderr)
+
+
+def test_kernels_are_those_of_the_model() -> None:
+    assert get_args(get_args(PosembKernelOpt)[0])[0] == Kernel
+
+
+class TestCommandsToType:
+    def test_each_word_is_itself_to_a_shell(self) -> None:
+        words = [
+            "vit",
+            "a b",
+            "$HOME",
+            "it's",
+            "`id`",
+            "é…",
+            "-x;y",
+            "",
+            "a\nb\x1b[31m",
+            "caf\udce9",
+            "\u202etxt\\'",
+            "*?",
+        ]
+        line = command(*words)
+        assert line.isprintable()
+        typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+        assert typed.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
+
+    def test_every_printed_command_is_quoted_there(self) -> None:
+        """What is put into a command by hand is not quoted."""
+        commands = "predict|check|train|finetune|evaluate|inspect|compare|resize-posemb|convert|export|push"
+        by_hand = re.compile(rf"\bvit ({commands})( [^\"'`]*)?\{{|--resume \{{| -m \{{")
+        for file in Path(vitcli.__file__).parent.rglob("*.py"):
+            for line in file.read_text("utf-8").splitlines():
+                assert not by_hand.search(line), f"{file.name}: {line.strip()}"
+
+    def test_the_next_step_after_names_with_spaces(
+        self, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_tiny(tmp_path / "my $model")
+        out = "an 'odd' name " * 8 + ".onnx"
+        result = CliRunner().invoke(app, ["export", "my $model", "--out", out, "--force"])
+        said = shlex.split(next(line for line in result.stderr.splitlines() if line.startswith("use it: ")))
+        assert said == ["use", "it:", "vit", "predict", "-m", out, "IMAGE…"]
+
+
+@pytest.mark.parametrize("length", [41, 201, 3000])
+def test_what_is_piped_is_never_cut(length: int, place: Path, tmp_path: Path) -> None:
+    """Neither a label nor a name; a terminal's lines are short."""
+    label = "x" * length
+    write_tiny(tmp_path / "m", labels=(label, "b", "c"))
+    picture = tmp_path.joinpath(*["y" * 100] * 3, "a.png")
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes((place / "images" / "a.png").read_bytes())
+    data = tmp_path / "data" / label[:250]
+    data.mkdir(parents=True)
+    (data / "a.png").write_bytes(picture.read_bytes())
+    for line in (f"predict -m {tmp_path}/m {picture}", f"inspect {tmp_path}/m"):
+        assert label in vit(line).stdout
+    assert str(picture) in vit(f"predict -m {tmp_path}/m {picture}").stdout
+    assert label[:250] in vit(f"check {tmp_path}/data").stdout
+    if length <= 250:
+        assert label in vit(f"evaluate {tmp_path}/m --data {tmp_path}/data").stdout
+
+
+class TestNumbersThatAreNone:
+    """JSON has neither NaN nor infinities: where a number is none, --json says null, everywhere."""
+
+    def test_one_writer(self) -> None:
+        odd = {"a": [float("nan"), 1.5, (float("inf"),)], "b": {"c": -float("inf"), "d": True, "e": "NaN"}}
+        assert as_json(odd) == '{"a": [null, 1.5, [null]], "b": {"c": null, "d": true, "e": "NaN"}}'
+        package = Path(vitcli.__file__).parent / "cli"
+        assert not [file.name for file in package.rglob("*.py") if "dumps(" in file.read_text("utf-8")]
+
+    def test_damaged_weights_are_inspected(self, tmp_path: Path) -> None:
+        tensors = random_tensors()
+        for name, value in (("blocks.0.attn.qkv.weight", np.nan), ("blocks.1.attn.proj.weight", np.inf)):
+            tensors[name] = np.full_like(tensors[name], value)
+        write_tiny(tmp_path / "m")
+        write_tensors(tmp_path / "m" / "model.safetensors", tensors, {})
+        result = vit(f"inspect {tmp_path}/m --weights --json")
+        weights = json.loads(result.stdout, parse_constant=pytest.fail)["weights"]
+        assert weights["head_sizes"][0] == [None] * len(weights["head_sizes"][0])
+        assert {one["name"]: one["not_finite"] for one in weights["tensors"]}["blocks.0.attn.qkv.weight"] > 0
+        assert vit(f"inspect {tmp_path}/m --weights").exit_code == 0
+
+
+HOSTILE = (
+    "x",
+    "",
+    [],
+    {},
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**400,
+    [1, 2],
+    {"a": 1},
+    "\x1b[31m",
+    "\ud800",
+    1e308,
+    ["a", "b", "c"],
+)
+
+
+@pytest.mark.parametrize("command", ["inspect m", "inspect m --json", "predict -m m images/a.png --jsonl"])
+def test_a_damaged_config_is_one_line(
+    command: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every value of config.json, of every wrong kind: a documented exit code, no traceback, no control character."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes((place / "images" / "a.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    provenance = {"trained_by": "vit", "data": {"name": "x", "images": 3}, "epoch": 2, "validation_accuracy": 0.5,
+                  "validation_images": 4, "teacher": "t", "resized": [{"kernel": "timm"}]}  # fmt: skip
+    extra = {"selftest": {"seed": 0, "logits": [0.1, 0.2, 0.3]}, "temperature": 1.5, "base_model": "b"}
+    whole = json.loads(
+        (write_tiny(tmp_path / "m", provenance=provenance, extra=extra) / "config.json").read_text("utf-8")
+    )
+    places = list(_places(whole))
+    rng = np.random.default_rng(0)
+    texts = [json.dumps(_with(whole, at, value)) for at in places for value in rng.choice(len(HOSTILE), 1)]
+    own = [at for at in places if at[0] == "vit"]
+    texts += [
+        json.dumps(_with(whole, at, "@")).replace('"@"', text) for at in own for text in ("1e400", "[" * 90 + "]" * 90)
+    ]
+    for text in texts:
+        (tmp_path / "m" / "config.json").write_text(text, encoding="utf-8")
+        result = vit(command)
+        assert result.exit_code in (0, 1, 3), text
+        assert "\x1b" not in result.output
+        if result.exit_code == 0 and "--json" in command.split():
+            json.loads(result.stdout, parse_constant=pytest.fail)
+
+
+def _places(value: object, before: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*before, key)
+        yield from _places(part, (*before, key))
+
+
+def _with(whole: Any, at: tuple[str | int, ...], value: Any) -> Any:
+    changed = copy.deepcopy(whole)
+    level = changed
+    for step in at[:-1]:
+        level = level[step]
+    level[at[-1]] = HOSTILE[value] if isinstance(value, np.integer) else value
+    return changed
 
 
 def test_models_lists_the_bundled_one() -> None:

@@ -169,7 +169,7 @@ def test_temperature_comes_from_the_checkpoint(tmp_path: Path) -> None:
     assert temperature_of(resolve(str(write_tiny(tmp_path / "none")))) == 1
     assert temperature_of(resolve(str(write_tiny(tmp_path / "two", extra={"temperature": 2})))) == 2
     for value in (0, -1, "1", True, 1e9, None):
-        wrong = write_tiny(tmp_path / "wrong", extra={"temperature": value})
+        wrong = edit_config(write_tiny(tmp_path / "wrong"), vit__temperature=value)
         with pytest.raises(CheckpointError, match=r"vit\.temperature must be a number"):
             temperature_of(resolve(str(wrong)))
 

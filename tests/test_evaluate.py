@@ -126,7 +126,7 @@ class TestEvaluate:
 
     def test_a_split_that_is_not_there(self, base: Path, photos: Path) -> None:
         assert document(base, "--data", photos, "--split", "val")["measures"]["n"] > 0  # drawn from train
-        assert "choose train, val or test" in invoke(base, "--data", photos, "--split", "all").stderr
+        assert "'all' is not one of 'train', 'val', 'test'" in invoke(base, "--data", photos, "--split", "all").stderr
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

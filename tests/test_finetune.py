@@ -800,11 +800,11 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--tune", "some"], "choose auto, head, all or lora"),
+            (["--tune", "some"], "'some' is not one of 'auto', 'head', 'all', 'lora'"),
             (["--lora-rank", "4"], "belongs to --tune lora"),
-            (["--posemb-kernel", "nearest"], "choose one of timm"),
+            (["--posemb-kernel", "nearest"], "'nearest' is not one of 'timm', 'paper', 'hf', 'torchvision', 'dinov2'"),
             (["--time-budget", "soon"], "is no time span"),
-            (["--score", "train"], "choose auto, val, test or none"),
+            (["--score", "train"], "'train' is not one of 'auto', 'val', 'test', 'none'"),
             (["--score", "test"], "has no such split"),
             (["--score", "val", "--val-fraction", "0"], "has no such split"),
             (["--posemb-kernel", "paper"], "without one it would change nothing"),

@@ -7,6 +7,7 @@ NumPy's SVD.
 import csv
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,14 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 from torch import Tensor
 
 from tests.checkpoints import LABELS, PREPROCESS, TINY, edit_config, write_tiny
 from tests.test_cli import vit
+from vitcli.checkpoint.header import read_header
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
@@ -146,7 +150,7 @@ class TestDistance:
         assert_allclose(found.paper.mean[0], mean * 15 / N, rtol=1e-6)
         assert_allclose(found.renormalised.mean[0], mean, rtol=1e-6)
         assert found.uniform == pytest.approx(mean, rel=1e-6)
-        assert found.diagonal == pytest.approx(4 * np.hypot(2, 4))
+        assert patch_distances(WIDE).max() == pytest.approx(4 * np.hypot(2, 4))
         assert_array_equal(found.paper.mean[1], 0)
         assert_array_equal(found.renormalised.mean[1], 0)
 
@@ -196,7 +200,7 @@ class TestMaps:
         config, pixels = model.config, images(model.config, 3)
         instrument = AttentionMaps(config, [0, 2], most=2)
         observe(model, [pixels[:2], pixels[2:]], [instrument])
-        joint, found = instrument.joint().double().numpy(), instrument.result()
+        joint, found = torch.stack(instrument._joint).double().numpy(), instrument.result()
         seen = all_weights(model, pixels)
         for image in range(2):
             expected = np.eye(config.num_tokens)
@@ -414,6 +418,102 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("COLUMNS", "80")
     yield place
     shutil.rmtree(place / "out", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def exhibits(place: Path) -> dict[str, Any]:
+    write_tiny(place / "deep", replace(TINY, depth=4), seed=3)
+    found: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr("vitcli.cli.inspection_view.document", lambda _, __, exhibits: found.extend(exhibits))
+        assert vit("inspect deep --all --images images --json -o out").exit_code == 0
+    return {exhibit.name: exhibit for exhibit in found}
+
+
+class TestSentences:
+    """Each sentence below a table says what the table says, and which column it speaks of."""
+
+    def test_attention_distance(self, exhibits: dict[str, Any]) -> None:
+        exhibit = exhibits["attention-distance"]
+        first, *grows = exhibit.findings
+        assert {line.partition(":")[0] for line in grows} == {"mean", "renormalised"}
+        for line in grows:
+            column = column_of(exhibit, line.partition(":")[0])
+            assert f"from layer 1 to {len(column)} it goes from {column[0]} to {column[-1]} pixels" in line
+            r = np.corrcoef(np.arange(len(column)), [float(cell) for cell in column])[0, 1]
+            assert float(re.findall(r"depth ([+-][\d.]+)", line)[0]) == pytest.approx(r, abs=0.1)  # cells are rounded
+        columns, rows = exhibit.records
+        even = float(re.findall(r"would give ([\d.]+) pixels", exhibit.words)[0])
+        at, by = columns.index("layer"), columns.index("renormalised")
+        wide = [sum(row[by] >= 0.8 * even for row in rows if row[at] == layer) for layer in (1, len(exhibit.rows))]
+        assert re.findall(r"(\d+) of \d+", first) == [str(count) for count in wide]
+
+    def test_heads(self, exhibits: dict[str, Any]) -> None:
+        (line,) = exhibits["heads"].findings
+        alike = [cell != "-" and float(cell) >= 0.95 for cell in column_of(exhibits["heads"], "most alike")]
+        assert line.endswith("none") == (not any(alike))
+        assert all(alike[int(layer) - 1] for layer in re.findall(r"layer (\d+)", line))
+
+    def test_tokens(self, exhibits: dict[str, Any]) -> None:
+        (line,) = exhibits["tokens"].findings
+        shares = column_of(exhibits["tokens"], "artefacts")
+        most = max(shares, key=lambda cell: float(cell.rstrip("%")))
+        told = re.fullmatch(r"artefacts: most after layer (\d+), ([\d.]+%) of the patches, in \d+% of the images", line)
+        assert (
+            (shares[int(told[1]) - 1], told[2]) == (most, most) if told else (line, most) == ("no artefacts", "0.00%")
+        )
+
+    def test_logit_lens(self, exhibits: dict[str, Any]) -> None:
+        (line,) = exhibits["logit-lens"].findings
+        settled = [float(cell.rstrip("%")) >= 50 for cell in column_of(exhibits["logit-lens"], "settled")]
+        assert f"after layer {settled.index(True) + 1} of {len(settled)}" in line
+
+    def test_filters(self, exhibits: dict[str, Any]) -> None:
+        (line,) = exhibits["filters"].findings
+        columns, rows = exhibits["filters"].records
+        sums = [row[columns.index("cumulative")] for row in rows]
+        assert f": {next(i for i, share in enumerate(sums, 1) if share >= 0.9)} components" in line
+
+    def test_position_similarity(self, exhibits: dict[str, Any]) -> None:
+        (line,) = exhibits["position-similarity"].findings
+        cells = dict(exhibits["position-similarity"].rows)
+        beside, far = cells["patches side by side"], cells["half the image apart"]
+        assert [float(n) for n in re.findall(r"-?\d\.\d\d", line)] == pytest.approx(
+            [float(beside), float(far)], abs=0.006
+        )
+        assert ("not more similar" in line) == (float(beside) <= float(far))
+
+    def test_equivariance(self, exhibits: dict[str, Any]) -> None:
+        exhibit = exhibits["equivariance"]
+        assert exhibit.findings
+        for line in exhibit.findings:
+            shift, first, last = re.match(r"(\d+) pixels?: patches ([\d.-]+), block \d+ ([\d.-]+);", line).groups()  # type: ignore[union-attr]
+            column = column_of(exhibit, f"{shift} px")
+            assert (column[0], column[-1]) == (first, last)
+
+    def test_locality(self, exhibits: dict[str, Any]) -> None:
+        (line,) = exhibits["locality"].findings
+        columns, rows = exhibits["locality"].records
+        kept = [row[columns.index("answers_kept")] for row in rows if row[0] in ("shuffled", "dropped")]
+        said = re.findall(r"(?:\d×\d|\d+%) (\d+)%", line)
+        assert said == [f"{share:.0%}".rstrip("%") for share in kept]
+
+    def test_no_exhibit_is_forgotten(self, exhibits: dict[str, Any]) -> None:
+        tested = {name.removeprefix("test_").replace("_", "-") for name in dir(TestSentences)}
+        assert {name for name, exhibit in exhibits.items() if exhibit.findings} <= tested
+
+
+def column_of(exhibit: Any, name: str) -> list[str]:
+    return [row[exhibit.columns.index(name)] for row in exhibit.rows]
+
+
+def test_buffers_are_no_parameters(tmp_path: Path) -> None:
+    """What BatchNorm averages and counts is stored beside the weights, but not learnt."""
+    model = timm.create_model("test_byobnet", pretrained=False)
+    save_torch(model.state_dict(), tmp_path / "model.safetensors")
+    assert read_header(tmp_path / "model.safetensors").parameters == sum(p.numel() for p in model.parameters())
+    assert sum(b.numel() for b in model.buffers())
 
 
 class TestCommand:

@@ -33,6 +33,12 @@ def test_starts_without_the_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) & (HEAVY | {"numpy", "PIL", "huggingface_hub", "onnx"}) == set()
 
 
+@pytest.mark.parametrize("form", ["--json", "--jsonl", "--csv"])
+def test_only_what_is_drawn_imports_rich(form: str) -> None:
+    assert "rich" not in imported_by("predict", str(SNEAKER), form)
+    assert "rich" in imported_by("predict", str(SNEAKER))
+
+
 def test_a_prediction_on_the_cpu_never_imports_torch() -> None:
     assert (
         imported_by("predict", str(SNEAKER), "--engine", "onnxruntime") & (HEAVY | {"huggingface_hub", "onnx"}) == set()

@@ -202,7 +202,10 @@ class TestCommand:
         [
             ([], "say what to resize to"),
             (["--size", "96", "--grid", "6"], "two ways to say the same"),
-            (["--size", "96", "--posemb-kernel", "cubic"], "choose one of timm"),
+            (
+                ["--size", "96", "--posemb-kernel", "cubic"],
+                "'cubic' is not one of 'timm', 'paper', 'hf', 'torchvision', 'dinov2'",
+            ),
             (["--size", "100"], "not a multiple"),
             (["--size", "big"], "one number of pixels"),
         ],

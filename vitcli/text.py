@@ -1,12 +1,16 @@
-"""Strings from outside (labels, file names, config values) made safe to show, and near misses found.
+"""Strings from outside (labels, file names, config values) made safe to show, near misses, commands to type, JSON.
 
 Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (docs/design.md, 12).
 """
 
 import difflib
+import json
+import math
 import re
+import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 MAX_SHOWN = 200
 _BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -40,6 +44,39 @@ def folded(name: str) -> str:
     words = re.sub(r"(?<=\S)[\s_]+(?=\S)", " ", unicodedata.normalize("NFC", name).strip())
     lower = "".join(low if len(low := letter.casefold()) == 1 else letter.lower() for letter in words)
     return unicodedata.normalize("NFC", lower)
+
+
+def command(*words: object) -> str:
+    """A command to type, whole: each of `words` means itself to a shell, whatever it holds."""
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: object) -> str:
+    text = str(word)
+    if safe(text, None) == text:
+        return shlex.quote(text)
+    # Control characters and bytes that are no UTF-8, as bash, zsh and ksh read them.
+    shown = []
+    for character in text:
+        if safe(character) == character:
+            shown.append("\\" + character if character in "'\\" else character)
+        else:
+            shown += [f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape")]
+    return f"$'{''.join(shown)}'"
+
+
+def as_json(document: Any) -> str:
+    """`document` as one line of JSON. NaN and infinities, which JSON does not have, are null."""
+    return json.dumps(finite(document), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """`value`, and whatever lies in it, with None for floats that are NaN or infinite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    return [finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def plural(n: int, noun: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.model_args import other_fields_of
-from vitcli.text import safe
+from vitcli.text import command, safe
 
 
 def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
@@ -79,8 +79,8 @@ def _timm_builds(checkpoint: Checkpoint) -> bool:
 
 def _use(checkpoint: Checkpoint, repo: str) -> str:
     classes, source = checkpoint.num_classes > 0, "hf-hub" if "/" in repo else "local-dir"
-    command = "predict" if classes else "finetune --data photos/"
-    parts = ["## Use it", f"```sh\nvit {command} -m {repo}{' photo.jpg' if classes else ''}\n```"]
+    words = ("predict", "-m", repo, "photo.jpg") if classes else ("finetune", "--data", "photos/", "-m", repo)
+    parts = ["## Use it", f"```sh\n{command('vit', *words)}\n```"]
     if _timm_builds(checkpoint):
         parts.append(f"""```python
 import timm

@@ -236,6 +236,11 @@ def _read_extra(extra: Any) -> dict[str, Any]:
     for key, kinds in {"selftest": dict, "model": dict, "provenance": dict, "base_model": str}.items():
         if key in extra and not isinstance(extra[key], kinds):
             raise CheckpointError(f"vit.{key} must be {'an object' if kinds is dict else 'a string'}")
+    temperature = extra.get("temperature", 1.0)
+    if type(temperature) not in (int, float) or not 1e-3 <= temperature <= 1e3:
+        raise CheckpointError("vit.temperature must be a number from 0.001 to 1000")
+    if not isinstance(extra.get("provenance", {}).get("resized", []), list):
+        raise CheckpointError("vit.provenance.resized must be a list")
     grid = extra.get("grid", [1, 1])
     if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n < 1 << 16 for n in grid)):
         raise CheckpointError("vit.grid must be two positive whole numbers")

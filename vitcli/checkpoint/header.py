@@ -22,6 +22,7 @@ ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 10_000  # timm's largest ViTs have fewer than 1 000
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}\Z")
 
 
@@ -41,7 +42,8 @@ class Header:
 
     @property
     def parameters(self) -> int:
-        return sum(prod(info.shape) for info in self.tensors.values())
+        """Numbers that are learnt; what BatchNorm only counts and averages is none."""
+        return sum(prod(info.shape) for name, info in self.tensors.items() if not name.endswith(BUFFERS))
 
 
 def read_header(path: Path) -> Header:

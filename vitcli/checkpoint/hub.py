@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vitcli import text
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo
 from vitcli.errors import HubError
 from vitcli.text import safe
@@ -43,8 +44,8 @@ def missing(repo: str, revision: str) -> str:
 
 def command(repo: str, revision: str) -> str:
     """The end of a message: how to fetch the files where there is a network."""
-    at = "" if revision == "main" else f" --revision {safe(revision)}"
-    return f"With a network: `hf download {repo} {CONFIG_NAME} {WEIGHTS_NAME}{at}`"
+    at = () if revision == "main" else ("--revision", revision)
+    return f"With a network: `{text.command('hf', 'download', repo, CONFIG_NAME, WEIGHTS_NAME, *at)}`"
 
 
 def _offline_asked() -> bool:

@@ -15,6 +15,7 @@ from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.text import safe
 
+MAX_LOGIT = 1e30  # in size; beyond it, differences overflow
 MAX_STORED = 64  # logits kept, of the first classes
 
 # Engines and devices differ by rounding, about 1e-5 of the logits' scale in float32 and 1e-3 with TF32. A wrong
@@ -69,7 +70,7 @@ def _relative_error(entry: Any, computed: Array, checkpoint: Checkpoint) -> floa
         raise CheckpointError(
             f"{safe(checkpoint.config_path)}: vit.selftest.logits is not a list with the model's classes"
         )
-    if not all(type(value) in (int, float) for value in values):
+    if not all(type(value) in (int, float) and abs(value) < MAX_LOGIT for value in values):
         raise CheckpointError(f"{safe(checkpoint.config_path)}: vit.selftest.logits must be numbers")
     stored = np.array(values, np.float64)
     difference = np.abs(computed[: len(stored)] - stored).max(initial=0.0)

@@ -5,6 +5,7 @@ Knows the traps of files and of JSON only (SECURITY.md); what the keys mean is f
 """
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -13,20 +14,25 @@ from typing import Any, BinaryIO, NoReturn
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
+MAX_DEPTH = 64  # of objects and lists; configs are six deep
 MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
     """The JSON object in `data`. A UTF-8 byte-order mark is allowed.
 
-    Raises CheckpointError, beginning with `where`, for other encodings, NaN and infinities (which Python takes),
-    duplicate keys (the last would win silently), numbers of thousands of digits, deep nesting, and anything that is
-    not an object.
+    Raises CheckpointError, beginning with `where`, for other encodings, NaN and infinities (which Python takes, 1e400
+    too), duplicate keys (the last would win silently), numbers of thousands of digits, deep nesting, and anything that
+    is not an object.
     """
     try:
         value = json.loads(
-            data.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates
+            data.decode("utf-8-sig"),
+            parse_constant=_reject_constant,
+            parse_float=_finite,
+            object_pairs_hook=_reject_duplicates,
         )
+        _reject_depth(value)
     except _Refused as refused:
         raise CheckpointError(f"{where}: {refused}") from None
     except UnicodeDecodeError as error:
@@ -93,6 +99,27 @@ _KINDS = {
 
 def _reject_constant(name: str) -> NoReturn:
     raise _Refused(f"{name} is not a number JSON allows")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _Refused(f"{safe(text, 40)} is beyond all numbers")
+    return value
+
+
+def _reject_depth(value: Any) -> None:
+    """Whoever walks through `value` later may do so recursively."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            part
+            for one in level
+            if isinstance(one, dict | list)
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+    if level:
+        raise RecursionError
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Importing this module imports neither torch, timm nor numpy (docs/design.md, 8);
 when it runs.
 """
 
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -25,12 +26,22 @@ from vitcli.cli import (
     resize_posemb,
     train,
 )
-from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, VitError
+from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, EXIT_OK, Stopped, VitError
 from vitcli.text import safe
 
 
 class Boundary(TyperGroup):
     """Turns what a user can act upon into one line and an exit code; anything else is a bug and keeps its traceback."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Help, version and wrong usage are written outside of `invoke`."""
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            sys.exit(_refused(error))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -38,25 +49,40 @@ class Boundary(TyperGroup):
             sys.stdout.flush()
             return result
         except VitError as error:
-            if os.environ.get("VIT_DEBUG"):
+            if _debugging() and not isinstance(error, Stopped):
                 raise
             _say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
-            if os.environ.get("VIT_DEBUG"):
-                raise
+            if _debugging():
+                import traceback
+
+                traceback.print_exc()  # raised again, Typer would swallow it
             _say("interrupted")
             raise typer.Exit(EXIT_CTRL_C) from None
-        except BrokenPipeError:
-            # `vit … | head`: the reader has what it wants. Nothing may be flushed into the closed pipe at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
         except OSError as error:
-            if os.environ.get("VIT_DEBUG") or (error.filename is None and error.errno is None):
-                raise
-            where = f"{safe(error.filename)}: " if error.filename else ""
-            _say(f"error: {where}{error.strerror}")
-            raise typer.Exit(EXIT_FAILED) from error
+            raise typer.Exit(_refused(error)) from error
+
+
+def _debugging() -> bool:
+    return bool(os.environ.get("VIT_DEBUG"))
+
+
+def _refused(error: OSError) -> int:
+    """Say what the system would not do; the exit code. An error without a reason is a bug, and raised again."""
+    # `vit … | head`: the reader has what it wants.
+    quiet = isinstance(error, BrokenPipeError)
+    if not quiet:
+        if _debugging() or (error.filename is None and error.errno is None):
+            raise error
+        where = f"{safe(error.filename)}: " if error.filename else ""
+        closed = error.errno == errno.EBADF and error.filename is None
+        _say(f"error: {'standard input or output is closed' if closed else f'{where}{error.strerror}'}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # at exit it would fail once more and change the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_OK if quiet else EXIT_FAILED
 
 
 def _say(line: str) -> None:

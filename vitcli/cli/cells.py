@@ -23,7 +23,7 @@ from vitcli.errors import DataError, UsageError, VitError
 from vitcli.inference.few_shot import Features, few_shot, read_features
 from vitcli.inference.stream import Stream
 from vitcli.model.architectures import ARCHITECTURES
-from vitcli.text import safe
+from vitcli.text import command, safe
 from vitcli.training import train as training
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.machine import default_workers
@@ -90,7 +90,7 @@ class Cells:
     ) -> Path:
         """Its best checkpoint; a run that was interrupted goes on."""
         if not (run / "run.json").exists():
-            training.begin(settings, data, run, resume=f"vit compare --resume {safe(self.folder)}")
+            training.begin(settings, data, run, resume=command("vit", "compare", "--resume", self.folder))
         else:
             config = read_config(run)
             if _as_begun(config, settings) != settings:

@@ -8,6 +8,7 @@ import typer
 
 from vitcli.cli.options import FoldersOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED
+from vitcli.text import as_json
 
 DataArg = Annotated[str, typer.Argument(help="Class folders, a manifest, or a folder of MNIST-style IDX files.")]
 NearOpt = Annotated[bool, typer.Option("--near/--no-near", help="Look for nearly equal pictures, too.")]
@@ -26,10 +27,8 @@ def check(data: DataArg, near: NearOpt = True, folders: FoldersOpt = None, json:
     with progress() as bar:
         report = look(data, near=near, folders=folders, progress=bar)
     if json:
-        import json as json_format
-
         document = {"schema": "vit.check/1", **asdict(report), "root": str(report.root), "spoiled": report.spoiled}
-        print(json_format.dumps(document, allow_nan=False))
+        print(as_json(document))
     else:
         show(report)
     sys.stdout.flush()

@@ -2,11 +2,11 @@
 
 from rich.text import Text
 
-from vitcli.cli.console import row, stdout, table
+from vitcli.cli.console import piped, row, stdout, table
 from vitcli.data.check import Report
 from vitcli.text import safe
 
-CLASSES_SHOWN = 40
+CLASSES_SHOWN = 40  # on a terminal
 EXAMPLES = 5  # of a finding
 INDENT = " " * 8
 
@@ -15,10 +15,11 @@ def show(report: Report) -> None:
     console = stdout()
     splits = list(report.counts)
     counts = table("class", *splits, right=tuple(splits))
-    for i, name in enumerate(report.classes[:CLASSES_SHOWN]):
+    most = len(report.classes) if piped() else CLASSES_SHOWN
+    for i, name in enumerate(report.classes[:most]):
         row(counts, name, *(report.counts[split][i] for split in splits))
-    if len(report.classes) > CLASSES_SHOWN:
-        row(counts, f"{len(report.classes) - CLASSES_SHOWN} more classes", *("…" for _ in splits), style="dim")
+    if len(report.classes) > most:
+        row(counts, f"{len(report.classes) - most} more classes", *("…" for _ in splits), style="dim")
     row(counts, "all", *(sum(report.counts[split]) for split in splits), style="bold")
     if splits:
         console.print(counts)

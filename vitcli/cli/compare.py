@@ -1,12 +1,12 @@
 """`vit compare`: which kind of model for how much data."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vitcli.cli.console import note
 from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
-from vitcli.cli.settings import assigned, refuse
+from vitcli.cli.settings import assigned, refuse, typed
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
 
@@ -79,6 +79,7 @@ def compare(
     The same recipe for all, several seeds, nested shares. Stopped or killed, it goes on where it was: give the same
     command again, or --resume. Several processes may share a study's folder.
     """
+    values = dict(locals())
     if json and csv:
         raise UsageError("--json and --csv are two forms; choose one")
     if dry_run and csv:
@@ -87,16 +88,7 @@ def compare(
 
     form = "json" if json else "csv" if csv else "table"
     if resume is not None:
-        own: dict[str, Any] = {
-            "--data": data,
-            "--models": models,
-            "--sizes": sizes,
-            "--seeds": seeds,
-            "--epochs": epochs,
-        }
-        own |= {"--most-epochs": most_epochs, "--recipe": recipe, "--set": set_, "--pretrain": pretrain, "--out": out}
-        own |= {"--pretrain-data": pretrain_data, "--finetune-scale": finetune_scale}
-        own |= {"--folders": folders, "--pretrain-folders": pretrain_folders}
+        own = typed(compare, values, "resume", "workers", "dry_run", "json", "csv")
         refuse(own, "--resume goes on with the study's own settings")
         _end(Comparing.resumed(resume).run(form, workers=workers, dry_run=dry_run))
         return

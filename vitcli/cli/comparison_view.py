@@ -1,6 +1,5 @@
 """A comparison's plan and results: on the terminal, as JSON or CSV."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from vitcli.comparison.report import as_csv
 from vitcli.comparison.results import Findings
 from vitcli.comparison.study import Study
 from vitcli.comparison.tables import Table, accuracy_table, few_shot_table, sentence
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 
 
 def plan(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> None:
@@ -40,7 +39,7 @@ def plan(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> N
 def plan_json(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> None:
     document = {"schema": "vit.compare-plan/1", "folder": str(folder), "study": asdict(study)}
     cells = len(list(study.cells()))
-    print(json.dumps({**document, "cells": cells, "done": done, "seconds": dict(costs)}, allow_nan=False))
+    print(as_json({**document, "cells": cells, "done": done, "seconds": dict(costs)}))
 
 
 def show(form: str, folder: Path, found: Findings) -> None:
@@ -53,7 +52,7 @@ def show(form: str, folder: Path, found: Findings) -> None:
             "failed": found.failed,
             "crossovers": [asdict(one) for one in found.crossings],
         }
-        print(json.dumps(document, allow_nan=False))
+        print(as_json(document))
     elif form == "csv":
         sys.stdout.write(as_csv(found))
     else:

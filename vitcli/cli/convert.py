@@ -6,7 +6,7 @@ import typer
 
 from vitcli.cli.options import DryRunOpt, JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import did_you_mean, safe
+from vitcli.text import as_json, command, did_you_mean, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.convert.result import Converted, Settings, Source
@@ -72,9 +72,7 @@ def convert(
         store(converted, architecture, original, Path(folder))
     report = _report(original, converted, architecture, None if dry_run else str(folder))
     if json:
-        import json as json_format
-
-        print(json_format.dumps(report, allow_nan=False))
+        print(as_json(report))
         return
     table = console.table("", "")
     table.show_header = False
@@ -86,8 +84,8 @@ def convert(
     if dry_run:
         console.note("dry run: nothing was written")
     else:
-        command = "predict -m {} IMAGE…" if report["classes"] else "finetune -m {} --data PHOTOS/"
-        console.note(f"use it: vit {command.format(safe(folder))}")
+        task, rest = ("predict", "IMAGE…") if report["classes"] else ("finetune", "--data PHOTOS/")
+        console.note(f"use it: {command('vit', task, '-m', folder)} {rest}")
 
 
 def _said(assignments: list[str], no_head: bool) -> "Settings":

@@ -1,7 +1,7 @@
 """`vit evaluate`: how good a model is on labelled images, how sure of that one can be, and which of two is better."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,12 +10,13 @@ from vitcli.cli.predict import BatchOpt, EngineOpt, ExactOpt, PrecisionOpt
 from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 
+Split = Literal["train", "val", "test"]
 ModelsArg = Annotated[
     list[str] | None,
     typer.Argument(help="A checkpoint, as for vit predict -m; two are compared image by image.", show_default=False),
 ]
 SplitOpt = Annotated[
-    str | None, typer.Option("--split", help="Score train, val or test; by default test, else val, else all there is.")
+    Split | None, typer.Option("--split", help="What is scored; by default test, else val, else all there is.")
 ]
 ConfusionOpt = Annotated[
     str | None, typer.Option("--confusion", help="Draw the confusion matrix into this file (.png, .svg, .pdf).")
@@ -28,7 +29,7 @@ CalibrateOpt = Annotated[
     bool, typer.Option("--calibrate", help="Fit a temperature, store it in the checkpoint, score with it.")
 ]
 CalibrateOnOpt = Annotated[
-    str | None, typer.Option("--calibrate-on", help="Split that --calibrate fits on; val by default.")
+    Split | None, typer.Option("--calibrate-on", help="Split that --calibrate fits on; val by default.")
 ]
 CopyOpt = Annotated[
     str | None, typer.Option("--out", "-o", help="With --calibrate: a new folder for a calibrated copy.")
@@ -86,11 +87,10 @@ def evaluate(
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
     from vitcli.cli.evaluating import Evaluating, picture_path
-    from vitcli.inference.labelled import split_named
 
     job = Evaluating(
         data,
-        split_named(split, "--split"),
+        split,
         folders,
         form="json" if json else "csv" if csv else "table",
         model={"engine": engine, "device": device, "precision": precision},
@@ -100,7 +100,7 @@ def evaluate(
     if few_shot is not None:
         failed = job.few_shot(names[0], few_shot, DEFAULT_SEEDS if seeds is None else seeds)
     elif calibrate:
-        fit_on = split_named(calibrate_on, "--calibrate-on") or "val"
+        fit_on = calibrate_on or "val"
         failed = job.calibrate(names[0], fit_on, None if out is None else Path(out), picture)
     elif len(names) == 2:
         failed = job.compare(names)

@@ -9,6 +9,7 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import evaluation_output as output
 from vitcli.cli.console import note
+from vitcli.cli.predict import refuse_batches
 from vitcli.cli.progress import progress
 from vitcli.data.layout import quoted
 from vitcli.data.samples import Samples, Split, Splits
@@ -82,6 +83,7 @@ class Evaluating:
 
     def few_shot(self, name: str | None, shots: str, seeds: int) -> int:
         stream = Stream(_resolve(name), **self.model, output="features")
+        refuse_batches(self.scoring["batch_size"], stream)
         numbers = _numbers(shots)
         splits, scored = self._open(("train",))
         if scored == "train" and self.split is None:  # nothing else is there, so some of it is held out
@@ -103,7 +105,9 @@ class Evaluating:
         return _report(result.failed)
 
     def _load(self, name: str | None) -> Model:
-        return load(_resolve(name), **self.model)
+        model = load(_resolve(name), **self.model)
+        refuse_batches(self.scoring["batch_size"], model)
+        return model
 
     def _open(self, wanted: tuple[Split, ...], used: Split | None = None) -> tuple[Splits, Split]:
         """The splits, `wanted` and the one asked for among them, and which of them is scored, rather not one `used`.

@@ -1,7 +1,6 @@
 """Results of `vit evaluate` in the form that was asked for: tables for people, JSON and CSV for programs."""
 
 import csv
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from vitcli.inference.compare import Comparison
 from vitcli.inference.evaluate import Evaluation
 from vitcli.inference.few_shot import FewShot
 from vitcli.metrics import Measures, mistakes
-from vitcli.text import csv_cell
+from vitcli.text import as_json, csv_cell
 
 Form = Literal["table", "json", "csv"]
 
@@ -110,7 +109,7 @@ def _calibration(calibration: Calibration | None) -> dict[str, Any]:
 
 
 def _document(schema: str, content: dict[str, Any]) -> None:
-    print(json.dumps({"schema": schema, **content}, allow_nan=False))
+    print(as_json({"schema": schema, **content}))
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:

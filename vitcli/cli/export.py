@@ -8,7 +8,7 @@ import typer
 
 from vitcli.cli.options import JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import safe
+from vitcli.text import as_json, command, safe
 
 CheckpointArg = Annotated[
     str | None,
@@ -68,10 +68,8 @@ def export(
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
     made = export(source, path, to, options)
     if json:
-        import json as json_format
-
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}
-        print(json_format.dumps(document, allow_nan=False))
+        print(as_json(document))
         return
     numbers = ("batch", "max difference", "same class")
     table = console.table("pixels", *numbers, right=numbers)
@@ -83,4 +81,4 @@ def export(
     gives = "probabilities" if softmax else "logits" if source.num_classes else "features"
     console.note(f"{safe(path)}: {made.bytes / 2**20:.1f} MiB, {precision}, {takes} to {gives}")
     if to == "onnx" and source.num_classes:
-        console.note(f"use it: vit predict -m {safe(path)} IMAGE…")
+        console.note(f"use it: {command('vit', 'predict', '-m', path)} IMAGE…")

@@ -33,7 +33,7 @@ from vitcli.cli.options import (
     ValFractionOpt,
     WorkersOpt,
 )
-from vitcli.cli.settings import assigned, given, refuse, size, split
+from vitcli.cli.settings import OF_RESUMPTION, assigned, given, refuse, size, split, typed
 from vitcli.errors import UsageError
 from vitcli.text import safe
 
@@ -72,31 +72,19 @@ def finetune(
 
     Shows a plan with its cost first, leaves a run folder with a checkpoint and a report, and says how to use them.
     """
+    if resume is not None:
+        refuse(typed(finetune, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
     from vitcli.cli.running import Running, absolute, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
     pixels = size(img_size, "--img-size")
     if resume is not None:
-        own: dict[str, Any] = {
-            "--classes": classes,
-            "--model": model,
-            "--recipe": recipe,
-            "--out": out,
-            "--set": set_,
-        }
-        own |= {"--tune": tune != "auto", "--lora-rank": lora_rank, "--img-size": pixels, "--teacher": teacher}
-        own |= {"--teacher-answers": teacher_answers}
-        own |= {"--posemb-kernel": posemb_kernel, "--time-budget": time_budget}
-        own |= {"--val-fraction": val_fraction != VAL_FRACTION, "--folders": folders}
-        own |= {f"--{name.replace('_', '-')}": True for name in changes.keys() - {"epochs"}}
-        refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs, data)
         return
 
     from vitcli.checkpoint.resolve import resolve
     from vitcli.data.subset import subset
-    from vitcli.model.posemb import KERNELS
     from vitcli.training.estimate import choose_tune, estimate, share_in_time
     from vitcli.training.machine import memory_free
     from vitcli.training.origin import Start, weights_digest
@@ -105,12 +93,8 @@ def finetune(
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
-    if tune not in ("auto", "head", "all", "lora"):
-        raise UsageError(f"--tune {safe(tune)}: choose auto, head, all or lora")
     if lora_rank is not None and (tune != "lora" or lora_rank < 1):
         raise UsageError("--lora-rank is a positive number and belongs to --tune lora")
-    if posemb_kernel is not None and posemb_kernel not in KERNELS:
-        raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
     if posemb_kernel is not None and pixels is None:
         raise UsageError("--posemb-kernel resamples for another --img-size; without one it would change nothing")
     if tune == "head" and not alone():
@@ -132,7 +116,7 @@ def finetune(
     start = Start(
         checkpoint=name if not checkpoint.revision else f"{name}@{checkpoint.revision}",
         sha256=weights_digest(checkpoint),
-        tune="all" if tune == "auto" else tune,  # type: ignore[arg-type]  # checked above
+        tune="all" if tune == "auto" else tune,
         img_size=(pixels[0], pixels[1]) if pixels else None,
         kernel=posemb_kernel or "timm",
         rank=(lora_rank or DEFAULT_RANK) if tune == "lora" else 0,

@@ -102,7 +102,7 @@ def inspect(
     if layers and "attention" not in wanted:
         raise UsageError("--layers is for --attention; without it, it would change nothing")
     names = {"before": before, "after": after} if before else {"": model} | ({"beside": beside} if beside else {})
-    if beside and (wanted or before or not biases):
+    if beside and (before or not biases):
         raise UsageError("--beside goes with one model and --equivariance or --locality, which a CNN has, too")
     if not wanted and not biases:
         said = {"--images": images, "--data": data, "--count": count, "--out": out, "--device": device,

@@ -58,6 +58,7 @@ class Inspecting:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.layers, self.size = layers, size(img_size, "--img-size")
         self.names, self.everything = names, everything
+        self.beside: str | None = None  # title of the model that only the biases look at
         needed = count or COUNT if biases else images_needed(self.wanted, count or COUNT)
         if not needed and (images or data or count):
             raise UsageError(f"--{self.wanted[0]} looks at weights alone; --images, --data and --count change nothing")
@@ -66,12 +67,14 @@ class Inspecting:
     def run(self, *, out: str | None, json: bool) -> int:
         """Look and show. Returns how many images could not be read."""
         checkpoints = self._resolve()
-        models = {title: self._load(checkpoint) for title, checkpoint in checkpoints.items()}
+        models = {title: self._load(title, checkpoint) for title, checkpoint in checkpoints.items()}
         seen: dict[str, Seen] = {}
         found: list[Exhibit] = []
         failed: tuple[str, ...] = ()
         if self.wanted:
             for title, (model, preprocess) in models.items():
+                if title == self.beside:
+                    continue
                 seen[title] = self._look(title, cast(VisionTransformer, model), preprocess)
             failed = next(iter(seen.values())).failed
             found += _exhibits(seen, self.wanted, next(iter(checkpoints.values())).labels)
@@ -100,15 +103,17 @@ class Inspecting:
                 note(f"{safe(checkpoint.name)} ({checkpoint.why})")
             for line in checkpoint.notes:
                 note(line)
-            if title in ("", "beside"):
-                title = _short(checkpoint)
-            found[title if title not in found else f"{title}-2"] = checkpoint
+            shown = _short(checkpoint) if title in ("", "beside") else title
+            shown = f"{shown}-2" if shown in found else shown
+            found[shown] = checkpoint
+            if title == "beside":
+                self.beside = shown
         return found
 
-    def _load(self, checkpoint: Checkpoint) -> tuple[nn.Module, Preprocess]:
+    def _load(self, title: str, checkpoint: Checkpoint) -> tuple[nn.Module, Preprocess]:
         """The model on its device, and how its images are prepared. Only for the biases may it be timm's."""
         wished = (self.size[0], self.size[1]) if self.size else None
-        if checkpoint.vit is None and not self.wanted:
+        if checkpoint.vit is None and (not self.wanted or title == self.beside):
             if wished:
                 raise UsageError("--img-size resamples position embeddings; a CNN takes its own size")
             return load_any(checkpoint).to(self.device), checkpoint.preprocess

@@ -1,6 +1,5 @@
 """Exhibits on the terminal: table, sentences and a small picture; or one JSON document."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.cli.console import row, stdout, table
 from vitcli.cli.exhibits.exhibit import Exhibit
 from vitcli.cli.picture import half_blocks
+from vitcli.text import as_json, finite
 
 MAX_INLINE = 10_000  # numbers of an array that --json prints; larger ones are in the files of --out
 PICTURE_COLUMNS = 32
@@ -43,7 +43,7 @@ def document(checkpoints: Mapping[str, Checkpoint], images: Sequence[str], exhib
     found = {exhibit.name: _as_dict(exhibit) for exhibit in exhibits}
     models = {title: {"name": c.name, "architecture": c.architecture} for title, c in checkpoints.items()}
     document = {"schema": "vit.inspect/1", "models": models, "images": images, "exhibits": found}
-    print(json.dumps(document, allow_nan=False))
+    print(as_json(document))
 
 
 def _as_dict(exhibit: Exhibit) -> dict[str, Any]:
@@ -57,10 +57,8 @@ def _as_dict(exhibit: Exhibit) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A number as Python's own; None for NaN, which JSON does not have."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and value != value else value
+    """A number as Python's own; None for NaN and infinities, which neither JSON nor a cell of CSV has."""
+    return finite(value.item() if isinstance(value, np.generic) else value)
 
 
 def _nested(array: Any) -> Any:

@@ -1,11 +1,10 @@
 """`vit models`: what is bundled, what is cached on this machine, what is worth having. No torch, no network."""
 
-import json as json_format
 from dataclasses import asdict
 from typing import Any
 
 from vitcli.cli.options import JsonOpt
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 
 
 def models(json: JsonOpt = False) -> None:
@@ -14,7 +13,7 @@ def models(json: JsonOpt = False) -> None:
 
     found = list_models()
     if json:
-        print(json_format.dumps({"schema": "vit.models/1", "models": [asdict(model) for model in found]}))
+        print(as_json({"schema": "vit.models/1", "models": [asdict(model) for model in found]}))
         return
     from rich.text import Text
 

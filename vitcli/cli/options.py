@@ -1,7 +1,7 @@
 """Each option once, as an `Annotated` alias with its help. Defaults live in the dataclasses of the tasks."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -87,14 +87,15 @@ JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line,
 CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]
 ClassesOpt = Annotated[int | None, typer.Option("--classes", help="How many classes the data must hold; checked.")]
 TuneOpt = Annotated[
-    str, typer.Option("--tune", help="What is trained: head, all, lora, or auto (head first, then all if it pays).")
+    Literal["auto", "head", "all", "lora"],
+    typer.Option("--tune", help="What is trained; auto: the head first, then all if it pays."),
 ]
 LoraRankOpt = Annotated[int | None, typer.Option("--lora-rank", help="Rank of --tune lora's updates; 8 by default.")]
 PosembKernelOpt = Annotated[
-    str | None,
+    Literal["timm", "paper", "hf", "torchvision", "dinov2"] | None,
     typer.Option(
         "--posemb-kernel",
-        help="How position embeddings are resampled for --img-size: timm (default), paper, hf, torchvision, dinov2.",
+        help="How position embeddings are resampled for --img-size; timm by default.",
     ),
 ]
 TeacherOpt = Annotated[
@@ -111,6 +112,6 @@ TimeBudgetOpt = Annotated[
     str | None, typer.Option("--time-budget", help="Wall-clock time the run may take: 90s, 20m, 1.5h.")
 ]
 ScoreOpt = Annotated[
-    str,
-    typer.Option("--score", help="Split that the result is scored on: val, test, none; auto: test if there is one."),
+    Literal["auto", "val", "test", "none"],
+    typer.Option("--score", help="Split that the result is scored on; auto: test if there is one."),
 ]

@@ -1,13 +1,12 @@
 """After a run: its best checkpoint scored on held-out images through the path of `vit predict`, and report.html."""
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitcli.data.samples import DataSet, Samples
-from vitcli.text import safe
+from vitcli.text import command, safe
 
 if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for these
     from vitcli.inference.evaluate import Evaluation
@@ -42,7 +41,7 @@ def score_run(folder: Path, data: DataSet, score: str) -> Outcome | None:
 
 
 def predict_command(folder: Path) -> str:
-    return f"vit predict -m {shlex.quote(str(folder / 'best'))} IMAGE…"
+    return f"{command('vit', 'predict', '-m', folder / 'best')} IMAGE…"
 
 
 def write_report(
@@ -67,7 +66,7 @@ def write_report(
         f"{len(data.classes)} classes",
         "started": config["started"],
         "versions": ", ".join(f"{name} {number}" for name, number in config["versions"].items()),
-        "command": shlex.join(["vit", *config["command"][1:]]),
+        "command": command("vit", *config["command"][1:]),
     }
     from vitcli.report.run import write_run_report
 

@@ -1,15 +1,14 @@
 """What a checkpoint is, as a page of facts. Imports no torch."""
 
-import json as json_format
 from collections.abc import Iterator
 from typing import Any
 
 from vitcli.checkpoint.resolve import resolve
-from vitcli.cli.console import note, row, stdout, table
+from vitcli.cli.console import note, row, shown, stdout, table
 from vitcli.inspection.overview import Overview, overview
 from vitcli.inspection.weights import Weights
 from vitcli.inspection.weights import weights as read_all
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 
 CLASSES_SHOWN = 10
 
@@ -21,7 +20,7 @@ def show(model: str | None, *, weights: bool, json: bool) -> None:
     found = overview(checkpoint)
     read = read_all(checkpoint) if weights else None
     if json:
-        print(json_format.dumps(_document(found, read), allow_nan=False))
+        print(as_json(_document(found, read)))
         return
     from rich.text import Text
 
@@ -71,8 +70,8 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
 def _classes(labels: tuple[str, ...], number: int) -> str:
     if not number:
         return "the representation"
-    shown = ", ".join(safe(label, 40) for label in labels[:CLASSES_SHOWN])
-    return f"{number}: {shown}{', …' if len(labels) > CLASSES_SHOWN else ''}" if shown else str(number)
+    names = ", ".join(shown(label, 40) for label in labels[:CLASSES_SHOWN])
+    return f"{number}: {names}{', …' if len(labels) > CLASSES_SHOWN else ''}" if names else str(number)
 
 
 def _provenance(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,11 @@
 """`vit predict`: what is in each image."""
 
+import codecs
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +18,8 @@ from vitcli.text import safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
+    from vitcli.inference.predict import Model
+    from vitcli.inference.stream import Stream
 
 ImagesArg = Annotated[
     list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
@@ -26,13 +31,16 @@ EngineOpt = Annotated[
 PrecisionOpt = Annotated[
     Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
 ]
-BatchOpt = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together.")]
+BatchOpt = Annotated[
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
+]
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
 ExactOpt = Annotated[
     bool, typer.Option("--exact", help="Decode every JPEG in full: timm's pixels bit for bit, and slower.")
 ]
+MOST_BYTES = 1 << 16  # of a line of such a list
 
 
 def predict(
@@ -57,6 +65,8 @@ def predict(
         raise UsageError("name images: files, folders, globs, or - for standard input; see vit predict --help")
     if images and "-" in images and sys.stdin.isatty():
         raise UsageError("- reads an image from standard input, which is the terminal; pipe one in")
+    if images and "-" in images and from_file == "-":
+        raise UsageError("standard input holds an image or a list of paths, not both: name one of them as a file")
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
     from vitcli.checkpoint.resolve import resolve
@@ -78,6 +88,7 @@ def predict(
         left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing else either"
         raise VitError(f"no images in {safe(' '.join(images or [from_file or '']))} ({left_out})")
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
+    refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     predictions = loaded.predict(chain([first], sources), top_k=top, batch_size=batch_size, exact=exact)
@@ -85,6 +96,14 @@ def predict(
     if failed := write(predictions, checkpoint):
         note(f"{failed} of the images could not be read")
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
+    """Raises UsageError where `model`, however many images come, takes them one by one."""
+    if batch_size is not None and model.choose(sys.maxsize).engine == "onnxruntime":
+        raise UsageError(
+            "--batch-size belongs to --engine torch; ONNX Runtime computes one image at a time, which is faster"
+        )
 
 
 def _what_was_taken(checkpoint: "Checkpoint") -> str:
@@ -95,9 +114,17 @@ def _what_was_taken(checkpoint: "Checkpoint") -> str:
 
 
 def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
-    """Paths from a list that may be longer than memory."""
+    """Paths from a list that may be longer than memory, in whatever bytes the system's names have. Raises VitError."""
     yield from before
-    with sys.stdin if file == "-" else Path(file).open(encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            if path := line.rstrip("\r\n"):
-                yield path
+    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as lines:
+        where = "standard input" if file == "-" else safe(file)
+        line = lines.readline(MOST_BYTES).removeprefix(codecs.BOM_UTF8)
+        if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise VitError(f"{where}: a list in UTF-16; save it as UTF-8")
+        while line:
+            if len(line) == MOST_BYTES:
+                raise VitError(f"{where}: no list of paths: a line is longer than any path")
+            if path := os.fsdecode(line.rstrip(b"\r\n")):
+                # What follows on standard input are paths, not an image.
+                yield "./-" if path == file == "-" else path
+            line = lines.readline(MOST_BYTES)

@@ -1,7 +1,6 @@
 """Predictions for people (a table, with the image small beside it where there is colour) and for programs."""
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.inference.predict import Prediction
-from vitcli.text import csv_cell, safe
+from vitcli.text import as_json, csv_cell
 
 Writer = Callable[[Iterable[Prediction], Checkpoint], int]  # returns how many images failed
 
@@ -22,18 +21,18 @@ def write_jsonl(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
     failed = 0
     for prediction in predictions:
         failed += prediction.error is not None
-        print(json.dumps(_as_dict(prediction), allow_nan=False), flush=True)
+        print(as_json(_as_dict(prediction)), flush=True)
     return failed
 
 
 def write_json(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
     head = {"schema": "vit.predict/1", "model": checkpoint.name, "revision": checkpoint.revision}
-    print(json.dumps(head)[:-1] + ', "predictions": [', end="")
+    print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):
         failed += prediction.error is not None
-        print(",\n" if i else "\n", json.dumps(_as_dict(prediction), allow_nan=False), sep="", end="")
+        print(",\n" if i else "\n", as_json(_as_dict(prediction)), sep="", end="")
     print("\n]}")
     return failed
 
@@ -56,12 +55,12 @@ def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
     from rich.table import Table
     from rich.text import Text
 
-    from vitcli.cli.console import stdout
+    from vitcli.cli.console import shown, stdout
 
     console = stdout()
     failed = 0
     for prediction in predictions:
-        heading = Text(safe(prediction.path), style="bold", overflow="fold")
+        heading = Text(shown(prediction.path), style="bold", overflow="fold")
         if prediction.error is not None:
             failed += 1
             console.print(heading.append(f"  {prediction.error}", style="not bold red"))
@@ -81,7 +80,9 @@ def _bars(prediction: Prediction, width: int = 20) -> Any:
     """One line a class: share, name, bar."""
     from rich.text import Text
 
-    names = [safe(score.label, 40) for score in prediction.labels]
+    from vitcli.cli.console import shown
+
+    names = [shown(score.label, 40) for score in prediction.labels]
     lines = Text(no_wrap=True)
     for name, score in zip(names, prediction.labels, strict=True):
         lines.append(f"{score.probability:7.1%}  {name:{max(map(len, names))}}  ")

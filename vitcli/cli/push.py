@@ -6,6 +6,7 @@ import typer
 
 from vitcli.cli.options import DryRunOpt, JsonOpt
 from vitcli.errors import UsageError
+from vitcli.text import as_json
 
 CheckpointArg = Annotated[str, typer.Argument(help="A folder (of a run, too), a bundled name.")]
 RepoArg = Annotated[str, typer.Argument(help="Where to: org/name.")]
@@ -50,10 +51,8 @@ def push(
         disable_progress_bars()
     url = None if dry_run else send(source, upload, private=private, message=message)
     if json:
-        import json as json_format
-
         files = [{"file": name, "bytes": size} for name, size in upload.files]
-        print(json_format.dumps({"schema": "vit.push/1", "repo": repo, "files": files, "commit": url}))
+        print(as_json({"schema": "vit.push/1", "repo": repo, "files": files, "commit": url}))
         return
     if dry_run:
         table = console.table("file", "bytes", right=("bytes",))

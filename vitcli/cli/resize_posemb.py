@@ -7,7 +7,7 @@ import typer
 
 from vitcli.cli.options import FoldersOpt, JsonOpt, PosembKernelOpt
 from vitcli.errors import UsageError
-from vitcli.text import safe
+from vitcli.text import as_json, command, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -52,7 +52,6 @@ def resize_posemb(
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli.console import note
     from vitcli.cli.settings import size as pair
-    from vitcli.model.posemb import KERNELS
 
     if not (size or grid or patch_size):
         raise UsageError("say what to resize to: --size, --grid or --patch-size")
@@ -60,8 +59,6 @@ def resize_posemb(
         raise UsageError("--size and --grid are two ways to say the same; give one")
     if folders and not check:
         raise UsageError("--folders says what the folders of --check are, which is missing")
-    if posemb_kernel is not None and posemb_kernel not in KERNELS:
-        raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
     folder = new_folder(out)
     source = resolve(checkpoint)
     for line in source.notes:
@@ -86,9 +83,7 @@ def resize_posemb(
     if data:
         report["accuracy"] = _check(source, folder, *data)
     if json:
-        import json as json_format
-
-        print(json_format.dumps(report, allow_nan=False))
+        print(as_json(report))
     else:
         _show(report)
 
@@ -162,7 +157,7 @@ def _show(report: dict[str, Any]) -> None:
     console.stdout().print(table)
     if report["round_trip_error"] is None:
         console.note("the model has no position embedding: only its sizes changed")
-    console.note(f"use it: vit predict -m {report['checkpoint']} IMAGE…")
+    console.note(f"use it: {command('vit', 'predict', '-m', report['checkpoint'])} IMAGE…")
 
 
 def _labelled(data: str, folders: str | None) -> tuple["Samples", tuple[str, ...]]:

@@ -22,8 +22,6 @@ class Running:
     """One command's run, fresh (`open`, `begin`) or continued (`resume`)."""
 
     def __init__(self, *, score: str, device: str | None, workers: int | None, dry_run: bool, json: bool) -> None:
-        if score not in ("auto", "val", "test", "none"):
-            raise UsageError(f"--score {score}: choose auto, val, test or none")
         self.began = time.monotonic() - time.process_time()  # when the process began, or a little after
         self.score, self.device, self.workers, self.dry_run = score, device, workers, dry_run
         self.view = TrainingView(json=json, quiet=not task.leads())

@@ -1,10 +1,14 @@
 """What the user typed becomes the settings of a run: recipe file, then `--set`, then the options of their own names."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vitcli.errors import UsageError
 from vitcli.text import did_you_mean, safe
+
+# What may be typed beside --resume of a run: how it is gone on with, not what it is.
+OF_RESUMPTION = ("resume", "data", "epochs", "score", "device", "workers", "dry_run", "json")
 
 
 def assigned(assignments: list[str]) -> dict[str, Any]:
@@ -32,6 +36,15 @@ def split(values: Mapping[str, Any], recipe: list[str], model: list[str]) -> tup
 def given(**options: Any) -> dict[str, Any]:
     """The options that were typed."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def typed(command: Callable[..., object], values: Mapping[str, Any], *but: str) -> dict[str, Any]:
+    """The options of `command` whose `values` (its `locals()`) are not their defaults, without those called `but`."""
+    return {
+        f"--{name.strip('_').replace('_', '-')}": True
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in but and values[name] != parameter.default
+    }
 
 
 def refuse(options: Mapping[str, Any], reason: str) -> None:

@@ -29,7 +29,7 @@ from vitcli.cli.options import (
     ValFractionOpt,
     WorkersOpt,
 )
-from vitcli.cli.settings import assigned, given, refuse, size, split
+from vitcli.cli.settings import OF_RESUMPTION, assigned, given, refuse, size, split, typed
 from vitcli.errors import UsageError
 
 DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
@@ -65,17 +65,14 @@ def train(
     Leaves a run folder with the best and the last checkpoint and a report. Ctrl-C saves; --resume goes on exactly
     there, and with more --epochs makes the run longer.
     """
+    if resume is not None:
+        refuse(typed(train, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
     from vitcli.cli.running import Running, absolute, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
     sizes = given(img_size=size(img_size, "--img-size"), patch_size=size(patch_size, "--patch-size"))
     if resume is not None:
-        own: dict[str, Any] = {"--model": model, "--recipe": recipe, "--out": out, "--set": set_}
-        own |= {"--teacher": teacher, "--teacher-answers": teacher_answers, "--time-budget": time_budget}
-        own |= {"--val-fraction": val_fraction != VAL_FRACTION, "--folders": folders}
-        own |= {f"--{name.replace('_', '-')}": True for name in (changes | sizes).keys() - {"epochs"}}
-        refuse(own, "--resume goes on with the run's own settings")
         running.resume(resume, epochs, data)
         return
 

@@ -3,7 +3,6 @@
 Everything goes to standard error but the result: the best checkpoint's folder, or one JSON document.
 """
 
-import json as json_format
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.text import Text
 
 from vitcli.cli.outcome import Outcome, predict_command
 from vitcli.data.samples import DataSet
-from vitcli.text import safe
+from vitcli.text import as_json, safe
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
 from vitcli.training.events import (
     Asked,
@@ -58,7 +57,7 @@ class TrainingView:
         self.rate = 0.0
 
     def say(self, line: str) -> None:
-        self.console.print(Text(safe(line), style="dim"))
+        self.console.print(Text(safe(line, None), style="dim"))
 
     def plan(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None, why: str) -> None:
         """What was found and what will be done, before it starts. `why`: how that was chosen."""
@@ -95,7 +94,7 @@ class TrainingView:
         result |= {"trainable_parameters": trainable_parameters(task.model)}
         if cost:
             result |= {"seconds": _seconds(cost, settings), "bytes": cost.memory}
-        print(json_format.dumps(result, allow_nan=False))
+        print(as_json(result))
 
     def __enter__(self) -> "TrainingView":
         self.progress.start()
@@ -176,11 +175,11 @@ class TrainingView:
                 result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
                 result |= {"failed": len(outcome.evaluation.failed)}
                 result |= {"report": str(outcome.report)}
-            print(json_format.dumps(result, allow_nan=False))
+            print(as_json(result))
         else:
             print(best)
         sys.stdout.flush()
-        self.console.print(Text(f"use it: {predict_command(folder)}", style="dim"))
+        self.console.print(Text(f"use it: {predict_command(folder)}", style="dim"), soft_wrap=True)
 
 
 def _size(task: Task) -> str:

@@ -17,9 +17,6 @@ class Contender:
     model_args: dict[str, Any]
 
 
-NAMES = ("vit-small", "vit", "hybrid", "resnet-small")
-
-
 def contender(name: str, side: int) -> Contender:
     """The model that `name` means for images whose shorter side has `side` pixels."""
     large = side > 96  # where patches have 16 pixels

@@ -22,7 +22,7 @@ from vitcli.inference.engines import Array, probabilities
 from vitcli.inference.predict import Model, load
 from vitcli.inference.stream import sources_of
 from vitcli.metrics import Labels, Measures, measure
-from vitcli.text import plural, safe
+from vitcli.text import command, plural, safe
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def model_labels(
     found = table[labels]
     notes = list(mapped.notes)
     if not (found >= 0).any():
-        hint = f"fine-tune it first: vit finetune -m {name} --data …"
+        hint = f"fine-tune it first: {command('vit', 'finetune', '-m', model.checkpoint.name)} --data …"
         raise DataError(f"{name} knows none of the data's classes: {listed(unknown)}; it knows {listed(known)}; {hint}")
     if unknown and not ignore_unknown:
         raise DataError(f"{unknown_line(unknown, known, name)} --ignore-unknown-classes leaves their images out")

@@ -10,10 +10,8 @@ from typing import Any, cast
 
 from vitcli.data.samples import Samples, Split, Splits
 from vitcli.data.sources import open_data, read_splits
-from vitcli.errors import DataError, UsageError
+from vitcli.errors import DataError
 from vitcli.text import safe
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def open_splits(path: str | Path, wanted: Collection[Split] = (), folders: str | None = None) -> Splits:
@@ -43,15 +41,5 @@ def scored_split(found: Splits, asked: Split | None, used: Split | None = None) 
     """
     if asked is not None:
         return asked
-    there = [split for split in reversed(SPLITS) if split in found.named]
+    there = [split for split in ("test", "val", "train") if split in found.named]
     return next((split for split in there if split != used), there[0])
-
-
-def split_named(text: str | None, option: str) -> Split | None:
-    """Raises UsageError."""
-    if text is None:
-        return None
-    for split in SPLITS:
-        if text == split:
-            return split
-    raise UsageError(f"{option} {safe(text)}: choose train, val or test")

@@ -27,7 +27,6 @@ class Distances:
 
     paper: PerHead
     renormalised: PerHead
-    diagonal: float  # pixels from one corner patch to the other: no distance is longer
     uniform: float  # pixels, of a head that looks everywhere alike: what "global" means at this size
 
 
@@ -54,7 +53,7 @@ class AttentionDistance(Instrument):
     def result(self) -> Distances:
         """What was measured so far, over at least one image."""
         paper, renormalised = (PerHead(stacked(part).double().numpy()) for part in (self._paper, self._renormalised))
-        return Distances(paper, renormalised, float(self.between.max()), float(self.between.mean()))
+        return Distances(paper, renormalised, float(self.between.mean()))
 
 
 def patch_distances(config: ViTConfig) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from vitcli.model.config import ViTConfig
 from vitcli.model.vit import VisionTransformer
 
 Aspect = Literal["attention-distance", "filters", "posemb", "rollout", "attention", "tokens", "heads", "logit-lens"]
-ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 OF_PARAMETERS: frozenset[Aspect] = frozenset(("filters", "posemb"))  # these need no images
 OF_MAPS: frozenset[Aspect] = frozenset(("rollout", "attention"))
 MAPPED = 8  # images that maps are kept of

@@ -63,10 +63,6 @@ class AttentionMaps(Instrument):
         if layer in self.layers:
             self._attention[self.layers.index(layer)].append(self._row(weights))
 
-    def joint(self) -> Tensor:
-        """The whole rollout of each image, (images, N, N); rows sum to 1."""
-        return torch.stack(self._joint).cpu()
-
     def result(self) -> Maps:
         """What was seen so far, of at least one image."""
         rollout = torch.stack([self._row(joint) for joint in self._joint]).cpu()

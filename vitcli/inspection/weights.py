@@ -46,7 +46,8 @@ def weights(checkpoint: Checkpoint) -> Weights:
             digest.update(block)
     tensors = read_tensors(checkpoint.weights_path, allow_nonfinite=True)
     arrays = {unwrapped(name): array for name, array in tensors.items()}
-    sizes = _head_sizes(checkpoint.vit, arrays) if checkpoint.vit else ()
+    with np.errstate(all="ignore"):  # sizes of damaged heads are NaN
+        sizes = _head_sizes(checkpoint.vit, arrays) if checkpoint.vit else ()
     dead = tuple(
         (layer, head)
         for layer, heads in enumerate(sizes)

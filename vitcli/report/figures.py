@@ -48,6 +48,17 @@ def figure(width: float, height: float) -> "Figure":
         return Figure((width, height), layout="constrained")
 
 
+def fitted(name: str, inches: float, points: float = 8) -> str:
+    """`name` as far as it fits into `inches`, its middle left out; beginnings and ends tell models apart."""
+    most = max(int(inches * 72 / (0.66 * points)), 3)
+    return name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[len(name) - most // 2 :]}"
+
+
+def width_of(part: Any) -> float:
+    """Inches of a figure, or of a part of one."""
+    return float(part.bbox.width / part.dpi)
+
+
 def curves_figure(panels: Sequence[tuple[str, Mapping[str, Curve]]], x_label: str) -> "Figure":
     """Side by side, one panel for each (y label, curves by name)."""
     from matplotlib import rc_context
@@ -126,7 +137,8 @@ def similarity_figure(panels: Sequence[tuple[npt.NDArray[Any], tuple[int, int]]]
     with rc_context(STYLE):
         parts = drawing.subfigures(1, len(panels), squeeze=False)[0]
         for part, (cosines, grid), title in zip(parts, panels, titles, strict=True):
-            draw_similarity(part, cosines, grid, f"{title}: {grid[0]}×{grid[1]} patches")
+            size = f": {grid[0]}×{grid[1]} patches"
+            draw_similarity(part, cosines, grid, fitted(title, width_of(part) - 0.06 * len(size)) + size)
     return drawing
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from vitcli.report.figures import COLOURS, STYLE, WIDE, draw_similarity, figure, mosaic
+from vitcli.report.figures import COLOURS, STYLE, WIDE, draw_similarity, figure, fitted, mosaic, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def figure_7(
     """Filters, position similarity (cosines (h·w, h·w) and the grid) and attention distance in one picture."""
     from matplotlib import rc_context
 
-    drawing = figure(WIDE, 2.5)
+    drawing = figure(WIDE, 2.9)
     with rc_context(STYLE):
         widths = (1.0, 1.15, 1.15) if similarity else (1.0, 1.15)
         parts = drawing.subfigures(1, len(widths), squeeze=False, width_ratios=widths)[0]
@@ -65,7 +65,7 @@ def heads_figure(panels: Sequence[Panel]) -> "Figure":
         _map(left, entropy, "entropy / greatest", "viridis")
         _map(right, on_prefix, "share on prefix tokens", "viridis")
         left.set(ylabel="layer")
-        part.suptitle(title, fontsize=8)
+        _title(part, title)
 
     return _side_by_side(len(panels), draw)
 
@@ -90,13 +90,18 @@ def norms_figure(panels: Sequence[tuple[str, Array, Array, Array]]) -> "Figure":
         left.set(xlabel="layer", ylabel="norm of the token", yscale="log")
         left.yaxis.set_major_formatter(LogFormatter())
         left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
-        part.legend(loc="outside lower left", ncols=2, fontsize=6)
+        _legend(part, left, columns=2)
         _ticks(left, len(layers))
-        image = right.imshow(places, cmap="magma", vmin=0, vmax=max(float(places.max()), 0.01))
         right.set(xlabel="patch column", ylabel="patch row", xticks=[], yticks=[])
         right.set_title("artefacts,\nlast layer", fontsize=7)
-        part.colorbar(image, ax=right, shrink=0.7, label="share of the images")
-        part.suptitle(title, fontsize=8)
+        if places.any():
+            image = right.imshow(places, cmap="magma", vmin=0, vmax=float(places.max()))
+            bar = part.colorbar(image, ax=right, shrink=0.7)
+            bar.set_label("share of images", fontsize=6)
+        else:  # a bar of one colour would say nothing
+            right.set(aspect=places.shape[0] / places.shape[1], xlim=(0, 1), ylim=(0, 1))
+            right.text(0.5, 0.5, "none", ha="center", va="center", fontsize=7)
+        _title(part, title)
 
     return _side_by_side(len(panels), draw)
 
@@ -110,8 +115,9 @@ def lens_figure(panels: Sequence[Panel]) -> "Figure":
         layers = range(1, len(agrees) + 1)
         axes.plot(layers, agrees, color=COLOURS[0], marker="o", markersize=3, label="same answer as the last layer")
         axes.plot(layers, confidence, color=COLOURS[1], marker="s", markersize=3, label="probability of that answer")
-        axes.set(xlabel="layer", ylabel="share of the images, probability", ylim=(0, 1.03), title=title)
-        axes.legend(loc="lower right")
+        axes.set(xlabel="layer", ylabel="share of the images, probability", ylim=(0, 1.03))
+        _title(part, title)
+        _legend(part, axes, columns=2 if len(panels) == 1 else 1)
         _ticks(axes, len(agrees))
 
     return _side_by_side(len(panels), draw)
@@ -132,9 +138,10 @@ def maps_figure(rows: Sequence[tuple[str, Sequence[Array]]], titles: Sequence[st
                 axes.imshow(picture, interpolation="nearest")
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            line[0].set_ylabel(name, fontsize=7)
+            line[0].set_ylabel(fitted(name, side * height / width, 7), fontsize=7)
+        points = 7 if columns < 9 else 6
         for axes, title in zip(cells[0], titles, strict=True):
-            axes.set_title(title, fontsize=7 if columns < 9 else 6)
+            axes.set_title("\n".join(fitted(line, side, points) for line in title.split("\n")), fontsize=points)
     return drawing
 
 
@@ -185,7 +192,7 @@ def outlined(picture: Array, mask: Array) -> Array:
 def _side_by_side(panels: int, draw: Callable[[int, Any], None]) -> "Figure":
     from matplotlib import rc_context
 
-    drawing = figure(WIDE, 2.6 if panels > 1 else HALF * 0.8)
+    drawing = figure(WIDE, 3.0)
     with rc_context(STYLE):
         for i, part in enumerate(drawing.subfigures(1, panels, squeeze=False)[0]):
             draw(i, part)
@@ -209,8 +216,9 @@ def _distance(part: Any, title: str, mean: Array, error: Array, uniform: float) 
     )
     axes.plot(layers, mean.mean(axis=1), color=COLOURS[1], label="mean of the layer")
     axes.axhline(uniform, color="#666666", linestyle="--", linewidth=0.8, label="even attention")
-    axes.set(xlabel="layer", ylabel="mean attention distance, pixels", ylim=(0, None), title=title)
-    axes.legend(loc="lower right", fontsize=6)
+    axes.set(xlabel="layer", ylabel="attention distance, pixels", ylim=(0, None))
+    _title(part, title)
+    _legend(part, axes, columns=3 if width_of(part) > HALF + 0.2 else 1)
     _ticks(axes, len(mean))
 
 
@@ -222,7 +230,20 @@ def _filters(part: Any, title: str, pictures: Array) -> None:
     axes = part.subplots()
     axes.imshow(np.nan_to_num(sheet, nan=1.0), interpolation="nearest")  # white between them
     axes.set_axis_off()
-    axes.set_title(title)
+    axes.set_title(fitted(title, width_of(part)))
+
+
+def _title(part: Any, title: str) -> None:
+    part.suptitle(fitted(title, width_of(part)), fontsize=8)
+
+
+def _legend(part: Any, axes: "Axes", columns: int, title: str | None = None) -> None:
+    """Below the axes: inside them, every corner is where some model has its points."""
+    handles, labels = axes.get_legend_handles_labels()
+    part.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=6, title=title, title_fontsize=6,
+        columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _map(axes: "Axes", values: Array, title: str, colours: str) -> None:
@@ -237,7 +258,12 @@ def _map(axes: "Axes", values: Array, title: str, colours: str) -> None:
 
 
 def _ticks(axes: "Axes", layers: int) -> None:
-    axes.set_xticks(range(1, layers + 1, -(-layers // 12)))
+    axes.set_xticks(range(1, layers + 1, -(-layers // _most_ticks(axes))))
+
+
+def _most_ticks(axes: "Axes") -> int:
+    """As many numbers of two digits as stand beside each other without touching."""
+    return 12 if width_of(axes.figure) > HALF + 0.2 else 6
 
 
 def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]]) -> "Figure":
@@ -253,9 +279,10 @@ def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]
         for colour, shift, with_it, without in zip(COLOURS, shifts, moved.T, still.T, strict=False):
             axes.plot(layers, with_it, color=colour, marker="o", markersize=3, label=f"{shift} px")
             axes.plot(layers, without, color=colour, linestyle=":", linewidth=0.8)
-        axes.set(xlabel="layer", ylabel="cosine", ylim=(np.nanmin([0, *still.flat]), 1.03), title=title)
-        axes.legend(title="moved with the image\n(dotted: standing still)", title_fontsize=6, fontsize=6)
-        axes.set_xticks(range(0, len(moved), -(-len(moved) // 12)))
+        axes.set(xlabel="layer", ylabel="cosine", ylim=(np.nanmin([0, *still.flat]), 1.03))
+        _title(part, title)
+        _legend(part, axes, columns=5 if len(panels) == 1 else 3, title="moved with the image (dotted: standing still)")
+        axes.set_xticks(range(0, len(moved), -(-len(moved) // _most_ticks(axes))))
 
     return _side_by_side(len(panels), draw)
 
@@ -277,5 +304,5 @@ def fields_figure(panels: Sequence[tuple[str, Array, Sequence[str]]]) -> "Figure
             for axes, i in zip(line, chosen, strict=False):
                 axes.imshow(np.sqrt(fields[i]), cmap="magma", interpolation="nearest")
                 axes.set_title(layers[i], fontsize=7)
-            line[0].set_ylabel(title, fontsize=min(8, 110 / len(title)))  # as high as the row
+            line[0].set_ylabel(fitted(title, WIDE / columns * height / width, 7), fontsize=7)
     return drawing

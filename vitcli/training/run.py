@@ -24,7 +24,7 @@ from vitcli.checkpoint import untrusted
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.typed import read_typed
 from vitcli.errors import CheckpointError, UsageError, VitError
-from vitcli.text import safe
+from vitcli.text import command, safe
 from vitcli.training.events import Evaluated, HeadFitted, Stepped
 from vitcli.training.machine import what_decides_bits
 from vitcli.training.state import Progress, load_state, save_state
@@ -53,8 +53,8 @@ class Run:
     @property
     def resume_command(self) -> str:
         if own := self.config.get("resume"):
-            return str(own)
-        return f"vit {'finetune' if self.config.get('start') else 'train'} --resume {safe(self.folder)}"
+            return safe(own, None)
+        return command("vit", "finetune" if self.config.get("start") else "train", "--resume", self.folder)
 
     def restore(self, learner: Restorable) -> tuple[Progress, tuple[str, ...]] | None:
         """Load the newest saved state that is whole into `learner`; None for a fresh run. Raises CheckpointError.
@@ -255,7 +255,7 @@ def _group(name: str, config: Mapping[str, Any]) -> bool:
 def _require_empty(folder: Path) -> None:
     if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
         raise UsageError(
-            f"{safe(folder)} is not empty: resume it with --resume {safe(folder)}, or choose another --out"
+            f"{safe(folder)} is not empty: resume it with {command('--resume', folder)}, or choose another --out"
         )
 
 

@@ -7,7 +7,7 @@ from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.checkpoint.weights import compare
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.text import safe
+from vitcli.text import command
 
 
 def is_timm_layout(source: Source) -> bool:
@@ -17,7 +17,9 @@ def is_timm_layout(source: Source) -> bool:
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError for a config that is not one, and for models that are no plain ViT."""
     if source.kind == "safetensors":
-        raise CheckpointError(f"{source.where}: in timm's layout already: vit predict -m {safe(source.name)}")
+        raise CheckpointError(
+            f"{source.where}: in timm's layout already: {command('vit', 'predict', '-m', source.name)}"
+        )
     if settings != Settings():
         raise UsageError("--set, --no-head: config.json beside the weights says it all")
     path = Path(source.name)

@@ -38,7 +38,7 @@ from vitcli.checkpoint.convert.shape import vit_of
 from vitcli.checkpoint.model_args import checked_facts
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
-from vitcli.text import safe
+from vitcli.text import command, safe
 
 _VIT_NAMES: Rules = (
     (r"^(vit|deit|dinov2|dinov2_with_registers)\.", ""),
@@ -274,8 +274,8 @@ def _preprocess(
     wanted, has = ("×".join(map(str, size)) for size in (preprocess.size, img_size))
     return preprocess, [
         f"its processor makes images of {wanted} and the model resamples its position embedding for each; converted "
-        f"for {has}, which it is stored for. To fix the other: vit resize-posemb --size {wanted.replace('×', 'x')} "
-        "--posemb-kernel hf"
+        f"for {has}, which it is stored for. To fix the other: "
+        + command("vit", "resize-posemb", "--size", wanted.replace("×", "x"), "--posemb-kernel", "hf")
     ]
 
 

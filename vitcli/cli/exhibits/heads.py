@@ -32,7 +32,7 @@ def distance(models: Models) -> Exhibit:
                     even[layer, head], found.renormalised.error[layer, head],
                 )  # fmt: skip
         panels.append((title, mean, error, found.uniform))
-        findings += [said_of(title, models) + line for line in _reading(even, found.uniform)]
+        findings += [said_of(title, models) + line for line in _reading(mean, even, found.uniform)]
     seen = next(iter(models.values()))
     assert seen.distance
     return Exhibit(
@@ -52,21 +52,21 @@ def distance(models: Models) -> Exhibit:
     )
 
 
-def _reading(renormalised: Array, uniform: float) -> list[str]:
+def _reading(mean: Array, renormalised: Array, uniform: float) -> list[str]:
     """The paper's two findings, looked for: global heads in the lowest layer, and growth with depth."""
     wide = renormalised >= GLOBAL * uniform
-    by_layer = renormalised.mean(axis=1)
     heads = renormalised.shape[1]
     lines = [
         f"layer 1: {int(wide[0].sum())} of {heads} heads look at the whole image (renormalised distance at least "
         f"{GLOBAL:.0%} of even attention's); last layer: {int(wide[-1].sum())} of {heads}"
     ]
-    if len(by_layer) > 2 and by_layer.std() > 0:
-        r = np.corrcoef(np.arange(len(by_layer)), by_layer)[0, 1]
-        lines.append(
-            f"from layer 1 to {len(by_layer)} the mean goes from {by_layer[0]:.1f} to {by_layer[-1]:.1f} pixels "
-            f"(correlation with depth {r:+.2f})"
-        )
+    for column, values in (("mean", mean.mean(axis=1)), ("renormalised", renormalised.mean(axis=1))):
+        if len(values) > 2 and values.std() > 0:
+            r = np.corrcoef(np.arange(len(values)), values)[0, 1]
+            lines.append(
+                f"{column}: from layer 1 to {len(values)} it goes from {values[0]:.1f} to {values[-1]:.1f} pixels "
+                f"(correlation with depth {r:+.2f})"
+            )
     return lines
 
 

@@ -136,4 +136,4 @@ def attention(models: Models) -> Exhibit:
 
 
 def _short(title: str, models: Models, what: str) -> str:
-    return f"{title[:8]}\n{what}" if len(models) > 1 else what
+    return f"{title}\n{what}" if len(models) > 1 else what
