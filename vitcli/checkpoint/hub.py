@@ -5,7 +5,8 @@ cache is never asked for (see `layout.find_cached`).
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo
@@ -15,15 +16,18 @@ from vitcli.text import safe
 OnProgress = Callable[[str, int, int | None], None]
 """Told (file name, bytes here, bytes in all or None) while a file is downloaded."""
 
+Choose = Callable[[Path, Sequence[str]], Iterator[str]]
+"""(folder where the files will lie, names at the top of the repository) → the files to fetch, each of which is there
+before the next is asked for."""
+
 
 def download(
     repo: str,
     revision: str,
     check_config: Callable[[CachedRepo], Any],
     progress: OnProgress | None = None,
-    also: Sequence[str] = (),
 ) -> CachedRepo:
-    """Fetch the two files of `repo` (org/name) at `revision` into the Hub cache, and those of `also` that it has.
+    """Fetch config and weights of `repo` (org/name) at `revision` into the Hub cache.
 
     `check_config` sees config.json before the weights are fetched, and may refuse; its errors pass through. Raises
     HubError in one line that names the file, the reason, and what to do.
@@ -32,7 +36,19 @@ def download(
         raise HubError(f"{missing(repo, revision)} and HF_HUB_OFFLINE is set. {command(repo, revision)}")
     from vitcli.checkpoint.transfer import transfer
 
-    return transfer(repo, revision, check_config, progress, also)
+    return transfer(repo, revision, check_config, progress)
+
+
+def download_chosen(repo: str, revision: str, choose: Choose, progress: OnProgress | None = None) -> CachedRepo:
+    """Fetch the files of `repo` (org/name) at `revision` that `choose` names into the Hub cache, all of one commit.
+
+    Errors of `choose` pass through. Raises HubError in one line.
+    """
+    if _offline_asked():
+        raise HubError(f"{missing(repo, revision)} and HF_HUB_OFFLINE is set. {command(repo, revision)}")
+    from vitcli.checkpoint.transfer import transfer_chosen
+
+    return transfer_chosen(repo, revision, choose, progress)
 
 
 def missing(repo: str, revision: str) -> str:

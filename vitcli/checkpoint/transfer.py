@@ -1,28 +1,33 @@
 """Download from the Hugging Face Hub: one probe with a time limit, then files pinned to the commit; errors in one line.
 
 Why the probe: `hf_hub_download` alone takes 23 s to notice a refused connection and 396 s for one that swallows
-packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches). Pickles are never downloaded. Knows files,
-not models.
+packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches). Knows files, not models.
 """
 
 import io
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub import errors as hf
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from vitcli.checkpoint.hub import OnProgress, command, missing
-from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME, CachedRepo, hub_cache
+from vitcli.checkpoint.header import weight_files
+from vitcli.checkpoint.hub import Choose, OnProgress, command, missing
+from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, hub_cache, snapshot
 from vitcli.checkpoint.untrusted import MAX_CONFIG_BYTES
 from vitcli.errors import HubError
 from vitcli.text import safe
+
+
+class NotThereError(HubError):
+    """The repository has not got the file."""
+
 
 PROBE_SECONDS = 1.2  # with starting and importing, less than 2 s; HF_HUB_ETAG_TIMEOUT overrules it
 
@@ -32,42 +37,83 @@ def transfer(
     revision: str,
     check_config: Callable[[CachedRepo], Any],
     progress: OnProgress | None,
-    also: Sequence[str] = (),
 ) -> CachedRepo:
     """As `hub.download`, which asks whether the network may be used."""
     metadata = _probe(repo, revision, CONFIG_NAME)
     commit: str = metadata.commit_hash
     if not commit or not metadata.etag:
         raise _not_the_hub(repo)
-    if (metadata.size or 0) > MAX_CONFIG_BYTES:
-        raise HubError(f"{repo}: a {CONFIG_NAME} of {metadata.size} bytes is not a model's config")
+    _check_size(repo, CONFIG_NAME, metadata)
     config_path = _fetch(repo, revision, commit, CONFIG_NAME, progress)
     cached = CachedRepo(repo, commit, config_path.parent)
     check_config(cached)
-    _probe(repo, commit, WEIGHTS_NAME)
-    for file in also:
-        with suppress(HubError):  # whoever asks does without
-            if (_probe(repo, commit, file).size or 0) <= MAX_CONFIG_BYTES:
-                _fetch(repo, revision, commit, file, progress)
-    _fetch(repo, revision, commit, WEIGHTS_NAME, progress)
+    for file in _weights(cached, progress):
+        _fetch(repo, revision, commit, file, progress)
     _remember(repo, revision, commit)
     return cached
+
+
+def _weights(cached: CachedRepo, progress: OnProgress | None) -> list[str]:
+    """The files of weights to fetch: model.safetensors, or those that its index names, which is then fetched."""
+    try:
+        _probe(cached.repo, cached.commit, WEIGHTS_NAME)
+        return [WEIGHTS_NAME]
+    except NotThereError:
+        try:
+            _check_size(cached.repo, INDEX_NAME, _probe(cached.repo, cached.commit, INDEX_NAME))
+        except NotThereError:
+            pass
+        else:
+            index = _fetch(cached.repo, cached.commit, cached.commit, INDEX_NAME, progress)
+            return [path.name for path in weight_files(index)]
+        raise
+
+
+def transfer_chosen(repo: str, revision: str, choose: Choose, progress: OnProgress | None) -> CachedRepo:
+    """As `hub.download_chosen`, which asks whether the network may be used."""
+    api = HfApi(endpoint=_endpoint())
+    info = _within_limit(
+        lambda limit: api.model_info(repo, revision=revision, timeout=limit), repo, revision, "the list of its files"
+    )
+    commit, siblings = info.sha, info.siblings
+    if not commit or siblings is None:
+        raise _not_the_hub(repo)
+    cached = snapshot(repo, commit)
+    for file in choose(cached.folder, sorted(one.rfilename for one in siblings if "/" not in one.rfilename)):
+        metadata = _probe(repo, commit, file)
+        if file.endswith(".json"):
+            _check_size(repo, file, metadata)
+        _fetch(repo, revision, commit, file, progress)
+    _remember(repo, revision, commit)
+    return cached
+
+
+def _check_size(repo: str, file: str, metadata: Any) -> None:
+    if (metadata.size or 0) > MAX_CONFIG_BYTES:
+        raise HubError(f"{repo}: a {file} of {metadata.size} bytes is not a model's config")
 
 
 def _probe(repo: str, revision: str, file: str) -> Any:
     """Metadata of one file, or HubError, within the limit whatever the network does."""
     url = hf_hub_url(repo, file, revision=revision, endpoint=_endpoint())
+    return _within_limit(
+        lambda limit: get_hf_file_metadata(url, timeout=limit, endpoint=_endpoint()), repo, revision, file
+    )
+
+
+def _within_limit(ask: Callable[[float], Any], repo: str, revision: str, file: str) -> Any:
+    """What `ask` gives when it is called with the seconds it may take, or HubError."""
     limit = _probe_seconds()
     result: list[Any] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            result.append(get_hf_file_metadata(url, timeout=limit, endpoint=_endpoint()))
+            result.append(ask(limit))
         except Exception as error:  # handed over to the asking thread
             result.append(error)
 
     # Name look-up has no time limit of its own, so the whole request runs in a thread that may be left behind.
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(limit)
     if not result:
@@ -110,9 +156,10 @@ def explain(error: Exception, repo: str, revision: str, file: str) -> HubError:
     if isinstance(error, hf.RevisionNotFoundError):
         return HubError(f"{repo} has no revision '{safe(revision)}'; see {where}/tree/main for its branches")
     if isinstance(error, hf.RemoteEntryNotFoundError):
-        if file == WEIGHTS_NAME:
-            return HubError(f"{repo} has no {file}; pickles are not read. See {where}/tree/main")
-        return HubError(f"{repo} has no {file}, so it is not a timm or `vit` model. See {where}/tree/main")
+        convert = f"`vit convert {repo}` reads other forms; see {where}/tree/main for what is there"
+        if file in (WEIGHTS_NAME, INDEX_NAME):
+            return NotThereError(f"{repo} has no {WEIGHTS_NAME}; pickles are not read. {convert}")
+        return NotThereError(f"{repo} has no {file}, so it is not a timm or `vit` model. {convert}")
     if isinstance(error, hf.FileMetadataError):
         return _not_the_hub(repo)
     if isinstance(error, hf.HfHubHTTPError) and error.response is not None:

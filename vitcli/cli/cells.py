@@ -11,6 +11,7 @@ import numpy as np
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.cli.progress import progress
 from vitcli.comparison.study import Cell, Study
 from vitcli.data.samples import DataSet
@@ -24,7 +25,7 @@ from vitcli.text import safe
 from vitcli.training import train as training
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.machine import default_workers
-from vitcli.training.origin import Start, weights_digest
+from vitcli.training.origin import Start
 from vitcli.training.recipe import Recipe, override, small_images
 from vitcli.training.run import read_config
 from vitcli.training.start import Settings, default_device, vit_config

@@ -91,11 +91,12 @@ def finetune(
         return
 
     from vitcli.checkpoint.resolve import resolve
+    from vitcli.checkpoint.weights import weights_digest
     from vitcli.data.subset import subset
     from vitcli.model.posemb import KERNELS
     from vitcli.training.estimate import choose_tune, estimate, share_in_time
     from vitcli.training.machine import memory_free
-    from vitcli.training.origin import Start, weights_digest
+    from vitcli.training.origin import Start
     from vitcli.training.start import Settings, build_task, default_device
     from vitcli.training.train import alone
 
