@@ -6,6 +6,7 @@ parameters fails here, without an allocation. Knows plain ViTs; other models are
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.header import opened, read_header, weight_files
+from vitcli.checkpoint.hub import OnProgress
 from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.shapes import Shape, weight_shapes
 from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_parts
@@ -50,13 +52,15 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
     return tensors
 
 
-def weights_digest(checkpoint: Checkpoint) -> str:
+def weights_digest(checkpoint: Checkpoint, progress: OnProgress | None = None) -> str:
     """SHA-256 of the checkpoint's file of weights, or of its several files one after the other."""
     digest = hashlib.sha256()
     for one in weight_files(checkpoint.weights_path):
         with open_regular(one) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
+                if progress:
+                    progress(one.name, file.tell(), os.fstat(file.fileno()).st_size)
     return digest.hexdigest()
 
 

@@ -12,10 +12,9 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.cli.progress import progress
+from vitcli.cli.progress import data_opened, progress
 from vitcli.comparison.study import Cell, Study
 from vitcli.data.samples import DataSet
-from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
 from vitcli.errors import DataError, UsageError, VitError
 from vitcli.inference.few_shot import Features, few_shot, read_features
@@ -41,10 +40,12 @@ class Cells:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
-        self.data = open_data(study.data)
+        self.data = data_opened(study.data)
         if self.data.test is None:
             raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
-        self.pretraining = {place: open_data(place) for place in dict.fromkeys(one.data for one in study.pretrainings)}
+        self.pretraining = {
+            place: data_opened(place) for place in dict.fromkeys(one.data for one in study.pretrainings)
+        }
         known = [(self.data, study.data, study.fingerprint)]
         known += [(self.pretraining[stage.data], stage.data, stage.fingerprint) for stage in study.pretrainings]
         for data, place, fingerprint in known:

@@ -59,7 +59,7 @@ def convert(
     from vitcli.checkpoint.convert.source import open_source
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli import console
-    from vitcli.cli.progress import downloads
+    from vitcli.cli.progress import downloads, waiting
 
     if out is None and not dry_run:
         raise UsageError("say where the checkpoint goes: --out FOLDER (or --dry-run)")
@@ -72,7 +72,8 @@ def convert(
         from vitcli.checkpoint.convert.store import store
 
         assert folder is not None
-        store(converted, architecture, original, Path(folder))
+        with waiting("writing the checkpoint"):
+            store(converted, architecture, original, Path(folder))
     report = _report(original, converted, architecture, None if dry_run else str(folder))
     if json:
         import json as json_format

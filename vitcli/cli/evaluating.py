@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import evaluation_output as output
 from vitcli.cli.console import note
-from vitcli.cli.progress import progress
+from vitcli.cli.progress import files_read, progress, resolved
 from vitcli.data.samples import Samples, Split, Splits
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.calibrate import check_writable, fit_temperature, store_temperature
@@ -96,7 +95,8 @@ class Evaluating:
 
     def _open(self, wanted: tuple[Split, ...]) -> tuple[Splits, Split]:
         """The splits, `wanted` and the one asked for among them, and which of them is scored."""
-        splits = open_splits(self.data, {*wanted, *([self.split] if self.split else [])})
+        with files_read("reading the data") as tell:
+            splits = open_splits(self.data, {*wanted, *([self.split] if self.split else [])}, progress=tell)
         for line in splits.notes:
             note(line)
         return splits, scored_split(splits, self.split)
@@ -132,7 +132,7 @@ def picture_path(text: str) -> Path:
 
 
 def _resolve(name: str | None) -> Checkpoint:
-    checkpoint = resolve(name)
+    checkpoint = resolved(name)
     for line in checkpoint.notes:
         note(line)
     if name is None:

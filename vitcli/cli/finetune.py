@@ -90,8 +90,8 @@ def finetune(
         running.resume(resume, epochs)
         return
 
-    from vitcli.checkpoint.resolve import resolve
     from vitcli.checkpoint.weights import weights_digest
+    from vitcli.cli.progress import bytes_shown, resolved
     from vitcli.data.subset import subset
     from vitcli.model.posemb import KERNELS
     from vitcli.training.estimate import choose_tune, estimate, share_in_time
@@ -116,13 +116,15 @@ def finetune(
         unused: dict[str, Any] = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr}
         unused |= {"--teacher": teacher, "--time-budget": time_budget, "--set": set_, "--compile": compile_}
         refuse(unused, "--tune head solves for one layer, on features computed once")
-    checkpoint = resolve(model)
+    checkpoint = resolved(model)
     if checkpoint.why:
         running.view.say(checkpoint.why)
     name = checkpoint.name if checkpoint.source in ("bundled", "hub") else str(Path(checkpoint.name).resolve())
+    with bytes_shown("reading") as tell:
+        digest = weights_digest(checkpoint, tell)
     start = Start(
         checkpoint=name if not checkpoint.revision else f"{name}@{checkpoint.revision}",
-        sha256=weights_digest(checkpoint),
+        sha256=digest,
         tune="all" if tune == "auto" else tune,  # type: ignore[arg-type]  # checked above
         img_size=(pixels[0], pixels[1]) if pixels else None,
         kernel=posemb_kernel or "timm",

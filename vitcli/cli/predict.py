@@ -59,13 +59,13 @@ def predict(
         raise UsageError("- reads an image from standard input, which is the terminal; pipe one in")
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
-    from vitcli.checkpoint.resolve import resolve
     from vitcli.cli import prediction_view
     from vitcli.cli.console import note
+    from vitcli.cli.progress import resolved
     from vitcli.images.find import find_images
     from vitcli.inference.predict import load
 
-    checkpoint = resolve(model)
+    checkpoint = resolved(model)
     for line in checkpoint.notes:
         note(line)
     if model is None:

@@ -47,9 +47,9 @@ def resize_posemb(
     Writes a full checkpoint, its preprocessing included, and reports what the positions lost.
     """
     from vitcli.checkpoint.resize import resize
-    from vitcli.checkpoint.resolve import resolve
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli.console import note
+    from vitcli.cli.progress import resolved
     from vitcli.cli.settings import size as pair
     from vitcli.model.posemb import KERNELS
 
@@ -60,7 +60,7 @@ def resize_posemb(
     if posemb_kernel is not None and posemb_kernel not in KERNELS:
         raise UsageError(f"--posemb-kernel {safe(posemb_kernel)}: choose one of {', '.join(KERNELS)}")
     folder = new_folder(out)
-    source = resolve(checkpoint)
+    source = resolved(checkpoint)
     for line in source.notes:
         note(line)
     if source.vit and not source.vit.num_pos_tokens and (posemb_kernel or from_grid):
@@ -164,9 +164,9 @@ def _show(report: dict[str, Any]) -> None:
 
 def _labelled(data: str) -> tuple["Samples", tuple[str, ...]]:
     """The images that `--check` scores, and the names of their classes."""
-    from vitcli.data.sources import open_data
+    from vitcli.cli.progress import data_opened
 
-    found = open_data(data, val_fraction=0.0)
+    found = data_opened(data, val_fraction=0.0)
     return found.test or (found.val if len(found.val) else found.train), found.classes
 
 

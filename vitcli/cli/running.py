@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from vitcli.cli.outcome import Outcome, score_run
+from vitcli.cli.progress import files_read, resolved
 from vitcli.cli.training_view import TrainingView
 from vitcli.data.samples import DataSet
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
@@ -39,7 +40,9 @@ class Running:
         return self.device or default_device()
 
     def open(self, settings: Settings) -> DataSet:
-        return task.open_settings_data(settings)
+        _fetch(settings)
+        with files_read("reading the data") as tell:
+            return task.open_settings_data(settings, tell)
 
     def begin(
         self, settings: Settings, data: DataSet, out: str | None, cost: Estimate | None = None, why: str = ""
@@ -70,7 +73,9 @@ class Running:
     def resume(self, run: str, epochs: float | None) -> None:
         """The run in the folder `run` from where it stopped."""
         folder = Path(run)
-        settings, data = task.resumed(folder, epochs)
+        with files_read("reading the data") as tell:
+            settings, data = task.resumed(folder, epochs, tell)
+        _fetch(settings)
         self._require_split(settings, data)
         planned = build_task(settings, data)
         self.view.plan(planned, settings, folder, None, "resumed")
@@ -101,6 +106,13 @@ class Running:
         self.view.finish(folder, outcome)
         if outcome and outcome.evaluation.failed:
             raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _fetch(settings: Settings) -> None:
+    """Download the models that a run begins with and learns from, where that is seen; building it then finds them."""
+    for name in (settings.teacher, settings.start.checkpoint if settings.start else None):
+        if name:
+            resolved(name)
 
 
 def seconds_or_none(text: str | None) -> float | None:

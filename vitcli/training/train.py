@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, Progress
 from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
 from vitcli.errors import Stopped, UsageError
@@ -26,8 +26,8 @@ from vitcli.training.stop import StopFlag, stop_on_signals
 from vitcli.training.tune_head import tune_head
 
 
-def open_settings_data(settings: Settings) -> DataSet:
-    data = open_data(settings.data, val_fraction=settings.val_fraction)
+def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:
+    data = open_data(settings.data, val_fraction=settings.val_fraction, progress=progress)
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 
@@ -52,7 +52,7 @@ def _anywhere(settings: Settings) -> Settings:
     return replace(settings, data=str(Path(settings.data).resolve()))
 
 
-def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSet]:
+def resumed(folder: Path, epochs: float | None = None, progress: Progress | None = None) -> tuple[Settings, DataSet]:
     """Settings and data of the run in `folder`; `epochs` above its own make it longer, from its next step on.
 
     Raises UsageError when the data are no longer what they were, or `epochs` would cut the run short.
@@ -65,7 +65,7 @@ def resumed(folder: Path, epochs: float | None = None) -> tuple[Settings, DataSe
         raise UsageError(f"{safe(folder)} is a run of {settings.recipe.epochs:g} epochs; --resume can only add to them")
     if epochs is not None:
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
-    data = open_settings_data(settings)
+    data = open_settings_data(settings, progress)
     if data.fingerprint != config.get("fingerprint"):
         raise UsageError(f"the data in {safe(settings.data)} changed since {safe(folder)} began; start a new run")
     return settings, data
