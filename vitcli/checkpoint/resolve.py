@@ -40,10 +40,10 @@ _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
-    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder; a .safetensors file with config.json beside it; an
-    .onnx file of `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub,
-    cache first. None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled
-    checkpoint.
+    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder (by the name of a bundled model or an alias only when
+    there is a model in it, and with a note); a .safetensors file with config.json beside it; an .onnx file of
+    `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first. None:
+    the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
 
     Raises CheckpointError, or HubError when only the Hub could have helped.
     """
@@ -64,8 +64,10 @@ def _named(name: str, progress: OnProgress | None) -> Checkpoint:
     if prefix in ("hf-hub", "hf_hub"):
         return _hub(rest, progress)
     path = Path(os.path.expanduser(name))  # os.path never raises, whatever a name holds
-    if name and os.path.isdir(path):
-        return _folder(path)
+    ours = name in ALIASES or name in bundled_names()
+    if name and os.path.isdir(path) and (not ours or _holds_checkpoint(path)):
+        found = _folder(path)
+        return replace(found, notes=(*found.notes, _hides(name))) if ours else found
     if name.lower().endswith(_PICKLES):
         raise CheckpointError(f"{safe(name)}: {PICKLE_HINT}")
     if name.endswith((".safetensors", INDEX_SUFFIX)):
@@ -83,6 +85,18 @@ def _named(name: str, progress: OnProgress | None) -> Checkpoint:
     if is_hub_name(name) and not os.path.exists(path):
         return _hub(name, progress)
     raise _unknown(name)
+
+
+def _holds_checkpoint(path: Path) -> bool:
+    """Whether a folder with one of our own names is a model, and not the data set of that name."""
+    return any(os.path.lexists(path / place / CONFIG_NAME) for place in ("", "best"))
+
+
+def _hides(name: str) -> str:
+    """What is said where a folder is taken for one of our own names."""
+    own = f"the alias of {ALIASES[name]}; that is -m {ALIASES[name]}" if name in ALIASES else "a bundled model"
+    rename = "" if name in ALIASES else "; rename the folder for that"
+    return f"the folder {name} in this directory is taken; {name} is also {own}{rename}"
 
 
 def _folder(path: Path) -> Checkpoint:

@@ -6,6 +6,7 @@ packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches). Kno
 
 import io
 import os
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from huggingface_hub import errors as hf
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vitcli.checkpoint.header import weight_files
-from vitcli.checkpoint.hub import Choose, OnProgress, command, missing
+from vitcli.checkpoint.hub import PROXIES, Choose, OnProgress, command, missing
 from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, hub_cache, snapshot
 from vitcli.checkpoint.untrusted import MAX_CONFIG_BYTES
 from vitcli.errors import HubError
@@ -119,7 +120,7 @@ def _within_limit(ask: Callable[[float], Any], repo: str, revision: str, file: s
     if not result:
         raise _no_answer(repo, revision)
     if isinstance(result[0], Exception):
-        raise explain(result[0], repo, revision, file) from None
+        raise explain(result[0], repo, revision, file, stores=False) from None
     return result[0]
 
 
@@ -146,8 +147,8 @@ def _fetch(repo: str, revision: str, commit: str, file: str, progress: OnProgres
         raise explain(error, repo, revision, file) from None
 
 
-def explain(error: Exception, repo: str, revision: str, file: str) -> HubError:
-    """The one line for an exception of huggingface_hub or its HTTP client."""
+def explain(error: Exception, repo: str, revision: str, file: str, *, stores: bool = True) -> HubError:
+    """The one line for an exception of huggingface_hub or its HTTP client; `stores` where a file was being written."""
     if isinstance(error, hf.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     where = f"https://huggingface.co/{repo}"
@@ -170,8 +171,17 @@ def explain(error: Exception, repo: str, revision: str, file: str) -> HubError:
         return HubError(_unreachable(repo, revision, safe(error) or type(error).__name__))
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return HubError(f"{repo}: {file} came with the wrong size; the download was broken off. Try again")
-    if isinstance(error, OSError) and error.errno is not None:
-        return HubError(f"{repo}: {file} could not be stored in {safe(hub_cache())}: {os.strerror(error.errno)}")
+    if isinstance(error, ssl.SSLError):
+        return HubError(
+            f"{repo}: certificates cannot be read ({safe(error)}); are there any in the file that SSL_CERT_FILE names?"
+        )
+    if isinstance(error, OSError) and error.errno is not None and stores:
+        return HubError(
+            f"{repo}: {file} could not be stored in {safe(hub_cache())}: {os.strerror(error.errno)}; HF_HUB_CACHE "
+            "names another place"
+        )
+    if isinstance(error, ImportError):  # of what a SOCKS proxy needs
+        return HubError(f"{repo}: the proxy cannot be used: {safe(error)}")
     return HubError(f"{repo}: {file} could not be downloaded: {safe(error)}")
 
 
@@ -183,7 +193,10 @@ def _explain_status(response: Any, repo: str) -> HubError:
         case 401:
             return HubError(f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours")
         case 403:
-            return HubError(f"{repo}: access forbidden (403); your token may lack the permission to read it")
+            return HubError(
+                f"{repo}: access forbidden (403); your token may lack the permission to read it; "
+                "see https://huggingface.co/settings/tokens"
+            )
         case 404:
             return HubError(f"{repo}: no such model on the Hub (404); check the spelling, org/name")
         case 429:
@@ -210,6 +223,13 @@ def _no_answer(repo: str, revision: str) -> HubError:
 
 
 def _unreachable(repo: str, revision: str, reason: str) -> str:
+    proxy = next((n for n in (*PROXIES, *(n.lower() for n in PROXIES)) if os.environ.get(n)), None)
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        reason += "; behind a proxy that opens connections, SSL_CERT_FILE names the file of its certificate"
+    elif proxy:
+        reason += f"; through the proxy that {proxy} names"
+    elif os.environ.get("HF_ENDPOINT"):
+        reason += f"; HF_ENDPOINT is {safe(_endpoint(), 80)}"
     return f"{missing(repo, revision)} and the Hub cannot be reached ({reason}). {command(repo, revision)}"
 
 

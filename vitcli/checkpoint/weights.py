@@ -18,6 +18,7 @@ from vitcli.checkpoint.hub import OnProgress
 from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.shapes import Shape, weight_shapes
 from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_parts
+from vitcli.checkpoint.timm_source import foreign
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.model.config import Size
@@ -43,6 +44,11 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
             verify_blob(file, checkpoint.name)
     with opened(path) as parts:
         names = unwrapped([name for part in parts for name in part.header.tensors], safe(path))
+        if checkpoint.vit is None and (parts_of_others := foreign(checkpoint.architecture, names.values())):
+            shown = _listed(parts_of_others)
+            raise CheckpointError(
+                f"{safe(path)}: the weights are not those of the config: {checkpoint.architecture} has no {shown}"
+            )
         if checkpoint.vit:
             stored = {name: info.shape for part in parts for name, info in part.header.tensors.items()}
             check_shapes({new: stored[old] for old, new in names.items()}, checkpoint, resample=img_size is not None)
