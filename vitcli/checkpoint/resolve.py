@@ -40,10 +40,10 @@ _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
-    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder (by the name of a bundled model or an alias only when
-    there is a model in it, and with a note); a .safetensors file with config.json beside it; an .onnx file of
-    `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first. None:
-    the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
+    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder (by the name of a bundled model or an alias only
+    when there is a model in it, and with a note); a .safetensors file with config.json beside it; an .onnx file of
+    `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first.
+    None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
 
     Raises CheckpointError, or HubError when only the Hub could have helped.
     """
