@@ -1,5 +1,7 @@
 """A Hugging Face Hub on 127.0.0.1 that speaks what huggingface_hub asks when it downloads and uploads, and misbehaves.
 
+GET of `/api/models/{org}/{name}/revision/{revision}`: the commit and the names of its files.
+
 HEAD and GET of `/{org}/{name}/resolve/{revision}/{file}` with ETag, X-Repo-Commit and X-Error-Code. Large files answer
 as the Hub's do: a redirect to another host (here the same server under the name localhost) that carries X-Linked-Etag,
 the SHA-256, and X-Linked-Size.
@@ -166,6 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
             file, content = parts[2], self._blob(parts[1])
             self._send_file(file, content, {"ETag": f'"{parts[1]}"'})
             return
+        if parts[:2] == ["api", "models"] and parts[4:5] == ["revision"]:
+            self._list(f"{parts[2]}/{parts[3]}", "/".join(parts[5:]).partition("?")[0])
+            return
         if len(parts) != 5:
             self._error(404, "")
             return
@@ -194,6 +199,18 @@ class _Handler(BaseHTTPRequestHandler):
                 "Location": f"{self.hub.cdn}/cdn/{sha}/{file}",
             }
             self._send(302, b"", headers)
+
+    def _list(self, name: str, revision: str) -> None:
+        """Commit and names of files; faults are those of the file "*"."""
+        repo = self.hub.repos.get(name)
+        if self._misbehave("*"):
+            return
+        if repo is None:
+            self._error(404, "RepoNotFound")
+        elif not repo.has(revision):
+            self._error(404, "RevisionNotFound")
+        else:
+            self._json({"id": name, "sha": repo.commit, "siblings": [{"rfilename": file} for file in repo.files]})
 
     def _blob(self, sha: str) -> bytes:
         files = (content for repo in self.hub.repos.values() for content in repo.files.values())

@@ -3,6 +3,8 @@ transformers read what we write.
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -366,3 +368,37 @@ def test_every_float_type_gives_the_same_model(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     loaded = load_model(resolve(str(tmp_path))).state_dict()
     assert all(torch.equal(loaded[name], weight.float()) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [("resnet18", "resnet18 has no cls_token"), ("resnet1800", "timm knows no 'resnet1800'. Did you mean")],
+)
+def test_another_architecture_is_refused_before_timm_is_imported(
+    architecture: str, message: str, tmp_path: Path
+) -> None:
+    folder = edit_config(write_tiny(tmp_path), vit=DELETED, model_args={}, architecture=architecture)
+    code = (
+        "import sys\nfrom vitcli.checkpoint.load import load_any\nfrom vitcli.checkpoint.resolve import resolve\n"
+        f"try: load_any(resolve({str(folder)!r}))\n"
+        "except Exception as error: print(error, 'timm' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout
+    assert message in said
+    assert said.endswith("False\n")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_relpos_small_patch16_224", "dla34"])
+def test_no_architecture_is_foreign_to_its_own_weights(name: str) -> None:
+    from vitcli.checkpoint.timm_source import foreign
+
+    with torch.device("meta"):
+        names = timm.create_model(name).state_dict()
+    assert foreign(name, names) == []
+    assert foreign(name, [*names, "no_such_part.weight"]) == ["no_such_part"]
+
+
+def test_the_source_names_every_architecture_of_timm() -> None:
+    from vitcli.checkpoint.timm_source import architectures
+
+    assert architectures().keys() == set(timm.list_models())

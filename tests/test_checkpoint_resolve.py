@@ -241,3 +241,21 @@ def test_reading_a_bundled_model_imports_nothing_heavy_and_listing_not_even_nump
 
 def test_the_probe_sees_an_import(tmp_path: Path) -> None:
     assert "safetensors" in imported(tmp_path, extra="import safetensors")[1]
+
+
+@pytest.mark.parametrize(("name", "other"), [("imagenet", "-m timm/vit_base"), ("fashion-vit", "a bundled model")])
+def test_a_folder_that_hides_a_name_of_ours_is_taken_and_that_is_said(
+    name: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = resolve(name)
+    assert checkpoint.source == "folder"
+    assert other in checkpoint.notes[-1]
+    assert resolve(f"./{name}").notes == resolve(str(tmp_path / name)).notes == checkpoint.notes[:-1]
+
+
+def test_a_data_set_that_is_called_like_a_model_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / DEFAULT_BUNDLED / "train" / "cat").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve(DEFAULT_BUNDLED).source == "bundled"

@@ -184,7 +184,8 @@ class TestTransformers:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"model_type": "beit"}, "relative position biases"),
+            ({"model_type": "beit", "use_relative_position_bias": True}, "relative position biases"),
+            ({"model_type": "beit"}, "keys without a bias"),
             ({"model_type": "dinov3_vit"}, "rotary"),
             ({"model_type": "bert"}, "converted are vit, deit"),
             ({"model_type": ["vit"]}, "is not converted"),

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.cli.app import app
 from vitcli.errors import Stopped, UsageError, VitError
 from vitcli.model.posemb import resample_pos_embed
@@ -49,7 +50,7 @@ from vitcli.training.learner import Learner
 from vitcli.training.lora import ALPHA_PER_RANK, LowRank, adapt, merged
 from vitcli.training.machine import emulated, memory_free
 from vitcli.training.objective import class_weights
-from vitcli.training.origin import Start, weights_digest
+from vitcli.training.origin import Start
 from vitcli.training.recipe import Recipe, load_recipe, small_images, smaller_micro_batch
 from vitcli.training.start import Settings, build_task
 from vitcli.training.teacher import Teacher, require_like_tokens

@@ -1,8 +1,11 @@
 """The Hub, against a local fake one: cache first, one bounded probe, one distinct line for everything that can fail."""
 
+import errno
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,7 +159,11 @@ def test_the_download_continues_where_it_was_broken_off(hub: FakeHub) -> None:
 LINES: dict[tuple[str, str, Fault], str] = {
     ("HEAD", "config.json", "401"): "no such model on the Hub, or a private one (401); `hf auth login`",
     ("HEAD", "config.json", "401 token"): "refuses your token (401)",
-    ("HEAD", "config.json", "403"): "access forbidden (403)",
+    (
+        "HEAD",
+        "config.json",
+        "403",
+    ): "access forbidden (403); your token may lack the permission to read it; see https://",
     ("HEAD", "config.json", "403 gated"): f"is gated: accept its terms at https://huggingface.co/{REPO}",
     ("HEAD", "config.json", "404 repo"): "no such model on the Hub (404); check the spelling",
     ("HEAD", "config.json", "404 file"): "has no config.json, so it is not a timm or `vit` model",
@@ -293,6 +300,56 @@ def test_an_unwritable_cache_is_one_line(hub: FakeHub, tmp_path: Path, monkeypat
     (tmp_path / "file").touch()
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file"))
     assert "could not be stored in" in failing()
+
+
+# --- an environment that is in the way ---
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SSL_CERT_FILE", "/nowhere.pem", "SSL_CERT_FILE names /nowhere.pem, which is no file"),
+        ("SSL_CERT_FILE", __file__, "certificates cannot be read"),
+        ("HTTP_PROXY", "foo://x", "HTTP_PROXY is no address of a proxy"),
+        ("https_proxy", "http://:80", "https_proxy is no address of a proxy"),
+        ("HTTP_PROXY", "http://user:secret@127.0.0.1:9", "through the proxy that HTTP_PROXY names"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "proxy"),
+        ("HF_ENDPOINT", "not a url", "HF_ENDPOINT is 'not a url'"),
+        ("HF_ENDPOINT", "huggingface.co", "no address such as https://huggingface.co"),
+        ("HF_ENDPOINT", "ftp://example.org", "HF_ENDPOINT is 'ftp://example.org'"),
+        ("HF_ENDPOINT", "http://127.0.0.1:99999", "HF_ENDPOINT is"),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT is"),
+        ("HF_ENDPOINT", "http://127.0.0.1:9", "HF_ENDPOINT is http://127.0.0.1:9)"),
+        ("HF_TOKEN", "hf_ümlaut", "HF_TOKEN has characters"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "a whole number of seconds"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "1.5", "a whole number of seconds"),
+    ],
+)
+def test_what_of_the_environment_is_in_the_way_is_named(
+    variable: str, value: str, message: str, hub: FakeHub, tmp_path: Path
+) -> None:
+    """In a process of its own: huggingface_hub reads some of these when it is imported."""
+    environment = os.environ | {variable: value}
+    code = f"from vitcli.checkpoint.resolve import resolve; resolve({REPO!r})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("vitcli.errors.HubError: ")
+    assert message in last
+    assert "stored" not in last
+    assert "secret" not in last
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES, errno.EDQUOT])
+def test_a_cache_that_cannot_be_written_is_said_and_another_named(
+    number: int, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(number, os.strerror(number), "blob")
+
+    monkeypatch.setattr("vitcli.checkpoint.transfer.hf_hub_download", refuse)
+    message = failing()
+    assert f"config.json could not be stored in {hub_cache()}: {os.strerror(number)}" in message
+    assert "HF_HUB_CACHE names another place" in message
 
 
 # --- timm's repositories ---

@@ -5,18 +5,23 @@ size and time of what was found good. Knows files, not models.
 """
 
 import hashlib
+import io
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from vitcli.checkpoint.hub import OnProgress
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
 
-def verify_blob(path: Path, repo: str) -> None:
+def verify_blob(path: Path, repo: str, progress: OnProgress | None = None) -> None:
     """Raises CheckpointError when the file behind the cache link `path` is not what its name says.
 
-    Where the cache has no links (a file system without them) the name says nothing and nothing is checked.
+    `progress` is told of the reading, which happens once for each file. Where the cache has no links (a file
+    system without them) the name says nothing and nothing is checked.
     """
     blob = path.resolve()
     if len(blob.name) != 64 or not blob.is_file():
@@ -27,8 +32,9 @@ def verify_blob(path: Path, repo: str) -> None:
     with suppress(OSError):
         if note.read_text(encoding="ascii") == state:
             return
-    with open(blob, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open(blob, "rb", buffering=0) as file:
+        told = _Told(file, lambda done: progress and progress(path.name, done, found.st_size))
+        digest = hashlib.file_digest(told, "sha256").hexdigest()  # type: ignore[arg-type]
     if digest != blob.name:
         raise CheckpointError(
             f"{safe(repo)}: {path.name} in the Hub cache is damaged (its SHA-256 is not the Hub's); fetch it again: "
@@ -37,6 +43,22 @@ def verify_blob(path: Path, repo: str) -> None:
     with suppress(OSError):  # a cache that cannot be written only means the same work next time
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(state, encoding="ascii")
+
+
+class _Told:
+    """A binary file that says how far it has been read."""
+
+    def __init__(self, file: io.FileIO, tell: Callable[[int], Any]) -> None:
+        self.file, self.tell, self.done = file, tell, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self.file.readinto(buffer)
+        self.done += count or 0
+        self.tell(self.done)
+        return count or 0
 
 
 def _notes() -> Path:

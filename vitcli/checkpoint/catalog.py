@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vitcli.checkpoint.header import read_header
-from vitcli.checkpoint.layout import ALIASES, CONFIG_NAME, WEIGHTS_NAME, bundled_folder, bundled_names, cached_repos
+from vitcli.checkpoint.header import read_header, weight_files
+from vitcli.checkpoint.layout import ALIASES, CONFIG_NAME, CachedRepo, bundled_folder, bundled_names, cached_repos
 from vitcli.checkpoint.untrusted import read_config
 from vitcli.errors import CheckpointError
 
@@ -53,8 +53,9 @@ def model_names() -> list[str]:
 def _listed(name: str, kind: Literal["bundled", "cached"], folder: Path) -> Listed | None:
     try:
         config = read_config(folder / CONFIG_NAME)
-        header = read_header(folder / WEIGHTS_NAME)
-        size = (folder / WEIGHTS_NAME).stat().st_size
+        weights = CachedRepo(name, "", folder).weights_path
+        header = read_header(weights)
+        size = sum(file.stat().st_size for file in weight_files(weights))
     except (CheckpointError, OSError):
         return None
     architecture, num_classes = config.get("architecture"), config.get("num_classes")

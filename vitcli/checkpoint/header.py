@@ -1,19 +1,21 @@
-"""What a .safetensors file says it holds, checked in pure Python before any library or allocation sees it.
+"""What .safetensors files say they hold, checked in pure Python before any library or allocation sees it.
 
 The format: 8 bytes little-endian header length n, n bytes of JSON `{name: {dtype, shape, data_offsets}}` with string
 metadata under `__metadata__`, then the tensors' bytes without gap or overlap to the end of the file
-(https://github.com/huggingface/safetensors#format). Knows nothing of models or values.
+(https://github.com/huggingface/safetensors#format). A large model lies in several such files, and an index,
+`model.safetensors.index.json`, says which of them holds which tensor. Knows nothing of models or values.
 """
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vitcli.checkpoint.untrusted import open_regular, parse_object
+from vitcli.checkpoint.untrusted import open_regular, parse_object, read_config
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
@@ -23,6 +25,8 @@ ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 10_000  # timm's largest ViTs have fewer than 1 000
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+MAX_FILES = 256  # that one index may name; all are open at once
+INDEX_SUFFIX = ".safetensors.index.json"
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}\Z")
 
 
@@ -46,10 +50,85 @@ class Header:
         return sum(prod(info.shape) for name, info in self.tensors.items() if not name.endswith(BUFFERS))
 
 
+@dataclass(frozen=True)
+class Part:
+    """One file of a model's weights, open at the first byte of its data section."""
+
+    file: BinaryIO
+    path: Path
+    header: Header
+
+
 def read_header(path: Path) -> Header:
-    """The checked header of the safetensors file `path`. Raises CheckpointError with what the file really is."""
-    with open_regular(path) as file:
-        return parse_header(file, path)
+    """The checked header of the safetensors file `path`, or of all files that the index `path` names, as one.
+
+    Raises CheckpointError with what the file really is.
+    """
+    with opened(path) as parts:
+        tensors = {name: info for part in parts for name, info in part.header.tensors.items()}
+        return Header(tensors, parts[0].header.metadata, sum(part.header.data_bytes for part in parts))
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files of weights that `path` means: itself, or those that an index names, which lie beside it.
+
+    Raises CheckpointError for an index that is none.
+    """
+    return tuple(path.with_name(name) for name in dict.fromkeys(_weight_map(path).values())) or (path,)
+
+
+@contextmanager
+def opened(path: Path, *, indices: bool = False) -> Iterator[list[Part]]:
+    """All files of weights that `path` means, with their headers checked.
+
+    `indices` as in `parse_header`. Raises CheckpointError for whatever `parse_header` refuses, for a tensor that is in
+    two files, and for an index that says other than what the files hold.
+    """
+    with ExitStack() as stack:
+        parts = []
+        for one in weight_files(path):
+            file = stack.enter_context(open_regular(one))
+            parts.append(Part(file, one, parse_header(file, one, indices=indices)))
+        check_index(path, {part.path: part.header.tensors for part in parts})
+        yield parts
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor → name of its file, sorted by file; empty for a file of weights, which is no index."""
+    if not path.name.endswith(".index.json"):
+        return {}
+    names = read_config(path).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
+        raise CheckpointError(f"{safe(path)}: weight_map must say for each tensor which file it is in")
+    for name in set(names.values()):
+        if name != os.path.basename(name) or name in ("", ".", "..") or name.endswith(".index.json") or "\0" in name:
+            raise CheckpointError(f"{safe(path)}: weight_map must name files beside it, not '{safe(name, 80)}'")
+    if len(set(names.values())) > MAX_FILES:
+        raise CheckpointError(f"{safe(path)}: more than {MAX_FILES} files")
+    return dict(sorted(names.items(), key=lambda item: item[1]))
+
+
+def check_index(path: Path, held: Mapping[Path, Iterable[str]]) -> None:
+    """Compare the index `path` with the names of the tensors that each of its files holds.
+
+    Raises CheckpointError where they differ: a file is of another model, or a tensor would be left out or read twice.
+    Nothing to compare where `path` is no index.
+    """
+    said = _weight_map(path)
+    found: dict[str, str] = {}
+    for file, names in held.items():
+        for name in names:
+            if name in found:
+                raise CheckpointError(
+                    f"{safe(path)}: {safe(name, 80)} is in two files, {safe(found[name])} and {safe(file.name)}"
+                )
+            found[name] = file.name
+    for name in [*said, *found] if said else ():
+        if said.get(name) != found.get(name):
+            says, lies = (safe(place) if place else "nowhere" for place in (said.get(name), found.get(name)))
+            raise CheckpointError(
+                f"{safe(path)}: says {safe(name, 80)} is in {says}, and it is in {lies}: they are not of one model"
+            )
 
 
 def parse_header(file: BinaryIO, path: Path, *, indices: bool = False) -> Header:
@@ -81,6 +160,19 @@ def parse_header(file: BinaryIO, path: Path, *, indices: bool = False) -> Header
     return Header(tensors, metadata, data_bytes=size - 8 - length)
 
 
+_MAGIC = {
+    b"GGUF": "GGUF, quantised weights for other programs; take the model that they were made from",
+    b"\x89HDF\r\n\x1a\n": "HDF5, as Keras writes it; save the model's weights from PyTorch, or take the authors' .npz",
+    b"\x93NUMPY": "a single NumPy array",
+    b"\xfd7zXZ\0": "compressed; unpack it with unxz",
+    b"BZh": "compressed; unpack it with bunzip2",
+    b"\x28\xb5\x2f\xfd": "compressed; unpack it with unzstd",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+}
+
+
 def sniff(start: bytes) -> str | None:
     """What a file that begins with `start` is, when it is one of the things found under a weights file's name."""
     head = start.lstrip()[:64].lower()
@@ -94,6 +186,11 @@ def sniff(start: bytes) -> str | None:
         return f"a zip archive, probably a PyTorch pickle; {PICKLE_HINT}"
     if start.startswith(b"\x1f\x8b"):
         return "gzip-compressed; unpack it with gunzip"
+    for magic, what in _MAGIC.items():
+        if start.startswith(magic):
+            return what
+    if start[257:262] == b"ustar":
+        return "a tar archive; unpack it with tar -xf"
     # A safetensors header may have a length of these bytes too, but then begins with a brace.
     if len(start) >= 2 and start[0] == 0x80 and start[1] in range(2, 6) and start[8:9] != b"{":
         return f"a Python pickle; {PICKLE_HINT}"

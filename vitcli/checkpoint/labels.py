@@ -37,9 +37,10 @@ def imagenet_names(repo: str, num_classes: int) -> ClassNames | None:
     tag = name.partition(".")[2]
     if organisation != "timm" or not said or said not in re.split(r"[_.]", tag):
         return None
-    folder = _data_folder()
-    if folder is None:
+    installed = timm_folder()
+    if installed is None:
         return None
+    folder = installed / "data" / "_info"
     try:
         ids = (folder / synsets_file).read_text(encoding="utf-8").split()
         lines = (folder / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
@@ -62,8 +63,9 @@ def are_wordnet_ids(labels: Sequence[str]) -> bool:
     return bool(labels) and all(re.fullmatch(r"n\d{8}", label) for label in labels)
 
 
-def _data_folder() -> Path | None:
+def timm_folder() -> Path | None:
+    """Where timm is installed; it is not imported."""
     spec = importlib.util.find_spec("timm")  # of a top-level package: found, not imported
     if spec is None or not spec.submodule_search_locations:
         return None
-    return Path(spec.submodule_search_locations[0]) / "data" / "_info"
+    return Path(spec.submodule_search_locations[0])

@@ -1,14 +1,19 @@
 """Where a checkpoint's files lie: their names, the bundled folders, the Hub cache. Standard library only, so that
-listing models and completing their names cost nothing. Reads no model and asks no network.
+listing models and completing their names cost nothing. Reads no weight and asks no network.
 """
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from vitcli.checkpoint.header import weight_files
+from vitcli.errors import CheckpointError
+
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+INDEX_NAME = f"{WEIGHTS_NAME}.index.json"  # of weights in several files
 DEFAULT_BUNDLED = "fashion-vit"
 ALIASES = {"imagenet": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"}
 
@@ -25,7 +30,7 @@ def bundled_names() -> list[str]:
 
 @dataclass(frozen=True)
 class CachedRepo:
-    """A model repository in the Hub cache, at one commit, with the two files we need."""
+    """A model repository in the Hub cache, at one commit, with its config and its weights."""
 
     repo: str  # org/name
     commit: str
@@ -37,7 +42,15 @@ class CachedRepo:
 
     @property
     def weights_path(self) -> Path:
-        return self.folder / WEIGHTS_NAME
+        """model.safetensors, or the index of several files where the repository has that instead."""
+        single, index = self.folder / WEIGHTS_NAME, self.folder / INDEX_NAME
+        return index if index.is_file() and not single.is_file() else single
+
+    @property
+    def complete(self) -> bool:
+        with suppress(CheckpointError):
+            return all(path.is_file() for path in (self.config_path, *weight_files(self.weights_path)))
+        return False
 
 
 def hub_cache() -> Path:
@@ -49,14 +62,19 @@ def hub_cache() -> Path:
 
 
 def find_cached(repo: str, revision: str = "main") -> CachedRepo | None:
-    """The cached snapshot of `repo` (org/name) at `revision` (branch, tag or commit) if both files are there."""
+    """The cached snapshot of `repo` (org/name) at `revision` (branch, tag or commit) if all is there that is needed."""
+    cached = snapshot(repo, revision)
+    return cached if cached.complete else None
+
+
+def snapshot(repo: str, revision: str = "main") -> CachedRepo:
+    """Where the cache has `repo` at `revision`, whatever is there."""
     folder = hub_cache() / ("models--" + repo.replace("/", "--"))
     try:
         commit = (folder / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         commit = revision  # a commit is its own name
-    cached = CachedRepo(repo, commit, folder / "snapshots" / commit)
-    return cached if cached.config_path.is_file() and cached.weights_path.is_file() else None
+    return CachedRepo(repo, commit, folder / "snapshots" / commit)
 
 
 def cached_repos() -> Iterator[CachedRepo]:

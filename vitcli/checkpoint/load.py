@@ -4,6 +4,7 @@ The model is built on the meta device and the file's arrays become its parameter
 copy. Knows nothing of devices: what comes out is on the CPU, in evaluation mode.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
 from vitcli.checkpoint.tensors import Array
+from vitcli.checkpoint.timm_source import architectures
 from vitcli.checkpoint.weights import compare, read_weights, stored_grid
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
@@ -81,14 +83,17 @@ def load_any(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _timm_model(checkpoint: Checkpoint) -> nn.Module:
-    import timm
-
     name = checkpoint.architecture
+    known = architectures()
+    if known and name not in known and "timm" not in sys.modules:  # a program that registers models has imported it
+        raise CheckpointError(f"{safe(checkpoint.name)}: timm knows no '{name}'.{did_you_mean(name, known)}")
+    tensors = read_weights(checkpoint)
+    import timm  # takes seconds: after what can be found wrong without it
+
     if not timm.is_model(name):
         raise CheckpointError(
             f"{safe(checkpoint.name)}: timm knows no '{name}'.{did_you_mean(name, timm.list_models())}"
         )
-    tensors = read_weights(checkpoint)
     arguments = {"num_classes": checkpoint.num_classes, **checkpoint.timm_args}
     try:
         with torch.device("meta"):

@@ -10,8 +10,8 @@ from typing import Any
 
 from vitcli.checkpoint.card import model_card
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
-from vitcli.checkpoint.weights import read_weights
+from vitcli.checkpoint.layout import CONFIG_NAME
+from vitcli.checkpoint.weights import read_weights, stored_files
 from vitcli.errors import CheckpointError, HubError, UsageError
 from vitcli.text import safe
 
@@ -43,7 +43,7 @@ def plan(checkpoint: Checkpoint, repo: str, license: str) -> Upload:
     card = model_card(checkpoint, repo, license)
     sizes = (
         (CONFIG_NAME, checkpoint.config_path.stat().st_size),
-        (WEIGHTS_NAME, checkpoint.weights_path.stat().st_size),
+        *((name, path.stat().st_size) for name, path in stored_files(checkpoint.weights_path).items()),
         ("README.md", len(card.encode())),
     )
     return Upload(repo, card, sizes)
@@ -62,7 +62,7 @@ def push(checkpoint: Checkpoint, upload: Upload, *, private: bool = False, messa
         raise HubError("no token for the Hub: set HF_TOKEN, or run `hf auth login`")
     contents: list[tuple[str, Any]] = [
         (CONFIG_NAME, checkpoint.config_path),
-        (WEIGHTS_NAME, checkpoint.weights_path),
+        *stored_files(checkpoint.weights_path).items(),
         ("README.md", io.BytesIO(upload.card.encode())),
     ]
     operations = [CommitOperationAdd(name, content) for name, content in contents]

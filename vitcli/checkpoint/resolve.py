@@ -5,19 +5,18 @@ Knows where checkpoints may be; what is in them is for `config` and `weights`.
 
 import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint, Source, parse_config
-from vitcli.checkpoint.header import PICKLE_HINT
+from vitcli.checkpoint.header import INDEX_SUFFIX, PICKLE_HINT
 from vitcli.checkpoint.hub import OnProgress, download
 from vitcli.checkpoint.labels import are_wordnet_ids, describe, imagenet_names
 from vitcli.checkpoint.layout import (
     ALIASES,
     CONFIG_NAME,
     DEFAULT_BUNDLED,
+    INDEX_NAME,
     WEIGHTS_NAME,
     CachedRepo,
     bundled_folder,
@@ -41,10 +40,10 @@ _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
-    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder; a .safetensors file with config.json beside it; an
-    .onnx file of `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub,
-    cache first. None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled
-    checkpoint.
+    In this order: the prefixes `local-dir:` and `hf-hub:`; a folder (by the name of a bundled model or an alias only
+    when there is a model in it, and with a note); a .safetensors file with config.json beside it; an .onnx file of
+    `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first.
+    None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
 
     Raises CheckpointError, or HubError when only the Hub could have helped.
     """
@@ -65,11 +64,13 @@ def _named(name: str, progress: OnProgress | None) -> Checkpoint:
     if prefix in ("hf-hub", "hf_hub"):
         return _hub(rest, progress)
     path = Path(os.path.expanduser(name))  # os.path never raises, whatever a name holds
-    if name and os.path.isdir(path):
-        return _folder(path)
+    ours = name in ALIASES or name in bundled_names()
+    if name and os.path.isdir(path) and (not ours or _holds_checkpoint(path)):
+        found = _folder(path)
+        return replace(found, notes=(*found.notes, _hides(name))) if ours else found
     if name.lower().endswith(_PICKLES):
         raise CheckpointError(f"{safe(name)}: {PICKLE_HINT}")
-    if name.endswith(".safetensors"):
+    if name.endswith((".safetensors", INDEX_SUFFIX)):
         return _file(path)
     if name.endswith(".onnx"):
         return _exported(path)
@@ -86,6 +87,18 @@ def _named(name: str, progress: OnProgress | None) -> Checkpoint:
     raise _unknown(name)
 
 
+def _holds_checkpoint(path: Path) -> bool:
+    """Whether a folder with one of our own names is a model, and not the data set of that name."""
+    return any(os.path.lexists(path / place / CONFIG_NAME) for place in ("", "best"))
+
+
+def _hides(name: str) -> str:
+    """What is said where a folder is taken for one of our own names."""
+    own = f"the alias of {ALIASES[name]}; that is -m {ALIASES[name]}" if name in ALIASES else "a bundled model"
+    rename = "" if name in ALIASES else "; rename the folder for that"
+    return f"the folder {name} in this directory is taken; {name} is also {own}{rename}"
+
+
 def _folder(path: Path) -> Checkpoint:
     """The checkpoint in `path`, or that in its `best/`: what a run folder holds."""
     if not os.path.lexists(path / CONFIG_NAME) and os.path.exists(path / "best" / CONFIG_NAME):
@@ -99,17 +112,18 @@ def _folder(path: Path) -> Checkpoint:
 
 
 def _weights_in(path: Path) -> Path:
-    """model.safetensors, or the only .safetensors file there is, as in timm."""
-    weights = path / WEIGHTS_NAME
-    if os.path.lexists(weights):
-        return weights
+    """model.safetensors, its index, or the only .safetensors file (or index) there is, as in timm."""
+    for weights in (path / WEIGHTS_NAME, path / INDEX_NAME):
+        if os.path.lexists(weights):
+            return weights
     try:
         names = sorted(os.listdir(path))
     except OSError as error:
         raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
-    others = [name for name in names if name.endswith(".safetensors")]
-    if len(others) == 1:
-        return path / others[0]
+    for suffix in (INDEX_SUFFIX, ".safetensors"):
+        found = [name for name in names if name.endswith(suffix)]
+        if len(found) == 1:
+            return path / found[0]
     if pickles := [name for name in names if name.endswith(_PICKLES)]:
         raise CheckpointError(f"{safe(path)}: no {WEIGHTS_NAME}, only {safe(pickles[0])}; {PICKLE_HINT}")
     raise CheckpointError(f"{safe(path)}: no {WEIGHTS_NAME} beside {CONFIG_NAME}")
@@ -141,12 +155,14 @@ def _bundled(name: str) -> Checkpoint:
 
 
 def _hub(name: str, progress: OnProgress | None) -> Checkpoint:
+    repo, revision = hub_name(name)
     try:
-        cached, downloaded = on_hub(name, _open_cached, progress=progress)
+        found = find_cached(repo, revision)
+        cached = found or download(repo, revision, _open_cached, progress)
     except HubError as error:
         here = "" if ":" in name or name.startswith("timm/") else _near(name)
         raise HubError(f"{error}{here}") from None
-    how = "downloaded from the Hub" if downloaded else "in the local Hub cache"
+    how = "in the local Hub cache" if found else "downloaded from the Hub"
     return replace(_open_cached(cached), why=f"{cached.repo} at {cached.commit[:7]}, {how}")
 
 
@@ -154,26 +170,15 @@ def is_hub_name(name: str) -> bool:
     return _REPO.match(name.partition("@")[0]) is not None
 
 
-def on_hub(
-    name: str,
-    check_config: Callable[[CachedRepo], Any],
-    *,
-    progress: OnProgress | None = None,
-    also: Sequence[str] = (),
-) -> tuple[CachedRepo, bool]:
-    """The repository `name` (org/name or org/name@revision) on this machine, and whether it had to be downloaded.
-
-    `check_config` and `also` as in `hub.download`. Raises CheckpointError for what is no name, and HubError.
-    """
+def hub_name(name: str) -> tuple[str, str]:
+    """`org/name` or `org/name@revision` → repository and revision. Raises CheckpointError for what is no such name."""
     repo, _, revision = name.partition("@")
     revision = revision or "main"
     if not is_hub_name(name):
         raise CheckpointError(f"'{safe(name)}' is not a name on the Hub; those are org/name or org/name@revision")
     if not _REVISION.match(revision):
         raise CheckpointError(f"'{safe(revision)}' is not a revision: a branch, tag or commit")
-    if cached := find_cached(repo, revision):
-        return cached, False
-    return download(repo, revision, check_config, progress, also), True
+    return repo, revision
 
 
 def _open_cached(cached: CachedRepo) -> Checkpoint:

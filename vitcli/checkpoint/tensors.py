@@ -4,7 +4,7 @@ Reading copies out of the file with read(2), never mmap: a file that another pro
 instead of a SIGBUS nobody can catch. Computation is always in float32, whatever the file stores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -12,8 +12,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from vitcli.checkpoint.durable import write_file
-from vitcli.checkpoint.header import Header, TensorInfo, parse_header
-from vitcli.checkpoint.untrusted import open_regular
+from vitcli.checkpoint.header import Header, Part, TensorInfo, opened
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
@@ -32,15 +31,20 @@ _STORED: dict[str, np.dtype[Any]] = {
 def read_tensors(path: Path, *, allow_nonfinite: bool = False, indices: bool = False) -> dict[str, Array]:
     """Every tensor of the safetensors file `path`, upcast to float32 (with `indices` arrays of whole numbers, too).
 
-    Raises CheckpointError for whatever `read_header` refuses, for a file that shrinks while it is read, and for NaN or
-    infinity in a weight (not with `allow_nonfinite`, for those who look into damage).
+    `path` may be the index of several files. Raises CheckpointError for whatever `read_header` refuses, for a file that
+    shrinks while it is read, and for NaN or infinity in a weight (not with `allow_nonfinite`, for those who look into
+    damage).
     """
-    with open_regular(path) as file:
-        header = parse_header(file, path, indices=indices)
-        tensors = read_data(file, header, path)
+    with opened(path, indices=indices) as parts:
+        tensors = read_parts(parts)
     if not allow_nonfinite:
         check_finite(tensors, path)
     return tensors
+
+
+def read_parts(parts: Sequence[Part]) -> dict[str, Array]:
+    """The tensors of all `parts` of a model as float32 arrays by name, one file after the other."""
+    return {name: array for part in parts for name, array in read_data(part.file, part.header, part.path).items()}
 
 
 def read_data(file: BinaryIO, header: Header, path: Path) -> dict[str, Array]:

@@ -4,21 +4,30 @@ Everything is settled from the header before the first byte of a weight is read:
 parameters fails here, without an allocation. Knows plain ViTs; other models are compared by whoever builds them.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import parse_header, read_header
+from vitcli.checkpoint.header import opened, read_header, weight_files
+from vitcli.checkpoint.hub import OnProgress
+from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.shapes import Shape, weight_shapes
-from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_data
+from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_parts
+from vitcli.checkpoint.timm_source import foreign
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.model.config import Size
 from vitcli.text import safe
 
 MAX_LISTED = 10
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_WRAPPERS = ("module.", "timm_model.")  # DistributedDataParallel and AveragedModel; transformers' TimmWrapper
+# torch.compile, FSDP, activation checkpointing and DeepSpeed, which may wrap a part of the model, too
+_INSIDE = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.)+")
 
 
 def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dict[str, Array]:
@@ -31,17 +40,40 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
     if checkpoint.exported:
         raise CheckpointError(f"{safe(path)}: an ONNX file can only predict; give the checkpoint it was made from")
     if checkpoint.source == "hub":
-        verify_blob(path, checkpoint.name)
-    with open_regular(path) as file:
-        header = parse_header(file, path)
-        shapes = {unwrapped(name): info.shape for name, info in header.tensors.items()}
-        if len(shapes) < len(header.tensors):
-            raise CheckpointError(f"{safe(path)}: the same weight is there with and without a module. prefix")
+        for file in weight_files(path):
+            verify_blob(file, checkpoint.name)
+    with opened(path) as parts:
+        names = unwrapped([name for part in parts for name in part.header.tensors], safe(path))
+        if checkpoint.vit is None and (parts_of_others := foreign(checkpoint.architecture, names.values())):
+            shown = _listed(parts_of_others)
+            raise CheckpointError(
+                f"{safe(path)}: the weights are not those of the config: {checkpoint.architecture} has no {shown}"
+            )
         if checkpoint.vit:
-            check_shapes(shapes, checkpoint, resample=img_size is not None)
-        tensors = {unwrapped(name): array for name, array in read_data(file, header, path).items()}
+            stored = {name: info.shape for part in parts for name, info in part.header.tensors.items()}
+            check_shapes({new: stored[old] for old, new in names.items()}, checkpoint, resample=img_size is not None)
+        arrays = read_parts(parts)
+        tensors = {new: arrays[old] for old, new in names.items()}
     check_finite(tensors, path)
     return tensors
+
+
+def weights_digest(checkpoint: Checkpoint, progress: OnProgress | None = None) -> str:
+    """SHA-256 of the checkpoint's file of weights, or of its several files one after the other."""
+    digest = hashlib.sha256()
+    for one in weight_files(checkpoint.weights_path):
+        with open_regular(one) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                if progress:
+                    progress(one.name, file.tell(), os.fstat(file.fileno()).st_size)
+    return digest.hexdigest()
+
+
+def stored_files(path: Path) -> dict[str, Path]:
+    """The files behind the weights `path`, by the names that a copy of their checkpoint gives them."""
+    files = weight_files(path)
+    return {WEIGHTS_NAME: path} if files == (path,) else {INDEX_NAME: path, **{file.name: file for file in files}}
 
 
 def stored_type(checkpoint: Checkpoint) -> StoredType:
@@ -50,11 +82,23 @@ def stored_type(checkpoint: Checkpoint) -> StoredType:
     return "float16" if kinds == {"F16"} else "float32"
 
 
-def unwrapped(name: str) -> str:
-    """`name` without the prefixes that DistributedDataParallel and torch.compile put in front."""
-    while name.startswith(_WRAPPERS):
-        name = name.partition(".")[2]
-    return name
+def unwrapped(stored: Iterable[str], where: str) -> dict[str, str]:
+    """Stored name → the model's own, without what wrappers around a model or a part of it add to its names.
+
+    The count of AveragedModel, which is no weight, is left out. Raises CheckpointError when two names become one.
+    """
+    found: dict[str, str] = {}
+    for name in stored:
+        plain = _INSIDE.sub(r"\1", name)
+        while plain.startswith(_WRAPPERS):
+            plain = plain.partition(".")[2]
+        if plain != "n_averaged":
+            found[name] = plain
+    if len(set(found.values())) < len(found):
+        names = list(found.values())
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"{where}: {safe(twice, 80)} is there twice, with and without the prefix of a wrapper")
+    return found
 
 
 def check_shapes(shapes: Mapping[str, Shape], checkpoint: Checkpoint, *, resample: bool) -> None:

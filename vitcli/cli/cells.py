@@ -13,11 +13,11 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.untrusted import open_regular
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.cli.console import note
-from vitcli.cli.progress import progress
+from vitcli.cli.progress import data_opened, progress
 from vitcli.comparison.study import Cell, Pretraining, Study
 from vitcli.data.samples import DataSet
-from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
 from vitcli.errors import DataError, UsageError, VitError
 from vitcli.inference.few_shot import Features, few_shot, read_features
@@ -27,7 +27,7 @@ from vitcli.text import command, safe
 from vitcli.training import train as training
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.machine import default_workers
-from vitcli.training.origin import Start, weights_digest
+from vitcli.training.origin import Start
 from vitcli.training.recipe import Recipe, override, small_images
 from vitcli.training.run import changed_since, read_config
 from vitcli.training.start import Settings, default_device, vit_config
@@ -38,7 +38,7 @@ SHOTS = (1, 5, 10, 25)
 def pretraining_sets(pretrainings: Sequence[Pretraining]) -> dict[str, DataSet]:
     """The data that each stage draws from, by place, read once."""
     places = {one.data: one.folders for one in pretrainings}
-    return {place: open_data(place, folders=folders) for place, folders in places.items()}
+    return {place: data_opened(place, folders=folders) for place, folders in places.items()}
 
 
 class Cells:
@@ -49,7 +49,7 @@ class Cells:
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
-        self.data = open_data(study.data, folders=study.folders)
+        self.data = data_opened(study.data, folders=study.folders)
         if self.data.test is None:
             raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
         self.pretraining = pretraining_sets(study.pretrainings)

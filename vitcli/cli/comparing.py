@@ -14,12 +14,12 @@ from vitcli.cli import cell_costs
 from vitcli.cli import comparison_view as view
 from vitcli.cli.cells import Cells, pretraining_sets
 from vitcli.cli.console import note
+from vitcli.cli.progress import data_opened
 from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
 from vitcli.comparison.results import Findings, Size
 from vitcli.comparison.study import Pretraining, Study, read_study, write_study
-from vitcli.data.sources import open_data
 from vitcli.errors import UsageError
 from vitcli.text import safe
 from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
@@ -53,7 +53,7 @@ class Comparing:
         finetune_scale: float,
     ) -> "Comparing":
         place = str(Path(data).resolve())
-        found = open_data(place, folders=folders)
+        found = data_opened(place, folders=folders)
         sets = pretraining_sets(pretrainings)
         side = next(iter(sets.values()), found).side
         fit = recipe is None and side <= SMALL

@@ -48,28 +48,32 @@ def convert(
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Convert a ViT of transformers, the authors (.npz), DINO, DINOv2, DeiT, MAE, CLIP, SigLIP or open_clip.
+    """Convert a ViT of transformers, the authors (.npz), DINO, DINOv2, DeiT, MAE, CLIP, SigLIP, open_clip, torchvision.
 
     What the file is, is found by its content. The result gives the original's numbers; what would not is refused.
     """
     from pathlib import Path
 
+    from vitcli.checkpoint.convert.recognise import check_config
     from vitcli.checkpoint.convert.recognise import convert as recognise
     from vitcli.checkpoint.convert.source import open_source
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli import console
+    from vitcli.cli.progress import downloads, waiting
 
     if out is None and not dry_run:
         raise UsageError("say where the checkpoint goes: --out FOLDER (or --dry-run)")
     folder = new_folder(out) if out is not None else None
     said = _said(settings or [], no_head)
-    original = open_source(source, allow_pickle=allow_pickle)
+    with downloads() as progress:
+        original = open_source(source, allow_pickle=allow_pickle, progress=progress, check_config=check_config)
     converted, architecture = recognise(original, said)
     if not dry_run:
         from vitcli.checkpoint.convert.store import store
 
         assert folder is not None
-        store(converted, architecture, original, Path(folder))
+        with waiting("writing the checkpoint"):
+            store(converted, architecture, original, Path(folder))
     report = _report(original, converted, architecture, None if dry_run else str(folder))
     if json:
         print(as_json(report))

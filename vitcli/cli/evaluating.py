@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import evaluation_output as output
 from vitcli.cli.console import note
 from vitcli.cli.predict import refuse_batches
-from vitcli.cli.progress import progress
+from vitcli.cli.progress import files_read, progress, resolved
 from vitcli.data.layout import quoted
 from vitcli.data.samples import Samples, Split, Splits
 from vitcli.errors import DataError, UsageError
@@ -114,7 +113,9 @@ class Evaluating:
 
         Raises DataError where that would be train for no other reason than that a held-out split cannot be read.
         """
-        splits = open_splits(self.data, {*wanted, *([self.split] if self.split else [])}, self.folders)
+        asked = {*wanted, *([self.split] if self.split else [])}
+        with files_read("reading the data") as tell:
+            splits = open_splits(self.data, asked, self.folders, progress=tell)
         for line in splits.notes:
             note(line)
         scored = scored_split(splits, self.split, used)
@@ -156,7 +157,7 @@ def picture_path(text: str) -> Path:
 
 
 def _resolve(name: str | None) -> Checkpoint:
-    checkpoint = resolve(name)
+    checkpoint = resolved(name)
     for line in checkpoint.notes:
         note(line)
     if name is None:

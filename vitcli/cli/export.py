@@ -49,12 +49,12 @@ def export(
 
     Labels and preprocessing go into its metadata: `vit predict -m FILE.onnx` works from the file alone.
     """
-    from vitcli.checkpoint.resolve import resolve
     from vitcli.cli import console
+    from vitcli.cli.progress import resolved
     from vitcli.cli.settings import size
     from vitcli.inference.export import SUFFIXES, Options, export
 
-    source = resolve(checkpoint)
+    source = resolved(checkpoint)
     if checkpoint is None:
         console.note(source.why)
     path = Path(out or f"{Path(source.name).name}{SUFFIXES[to]}")

@@ -83,11 +83,12 @@ def finetune(
         running.resume(resume, epochs, data)
         return
 
-    from vitcli.checkpoint.resolve import resolve
+    from vitcli.checkpoint.weights import weights_digest
+    from vitcli.cli.progress import bytes_shown, resolved
     from vitcli.data.subset import subset
     from vitcli.training.estimate import choose_tune, estimate, share_in_time
     from vitcli.training.machine import memory_free
-    from vitcli.training.origin import Start, weights_digest
+    from vitcli.training.origin import Start
     from vitcli.training.start import Settings, build_task, default_device
     from vitcli.training.train import alone
 
@@ -109,13 +110,15 @@ def finetune(
             "--compile": compile_,
         }
         refuse(unused, "--tune head solves for one layer, on features computed once")
-    checkpoint = resolve(model)
+    checkpoint = resolved(model)
     if checkpoint.why:
         running.view.say(checkpoint.why)
     name = checkpoint.name if checkpoint.source in ("bundled", "hub") else str(Path(checkpoint.name).resolve())
+    with bytes_shown("reading") as tell:
+        digest = weights_digest(checkpoint, tell)
     start = Start(
         checkpoint=name if not checkpoint.revision else f"{name}@{checkpoint.revision}",
-        sha256=weights_digest(checkpoint),
+        sha256=digest,
         tune="all" if tune == "auto" else tune,
         img_size=(pixels[0], pixels[1]) if pixels else None,
         kernel=posemb_kernel or "timm",

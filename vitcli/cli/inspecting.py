@@ -12,13 +12,12 @@ from torch import nn
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_any, load_model
-from vitcli.checkpoint.resolve import resolve
 from vitcli.cli import inspection_view as view
 from vitcli.cli.console import note
 from vitcli.cli.exhibits import bias, flow, heads, maps, parameters
 from vitcli.cli.exhibits.exhibit import Exhibit
 from vitcli.cli.inspection_files import write_folder
-from vitcli.cli.progress import progress
+from vitcli.cli.progress import progress, resolved
 from vitcli.cli.settings import size
 from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
@@ -98,7 +97,7 @@ class Inspecting:
         """The checkpoints by their titles."""
         found = {}
         for title, name in self.names.items():
-            checkpoint = resolve(_with_weights(name) if name and title == "beside" else name)
+            checkpoint = resolved(_with_weights(name) if name and title == "beside" else name)
             if name is None:
                 note(f"{safe(checkpoint.name)} ({checkpoint.why})")
             for line in checkpoint.notes:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.console import note, row, shown, stdout, table
+from vitcli.cli.progress import resolved, waiting
 from vitcli.inspection.overview import Overview, overview
 from vitcli.inspection.weights import Weights
 from vitcli.inspection.weights import weights as read_all
@@ -14,11 +14,12 @@ CLASSES_SHOWN = 10
 
 
 def show(model: str | None, *, weights: bool, json: bool) -> None:
-    checkpoint = resolve(model)
+    checkpoint = resolved(model, verify=weights)
     if model is None:
         note(f"{safe(checkpoint.name)} ({checkpoint.why})")
     found = overview(checkpoint)
-    read = read_all(checkpoint) if weights else None
+    with waiting("reading the weights"):
+        read = read_all(checkpoint) if weights else None
     if json:
         print(as_json(_document(found, read)))
         return

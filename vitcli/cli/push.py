@@ -34,10 +34,10 @@ def push(
 
     from vitcli.checkpoint.push import plan
     from vitcli.checkpoint.push import push as send
-    from vitcli.checkpoint.resolve import resolve
     from vitcli.cli import console
+    from vitcli.cli.progress import resolved
 
-    source = resolve(checkpoint)
+    source = resolved(checkpoint)
     if license is None:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(

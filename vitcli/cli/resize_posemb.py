@@ -48,9 +48,9 @@ def resize_posemb(
     Writes a full checkpoint, its preprocessing included, and reports what the positions lost.
     """
     from vitcli.checkpoint.resize import resize
-    from vitcli.checkpoint.resolve import resolve
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli.console import note
+    from vitcli.cli.progress import resolved
     from vitcli.cli.settings import size as pair
 
     if not (size or grid or patch_size):
@@ -60,7 +60,7 @@ def resize_posemb(
     if folders and not check:
         raise UsageError("--folders says what the folders of --check are, which is missing")
     folder = new_folder(out)
-    source = resolve(checkpoint)
+    source = resolved(checkpoint)
     for line in source.notes:
         note(line)
     if source.vit and not source.vit.num_pos_tokens and (posemb_kernel or from_grid):
@@ -162,9 +162,9 @@ def _show(report: dict[str, Any]) -> None:
 
 def _labelled(data: str, folders: str | None) -> tuple["Samples", tuple[str, ...]]:
     """The images that `--check` scores, and the names of their classes."""
-    from vitcli.data.sources import open_data
+    from vitcli.cli.progress import data_opened
 
-    found = open_data(data, val_fraction=0.0, folders=folders)
+    found = data_opened(data, val_fraction=0.0, folders=folders)
     return found.test or (found.val if len(found.val) else found.train), found.classes
 
 

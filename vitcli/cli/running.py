@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from vitcli.cli.outcome import Outcome, score_run
+from vitcli.cli.progress import files_read, resolved
 from vitcli.cli.training_view import TrainingView
 from vitcli.data.samples import DataSet
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
@@ -37,7 +38,9 @@ class Running:
         return self.device or default_device()
 
     def open(self, settings: Settings) -> DataSet:
-        return task.open_settings_data(settings)
+        _fetch(settings)
+        with files_read("reading the data") as tell:
+            return task.open_settings_data(settings, tell)
 
     def begin(
         self, settings: Settings, data: DataSet, out: str | None, cost: Estimate | None = None, why: str = ""
@@ -68,7 +71,9 @@ class Running:
     def resume(self, run: str, epochs: float | None, data_place: str | None = None) -> None:
         """The run in the folder `run` from where it stopped; `data_place` is where its data are now, if they moved."""
         folder = Path(run)
-        settings, data = task.resumed(folder, epochs, data_place)
+        with files_read("reading the data") as tell:
+            settings, data = task.resumed(folder, epochs, data_place, tell)
+        _fetch(settings)
         self._require_split(settings, data)
         planned = build_task(settings, data)
         self.view.plan(planned, settings, folder, None, "resumed")
@@ -104,6 +109,13 @@ class Running:
 def absolute(path: str | None) -> str | None:
     """`path` from wherever a run may be resumed."""
     return None if path is None else str(Path(path).resolve())
+
+
+def _fetch(settings: Settings) -> None:
+    """Download the models that a run begins with and learns from, where that is seen; building it then finds them."""
+    for name in (settings.teacher, settings.start.checkpoint if settings.start else None):
+        if name:
+            resolved(name)
 
 
 def seconds_or_none(text: str | None) -> float | None:

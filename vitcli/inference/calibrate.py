@@ -6,6 +6,7 @@ Dividing by it changes no prediction, only how sure it is.
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from vitcli.checkpoint.config import FORMAT, Checkpoint
 from vitcli.checkpoint.durable import write_file
-from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.layout import CONFIG_NAME
 from vitcli.checkpoint.untrusted import open_regular, read_config
+from vitcli.checkpoint.weights import stored_files
 from vitcli.errors import CheckpointError, DataError
 from vitcli.inference.engines import Array, probabilities
 from vitcli.metrics import Labels
@@ -84,8 +86,9 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            with open_regular(checkpoint.weights_path) as weights:
-                write_file(out / WEIGHTS_NAME, iter(lambda: weights.read(BLOCK), b""))
+            for name, path in stored_files(checkpoint.weights_path).items():
+                with open_regular(path) as weights:
+                    write_file(out / name, iter(partial(weights.read, BLOCK), b""))
             config |= _names(checkpoint)
         text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
         write_file(folder / CONFIG_NAME, [text.encode("utf-8"), b"\n"])

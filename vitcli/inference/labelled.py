@@ -8,21 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from vitcli.data.samples import Samples, Split, Splits
+from vitcli.data.samples import Progress, Samples, Split, Splits
 from vitcli.data.sources import open_data, read_splits
 from vitcli.errors import DataError
 from vitcli.text import safe
 
 
-def open_splits(path: str | Path, wanted: Collection[Split] = (), folders: str | None = None) -> Splits:
+def open_splits(
+    path: str | Path, wanted: Collection[Split] = (), folders: str | None = None, *, progress: Progress | None = None
+) -> Splits:
     """The splits at `path`, those `wanted` among them; `folders` as in `read_splits`. Raises DataError without one.
 
     A validation split that is asked for and not there is drawn from train, as `vit train` draws it by default: the
-    same images, and train is what remains.
+    same images, and train is what remains. `progress` is told of the reading that this takes.
     """
     found = read_splits(path, folders=folders)
     if "val" in wanted and "val" not in found.named and "train" in found.named:
-        data = open_data(path, folders=folders)
+        data = open_data(path, folders=folders, progress=progress)
         named: dict[Split, Samples] = {"train": data.train, "val": data.val}
         if data.test is not None:
             named["test"] = data.test

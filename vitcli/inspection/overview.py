@@ -9,12 +9,13 @@ from math import prod
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import Header, read_header
+from vitcli.checkpoint.header import Header, read_header, weight_files
 from vitcli.checkpoint.untrusted import read_config
 from vitcli.checkpoint.weights import check_shapes, unwrapped
 from vitcli.errors import CheckpointError
 from vitcli.model.config import ViTConfig
 from vitcli.model.cost import cost
+from vitcli.text import safe
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Overview:
 
     checkpoint: Checkpoint
     params: int
-    bytes: int  # of the weights' file
+    bytes: int  # of the weights' files
     stored: tuple[str, ...]  # number types in the file
     licence: str | None
     stages: tuple[Stage, ...]
@@ -52,7 +53,7 @@ def overview(checkpoint: Checkpoint) -> Overview:
     return Overview(
         checkpoint,
         header.parameters,
-        checkpoint.weights_path.stat().st_size,
+        sum(file.stat().st_size for file in weight_files(checkpoint.weights_path)),
         tuple(sorted({info.dtype for info in header.tensors.values()})),
         _licence(checkpoint),
         tuple(_stages(checkpoint.vit)) if checkpoint.vit else (),
@@ -83,7 +84,9 @@ def _odd(checkpoint: Checkpoint, header: Header) -> Iterator[str]:
         yield f"{checkpoint.architecture} is not a plain Vision Transformer; only this page can be shown of it"
         return
     try:
-        check_shapes({unwrapped(n): info.shape for n, info in header.tensors.items()}, checkpoint, resample=False)
+        names = unwrapped(header.tensors, safe(checkpoint.weights_path))
+        shapes = {plain: header.tensors[name].shape for name, plain in names.items()}
+        check_shapes(shapes, checkpoint, resample=False)
     except CheckpointError as error:
         yield str(error)
     if len(kinds := {info.dtype for info in header.tensors.values() if prod(info.shape) > 1}) > 1:

@@ -3,7 +3,6 @@
 Imports no torch. Legend: D width, n heads, d width of a head, L layers.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.tensors import Array, read_tensors
-from vitcli.checkpoint.untrusted import open_regular
-from vitcli.checkpoint.weights import unwrapped
+from vitcli.checkpoint.weights import unwrapped, weights_digest
 from vitcli.model.config import ViTConfig
+from vitcli.text import safe
 
 DEAD = 0.01  # a head whose output matrix is this much smaller than its layer's median
 
@@ -32,20 +31,18 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Weights:
-    sha256: str  # of the file
+    sha256: str  # of the file, or of several one after the other
     tensors: tuple[Statistics, ...]
     head_sizes: tuple[tuple[float, ...], ...]  # (L, n): Frobenius norm of each head's way from value to output
     dead: tuple[tuple[int, int], ...]  # (layer, head), from 0
 
 
 def weights(checkpoint: Checkpoint) -> Weights:
-    """Read the whole file of `checkpoint` once for its digest and once for its numbers."""
-    digest = hashlib.sha256()
-    with open_regular(checkpoint.weights_path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    tensors = read_tensors(checkpoint.weights_path, allow_nonfinite=True)
-    arrays = {unwrapped(name): array for name, array in tensors.items()}
+    """Read the weights of `checkpoint` once for their digest and once for their numbers."""
+    digest = weights_digest(checkpoint)
+    path = checkpoint.weights_path
+    tensors = read_tensors(path, allow_nonfinite=True)
+    arrays = {plain: tensors[name] for name, plain in unwrapped(tensors, safe(path)).items()}
     with np.errstate(all="ignore"):  # sizes of damaged heads are NaN
         sizes = _head_sizes(checkpoint.vit, arrays) if checkpoint.vit else ()
     dead = tuple(
@@ -54,7 +51,7 @@ def weights(checkpoint: Checkpoint) -> Weights:
         for head, size in enumerate(heads)
         if size < DEAD * float(np.median(heads))
     )
-    return Weights(digest.hexdigest(), tuple(_statistics(n, a) for n, a in arrays.items()), sizes, dead)
+    return Weights(digest, tuple(_statistics(n, a) for n, a in arrays.items()), sizes, dead)
 
 
 def _statistics(name: str, array: Array) -> Statistics:

@@ -5,16 +5,15 @@ section 3.2); where the classes of the data are the checkpoint's own, that layer
 stays; for another image size the position embedding is resampled in 2-D.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.load import build, load_any, load_model
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import DataSet
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.model.config import ViTConfig
@@ -44,12 +43,6 @@ class Start:
             object.__setattr__(self, "img_size", tuple(self.img_size))  # JSON knows lists only
         if (self.tune == "lora") != (self.rank > 0):
             raise UsageError("a LoRA rank is needed for --tune lora and for nothing else")
-
-
-def weights_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the weights file."""
-    with checkpoint.weights_path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from vitcli.checkpoint.load import load_any
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
-from vitcli.training.origin import weights_digest
 
 
 class Teacher(nn.Module):

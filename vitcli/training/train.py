@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, Progress
 from vitcli.data.sources import open_data
 from vitcli.data.subset import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
@@ -36,8 +36,8 @@ from vitcli.training.stop import StopFlag, stop_on_signals
 from vitcli.training.tune_head import tune_head
 
 
-def open_settings_data(settings: Settings) -> DataSet:
-    data = open_data(settings.data, val_fraction=settings.val_fraction, folders=settings.folders)
+def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:
+    data = open_data(settings.data, val_fraction=settings.val_fraction, folders=settings.folders, progress=progress)
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 
@@ -64,7 +64,9 @@ def _anywhere(settings: Settings) -> Settings:
     return replace(settings, data=str(Path(settings.data).resolve()))
 
 
-def resumed(folder: Path, epochs: float | None = None, data_place: str | None = None) -> tuple[Settings, DataSet]:
+def resumed(
+    folder: Path, epochs: float | None = None, data_place: str | None = None, progress: Progress | None = None
+) -> tuple[Settings, DataSet]:
     """Settings and data of the run in `folder`; `epochs` above its own make it longer, from its next step on.
 
     `data_place` is where the data are now, if they moved. Raises UsageError when they are no longer what they were, or
@@ -82,7 +84,7 @@ def resumed(folder: Path, epochs: float | None = None, data_place: str | None = 
         settings = _anywhere(replace(settings, data=data_place))
     elif not Path(settings.data).exists():
         raise DataError(f"{safe(settings.data)} does not exist; if the data moved, say where they are with --data")
-    data = open_settings_data(settings)
+    data = open_settings_data(settings, progress)
     if data.fingerprint != config.get("fingerprint"):
         if data_place is not None:
             raise UsageError(f"{safe(data_place)} does not hold the data that {safe(folder)} began with")

@@ -18,6 +18,8 @@ Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]  # (expressio
 Reasons = Sequence[tuple[str, str]]  # (expression, what it finds)
 Weights = dict[str, Array]
 
+_AVERAGED = re.compile(r"(^|\.)(teacher|ema|ema_model|model_ema|momentum_encoder)\.")
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -73,6 +75,25 @@ def merge_class_position(tensors: Weights) -> None:
     cls, pos = tensors.get("cls_token"), tensors.get("pos_embed")
     if cls is not None and pos is not None and cls.ndim == pos.ndim == 3 and cls.shape[2] == pos.shape[2]:
         tensors["cls_token"], tensors["pos_embed"] = cls + pos[:, :1], pos[:, 1:]
+
+
+def inner(tensors: Mapping[str, Array], anchor: str, where: str) -> tuple[Weights, list[Dropped]]:
+    """The model inside what was trained with it: the weights under the one prefix before the name `anchor`.
+
+    Of a teacher and its student, or an average and what it is of, the first. Raises CheckpointError for other models
+    beside each other.
+    """
+    prefixes = [name.removesuffix(anchor) for name in tensors if name == anchor or name.endswith(f".{anchor}")]
+    averaged = [prefix for prefix in prefixes if _AVERAGED.search(prefix)]
+    if len(prefixes) > 1 and len(averaged) != 1:
+        raise CheckpointError(
+            f"{where}: several models in one file ({', '.join(safe(p, 40) for p in prefixes[:5])}); "
+            "save the one you mean by itself"
+        )
+    prefix = (averaged or prefixes)[0]
+    found = {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}
+    outside = len(tensors) - len(found)
+    return found, [Dropped(f"what lies outside '{safe(prefix, 40)}'", outside)] if outside else []
 
 
 def counted(dropped: Iterable[Dropped]) -> tuple[str, ...]:

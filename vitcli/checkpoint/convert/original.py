@@ -8,12 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vitcli.checkpoint.convert.names import Dropped, Reasons, Rules, Weights, leave_out, merge_class_position, rename
+from vitcli.checkpoint.convert.names import Reasons, Rules, Weights, inner, leave_out, merge_class_position, rename
 from vitcli.checkpoint.convert.processor import META
 from vitcli.checkpoint.convert.result import TWO_HEADS, Converted, Settings, Source, facts_of, fitted, without_head
 from vitcli.checkpoint.convert.shape import pooling, vit_of
 from vitcli.errors import CheckpointError
-from vitcli.text import safe
 
 _ANCHOR = "patch_embed.proj.weight"
 
@@ -26,9 +25,11 @@ _NAMES: Rules = (
 )
 
 _LEFT_OUT: Reasons = (
-    (r"^decoder_|^mask_token$", "the decoder and mask token of its pre-training"),
+    (r"^mask_token$", "the mask token of its pre-training"),
     (r"^head\.(mlp|last_layer)", "the projection head of its pre-training"),
 )
+MAE = "MAE"
+_MAE_LEFT_OUT: Reasons = ((r"^decoder_|^mask_token$", "the decoder and mask token of its pre-training"),)
 
 _MARKS = (
     (r"rel_pos|relative_position", "relative position biases in its attention"),
@@ -43,12 +44,12 @@ def is_original(tensors: Mapping[str, Any]) -> bool:
 
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError for what this program's ViT cannot be."""
-    tensors, outside = _inner(source)
+    tensors, outside = inner(source.tensors, _ANCHOR, source.where)
     for pattern, has in _MARKS:
         if any(re.search(pattern, name) for name in tensors):
             raise CheckpointError(f"{source.where}: not converted: the model has {has}")
     title = _title(tensors)
-    tensors, dropped = leave_out(tensors, _LEFT_OUT)
+    tensors, dropped = leave_out(tensors, _MAE_LEFT_OUT if title == MAE else _LEFT_OUT)
     registers = "register_tokens" in tensors
     tensors = rename(tensors, _NAMES, source.where)
     if registers:
@@ -66,28 +67,15 @@ def convert(source: Source, settings: Settings) -> Converted:
     )
 
 
-def _inner(source: Source) -> tuple[Weights, list[Dropped]]:
-    """The model inside what was trained with it: names under the one prefix that has a patch embedding."""
-    prefixes = [name.removesuffix(_ANCHOR) for name in source.tensors if name.endswith(_ANCHOR)]
-    if len(prefixes) > 1:
-        raise CheckpointError(
-            f"{source.where}: several models in one file ({', '.join(safe(p, 40) for p in prefixes[:5])}); "
-            "save the one you mean by itself"
-        )
-    prefix = prefixes[0]
-    tensors = {name.removeprefix(prefix): a for name, a in source.tensors.items() if name.startswith(prefix)}
-    outside = len(source.tensors) - len(tensors)
-    return tensors, [Dropped(f"what lies outside '{safe(prefix, 40)}'", outside)] if outside else []
-
-
 def _title(tensors: Weights) -> str:
     if any(name.startswith("decoder_") for name in tensors):
-        return "MAE"
+        return MAE
     if "dist_token" in tensors:
         return "DeiT with distillation"
-    if any(name.endswith((".gamma_1", ".gamma_2")) for name in tensors):
-        return "DeiT III"
     gated_or_chunked = any(re.search(r"\.mlp\.w12\.|^blocks\.\d+\.\d+\.", name) for name in tensors)
-    if "register_tokens" in tensors or "mask_token" in tensors or gated_or_chunked:
+    scaled = any(re.search(r"\.ls1\.gamma$", name) for name in tensors)
+    if "register_tokens" in tensors or gated_or_chunked or (scaled and "mask_token" in tensors):
         return "DINOv2"
+    if any(name.endswith(".gamma_1") for name in tensors) and "mask_token" not in tensors:
+        return "DeiT III"
     return "DINO, DeiT, MAE fine-tuned, or timm: the names are the same"

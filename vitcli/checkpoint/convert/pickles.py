@@ -57,7 +57,7 @@ def read_pickle(path: Path) -> tuple[Weights, str]:
 def _one_line(error: str) -> str:
     """torch's advice, on three paragraphs, is for programmers; what it refuses to build is worth knowing."""
     if found := re.search(r"GLOBAL:? ([\w.]+)", error):
-        return f"it wants to build {safe(found[1], 80)}, which is code and not weights; it is not read"
+        return f"it wants to build {safe(found[1], 80)}, which is code and not weights; save its state_dict() alone"
     if "TorchScript" in error:
         return "a TorchScript archive, which is a program; save its state_dict() and convert that"
     if "Weights only load failed" in error:

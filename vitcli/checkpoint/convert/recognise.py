@@ -1,15 +1,21 @@
 """Which family an original belongs to, by what is in it; its name on the disk says nothing. Imports no torch."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vitcli.checkpoint.config import build_config
-from vitcli.checkpoint.convert import google, open_clip, original, timm_layout, transformers
+from vitcli.checkpoint.convert import google, open_clip, original, timm_layout, torchvision, transformers
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.convert.shape import nearest_architecture
 from vitcli.checkpoint.model_args import other_fields_of
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
+
+_ADAPTER = re.compile(
+    r"(^|[._])(lora_(A|B|E|up|down|embedding_[AB]|magnitude_vector)|ia3_l|hada_w[12]|lokr_w[12])([._]|$)"
+)
 
 
 def convert(source: Source, settings: Settings | None = None) -> tuple[Converted, str]:
@@ -32,8 +38,19 @@ def convert(source: Source, settings: Settings | None = None) -> tuple[Converted
     return converted, architecture
 
 
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Raises CheckpointError when config.json by itself says that the model cannot be converted."""
+    if "model_type" in config and not timm_layout.is_timm_config(config):
+        transformers.family_of(config, where)
+
+
 def _family(source: Source) -> Callable[[Source, Settings], Converted]:
     tensors, config = source.tensors, source.config
+    if any(_ADAPTER.search(name) for name in tensors):
+        raise CheckpointError(
+            f"{source.where}: an adapter (LoRA or the like), which changes a model and is none; load it on its model "
+            "with peft, merge_and_unload(), save that, and convert the result"
+        )
     if source.kind == "npz" or google.is_google(tensors):
         if not google.is_google(tensors):
             raise CheckpointError(
@@ -42,15 +59,18 @@ def _family(source: Source) -> Callable[[Source, Settings], Converted]:
         return google.convert
     if open_clip.is_open_clip(tensors):
         return open_clip.convert
-    if timm_layout.is_timm_layout(source):
+    if timm_layout.is_timm_config(config):
         return timm_layout.convert
     if "model_type" in config:
         return transformers.convert
     if original.is_original(tensors):
         return original.convert
+    if torchvision.is_torchvision(tensors):
+        return torchvision.convert
     if any("embeddings.patch_embedding" in name for name in tensors):
+        lacks = "the config.json beside it has no model_type" if config else "config.json must lie beside it"
         raise CheckpointError(
-            f"{source.where}: written by transformers, whose config.json must lie beside it: it says how many heads, "
+            f"{source.where}: these are transformers' names, and {lacks}: that of transformers says how many heads, "
             "which activation and epsilon"
         )
     first = ", ".join(safe(name, 60) for name in list(tensors)[:3])

@@ -34,6 +34,7 @@ class Source:
     clip_config: Mapping[str, Any] = field(default_factory=dict)  # open_clip_config.json
     processor: Mapping[str, Any] = field(default_factory=dict)  # preprocessor_config.json
     origin: str | None = None  # org/name@commit
+    readable: bool = False  # whether `vit predict -m name` finds these weights, too
     notes: tuple[str, ...] = ()
 
 

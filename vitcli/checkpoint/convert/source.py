@@ -1,105 +1,211 @@
 """SRC of `vit convert` → `Source`: a folder, a file or a name on the Hub; what kind of file it is by its content.
 
-Knows where weights and the files beside them lie, not what they mean.
+Knows where weights and the files beside them lie, not what they mean. A folder and a repository on the Hub are looked
+through by the same function, so what converts from the one converts from the other.
 """
 
 import os
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.convert.archive import read_archive
+from vitcli.checkpoint.convert.instead import told_by
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.convert.pickles import read_pickle
 from vitcli.checkpoint.convert.result import Source
-from vitcli.checkpoint.header import parse_header
-from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
-from vitcli.checkpoint.resolve import is_hub_name, on_hub
-from vitcli.checkpoint.tensors import StoredType, check_finite, read_tensors
+from vitcli.checkpoint.header import INDEX_SUFFIX, check_index, opened, weight_files
+from vitcli.checkpoint.hub import OnProgress, download_chosen
+from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, snapshot
+from vitcli.checkpoint.resolve import hub_name, is_hub_name
+from vitcli.checkpoint.tensors import StoredType, check_finite, read_parts
 from vitcli.checkpoint.untrusted import open_regular, read_config
 from vitcli.checkpoint.weights import unwrapped
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, HubError
 from vitcli.text import safe
 
-INDEX_NAME = "model.safetensors.index.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+CLIP_CONFIG = "open_clip_config.json"
+_PICKLED_INDEX = ".bin.index.json"
 _PREFERRED = (WEIGHTS_NAME, INDEX_NAME, "open_clip_model.safetensors")
+_PREFERRED_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 _SAFE, _PICKLED = (".safetensors", ".npz"), (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
+_NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*)\.(bin|pt|pth)\Z")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+
+Check = Callable[[Mapping[str, Any], str], None]
+"""(content of config.json, where it lies) → CheckpointError for a model of which the weights need not be fetched."""
 
 
-def open_source(name: str, *, allow_pickle: bool = False) -> Source:
+def open_source(
+    name: str,
+    *,
+    allow_pickle: bool = False,
+    progress: OnProgress | None = None,
+    check_config: Check = lambda config, where: None,
+) -> Source:
     """The original that `name` means: a folder, a file, or `org/name[@revision]` on the Hub, cache first.
 
     Raises CheckpointError for what is not there, damaged, or a pickle that the user has not allowed.
     """
-    path, origin = Path(os.path.expanduser(name)), None
+    path, cached = Path(os.path.expanduser(name)), None
     if not os.path.lexists(path):
         if not is_hub_name(name):
             raise CheckpointError(f"{safe(name)}: no such file or folder, and no name on the Hub (org/name)")
-        cached, _ = on_hub(name, lambda _: None, also=PROCESSORS)
-        path, origin = cached.folder, f"{cached.repo}@{cached.commit}"
-        verify_blob(cached.weights_path, cached.repo)
-    weights = _weights_in(path) if path.is_dir() else path
+        cached = _on_hub(name, allow_pickle, progress, check_config)
+        path = cached.folder
+    weights = path / choose_weights(_names_in(path), safe(cached.repo if cached else path)) if path.is_dir() else path
+    if cached:
+        for file in weight_files(weights):
+            verify_blob(file, cached.repo)
     source = _read(weights, allow_pickle)
-    tensors: Weights = {}
-    for key, array in source.tensors.items():
-        if unwrapped(key) in tensors:
-            raise CheckpointError(f"{source.where}: the same weight is there with and without a module. prefix")
-        tensors[unwrapped(key)] = array
+    names = unwrapped(source.tensors, source.where)
+    tensors = {plain: source.tensors[stored] for stored, plain in names.items()}
     check_finite(tensors, weights)
     beside = weights.parent
+    averaged = ("averaged weights, as torch's AveragedModel keeps them",) if len(names) < len(source.tensors) else ()
     return replace(
         source,
         name=name,
         tensors=tensors,
-        origin=origin,
+        origin=f"{cached.repo}@{cached.commit}" if cached else None,
         config=_json(beside / CONFIG_NAME),
-        clip_config=_json(beside / "open_clip_config.json"),
+        clip_config=_json(beside / CLIP_CONFIG),
         processor=_processor(beside),
+        readable=_readable(path, weights, on_hub=cached is not None),
+        notes=(*source.notes, *averaged),
     )
 
 
-def _weights_in(folder: Path) -> Path:
-    """The one file of weights in `folder`: safetensors before .npz before pickles."""
-    names = sorted(os.listdir(folder))
-    for name in _PREFERRED:
-        if name in names:
-            return folder / name
-    for suffixes in (_SAFE, _PICKLED):
-        found = [name for name in names if name.endswith(suffixes) and name != "training_args.bin"]
+def _readable(path: Path, weights: Path, on_hub: bool) -> bool:
+    """Whether a model by the name of `path` is resolved to `weights`."""
+    if on_hub:
+        return weights.name in (WEIGHTS_NAME, INDEX_NAME)
+    suffixes = (".safetensors", INDEX_SUFFIX)
+    alone = sum(name.endswith(weights.suffix) for name in os.listdir(weights.parent)) == 1
+    return weights.name.endswith(suffixes) and (weights == path or weights.name in _PREFERRED[:2] or alone)
+
+
+def _on_hub(name: str, allow_pickle: bool, progress: OnProgress | None, check_config: Check) -> CachedRepo:
+    """The repository `name` in the Hub cache, with every file that conversion needs."""
+    repo, revision = hub_name(name)
+    here = snapshot(repo, revision)
+    wanted = partial(_wanted, where=repo, allow_pickle=allow_pickle, check_config=check_config)
+    complete = False
+    if here.folder.is_dir():
+        try:
+            names = _names_in(here.folder)
+            needed = list(wanted(here.folder, names))
+            complete = all((here.folder / file).is_file() for file in needed)
+        except CheckpointError:
+            pass  # not all of it is here: the Hub tells
+    if complete and set(PROCESSORS) & set(needed):
+        return here
+    try:
+        return download_chosen(repo, revision, wanted, progress)
+    except HubError:
+        if complete:  # what else the repository may have is not here, which the notes then say
+            return here
+        raise
+
+
+def _wanted(
+    folder: Path, names: Sequence[str], *, where: str, allow_pickle: bool, check_config: Check
+) -> Iterator[str]:
+    """The files to convert out of those in `names`, each of which lies in `folder` when the next is asked for."""
+    weights = choose_weights(names, where)
+    if _is_pickle(weights) and not allow_pickle:
+        raise CheckpointError(_not_allowed(f"{where}: {safe(weights)}"))
+    yield from (name for name in (CONFIG_NAME, CLIP_CONFIG, *PROCESSORS) if name in names)
+    check_config(_json(folder / CONFIG_NAME), where)
+    yield weights
+    if weights.endswith(".index.json"):
+        yield from (file.name for file in weight_files(folder / weights))
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise CheckpointError(f"{safe(folder)}: {error.strerror}") from None
+
+
+def choose_weights(names: Sequence[str], where: str) -> str:
+    """The one file of weights (or its index) out of the `names` in a folder: safetensors before .npz before pickles.
+
+    Raises CheckpointError when there is none, or more than one to choose from.
+    """
+    several: list[str] = []
+    for preferred, suffixes in (
+        (_PREFERRED, (INDEX_SUFFIX,)),
+        ((), _SAFE),
+        (_PREFERRED_PICKLES, (_PICKLED_INDEX,)),
+        ((), _PICKLED),
+    ):
+        if known := [name for name in preferred if name in names]:
+            return known[0]
+        found = [name for name in names if name.endswith(suffixes) and not _NO_WEIGHTS.match(name)]
         if len(found) == 1:
-            return folder / found[0]
-        if found:
-            raise CheckpointError(f"{safe(folder)}: several files of weights ({safe(', '.join(found[:5]))}); name one")
-    raise CheckpointError(f"{safe(folder)}: no weights here: no {', '.join(_SAFE + _PICKLED)}")
+            return found[0]
+        several = several or found
+        if several:
+            break
+    if several and all(_SHARD.search(name) for name in several):
+        raise CheckpointError(f"{where}: parts of one model without the index that joins them, {_index_of(several[0])}")
+    if several:
+        shown = ", ".join(safe(name, 80) for name in several[:5])
+        raise CheckpointError(f"{where}: several files of weights ({shown}); name one, by its path on this machine")
+    if not names:
+        raise CheckpointError(f"{where}: an empty folder")
+    what = told_by(names) or f"no {', '.join(_SAFE + _PICKLED)} among {len(names)} files"
+    raise CheckpointError(f"{where}: no weights here: {safe(what, 200)}")
+
+
+def _index_of(shard: str) -> str:
+    return f"{_SHARD.sub('.', safe(shard, 80))}.index.json"
+
+
+def _is_pickle(name: str) -> bool:
+    return name.endswith((*_PICKLED, _PICKLED_INDEX))
+
+
+def _not_allowed(where: str) -> str:
+    return (
+        f"{where}: a Python pickle, which can run code; if you trust where it comes from, --allow-pickle reads it in a "
+        "process with limits"
+    )
 
 
 def _read(path: Path, allow_pickle: bool) -> Source:
     where = safe(path)
-    if path.name == INDEX_NAME:
-        shards = [_safetensors(shard) for shard in _shards(path)]
-        tensors = {name: array for part, _ in shards for name, array in part.items()}
-        half = all(stored == "float16" for _, stored in shards)
-        return Source("", where, "safetensors", tensors, "float16" if half else "float32")
-    kind = kind_of(path)
+    if path.name.endswith(".index.json"):
+        kind = "pickle" if path.name.endswith(_PICKLED_INDEX) else "safetensors"
+    else:
+        kind = kind_of(path)
     if kind == "npz":
         return Source("", where, kind, read_archive(path))
     if kind == "safetensors":
         return Source("", where, kind, *_safetensors(path))
     if not allow_pickle:
-        raise CheckpointError(
-            f"{where}: a Python pickle, which can run code; if you trust where it comes from, --allow-pickle reads it "
-            "in a process with limits"
-        )
-    tensors, container = read_pickle(path)
-    return Source("", where, kind, tensors, notes=(f"taken from the pickle: '{safe(container)}'",) if container else ())
+        raise CheckpointError(_not_allowed(where))
+    read = {file: read_pickle(file) for file in weight_files(path)}
+    check_index(path, {file: tensors for file, (tensors, _) in read.items()})
+    tensors = {name: array for part, _ in read.values() for name, array in part.items()}
+    containers = sorted({container for _, container in read.values() if container})
+    notes = tuple(f"taken from the pickle: '{safe(container)}'" for container in containers)
+    return Source("", where, kind, tensors, notes=notes)
 
 
 def kind_of(path: Path) -> str:
-    """ "npz", "pickle", or "safetensors" for all else, which its reader then names."""
+    """ "npz", "pickle", or "safetensors" for all else, which its reader then names.
+
+    Raises CheckpointError for what is known to be none of them.
+    """
     with open_regular(path) as file:
         start = file.read(16)
         if start.startswith(b"PK\x03\x04"):
@@ -107,25 +213,31 @@ def kind_of(path: Path) -> str:
                 names = zipfile.ZipFile(file).namelist()
             except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
                 raise CheckpointError(f"{safe(path)}: a damaged zip archive: {safe(error, 120)}") from None
-            return "npz" if any(name.endswith(".npy") for name in names) else "pickle"
-    return "pickle" if len(start) > 8 and start[0] == 0x80 and start[1] in range(2, 6) and start[8] != ord("{") else (
-        "safetensors"
-    )  # fmt: skip
+            if any(name.endswith(".npy") for name in names):
+                return "npz"
+            if any(name.endswith("data.pkl") for name in names):
+                return "pickle"
+            keras = any(name.endswith(".weights.h5") for name in names)
+            what = (
+                "Keras's; save the weights from PyTorch" if keras else "with neither PyTorch's weights nor arrays in it"
+            )
+            raise CheckpointError(f"{safe(path)}: a zip archive {what}")
+    if len(start) > 8 and start[0] == 0x80 and start[1] in range(2, 6) and start[8] != ord("{"):
+        return "pickle"
+    if path.suffix not in _SAFE and start[8:9] != b"{" and (what := told_by([path.name])):
+        raise CheckpointError(f"{safe(path.parent)}: {safe(what, 200)}")
+    if path.suffix == ".json":
+        raise CheckpointError(f"{safe(path)}: settings, not weights; name the folder or the file of the weights")
+    return "safetensors"
 
 
 def _safetensors(path: Path) -> tuple[Weights, StoredType]:
-    with open_regular(path) as file:
-        kinds = {info.dtype for info in parse_header(file, path, indices=True).tensors.values() if info.shape}
-    return read_tensors(path, indices=True), "float16" if kinds <= {"F16", "I64"} and "F16" in kinds else "float32"
-
-
-def _shards(index: Path) -> Iterator[Path]:
-    """The files a model is split into, all in the folder of the index."""
-    names = read_config(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) and n == os.path.basename(n) for n in names.values()):
-        raise CheckpointError(f"{safe(index)}: weight_map must name files beside it")
-    for name in sorted(set(names.values())):
-        yield index.with_name(name)
+    if _SHARD.search(path.name) and (path.parent / _index_of(path.name)).is_file():
+        raise CheckpointError(f"{safe(path)}: one part of a model; name its folder, or {_index_of(path.name)}")
+    with opened(path, indices=True) as parts:
+        kinds = {info.dtype for part in parts for info in part.header.tensors.values() if info.shape}
+        tensors = read_parts(parts)
+    return tensors, "float16" if kinds <= {"F16", "I64"} and "F16" in kinds else "float32"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,34 +1,42 @@
-"""timm's own layout with pickled weights, as older repositories have it: the same checkpoint, safely stored."""
+"""timm's own layout where `vit predict` cannot read it: pickled weights, as older repositories have them, or weights
+under a name that it does not look for. The same checkpoint comes out, safely stored.
+"""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vitcli.checkpoint.config import parse_config
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.checkpoint.weights import compare
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.text import command
+from vitcli.model.architectures import NOT_COVERED
 
 
-def is_timm_layout(source: Source) -> bool:
-    return "architecture" in source.config or "pretrained_cfg" in source.config
+def is_timm_config(config: Mapping[str, Any]) -> bool:
+    return "architecture" in config or ("pretrained_cfg" in config and "model_type" not in config)
 
 
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError for a config that is not one, and for models that are no plain ViT."""
-    if source.kind == "safetensors":
-        raise CheckpointError(
-            f"{source.where}: in timm's layout already: {command('vit', 'predict', '-m', source.name)}"
-        )
-    if settings != Settings():
+    ready = source.kind == "safetensors" and source.readable
+    if not ready and settings != Settings():
         raise UsageError("--set, --no-head: config.json beside the weights says it all")
     path = Path(source.name)
     found = parse_config(source.config, name=source.name, source="folder", config_path=path, weights_path=path)
-    if found.vit is None:
-        raise CheckpointError(f"{source.where}: not converted: timm's {found.architecture} is no Vision Transformer")
-    compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
+    if found.vit is None and not ready:
+        has = NOT_COVERED.get(found.architecture)
+        why = f"has {has}" if has else "is no Vision Transformer that is known here; timm reads it"
+        raise CheckpointError(f"{source.where}: not converted: timm's {found.architecture} {why}")
+    if found.vit is not None:
+        compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
+    if ready or found.vit is None:
+        raise CheckpointError(
+            f"{source.where}: in timm's layout already: {command('vit', 'predict', '-m', source.name)}"
+        )
     return Converted(
-        "timm, pickled",
+        "timm, pickled" if source.kind == "pickle" else "timm",
         found.vit,
         source.tensors,
         found.preprocess,

@@ -129,8 +129,8 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 _NOT_CONVERTED = {
-    "beit": "relative position biases in its attention",
-    "data2vec-vision": "relative position biases in its attention",
+    "beit": "keys without a bias beside queries with one, and its own pooling",
+    "data2vec-vision": "keys without a bias beside queries with one, and its own pooling",
     "dinov3_vit": "rotary position embeddings",
     "siglip2": "flattened patches of images of any aspect ratio (NaFlex)",
     "siglip2_vision_model": "flattened patches of images of any aspect ratio (NaFlex)",
@@ -141,12 +141,7 @@ _NOT_CONVERTED = {
 
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError with the reason for a model that this program's ViT cannot be."""
-    kind = source.config.get("model_type")
-    family = FAMILIES.get(kind) if isinstance(kind, str) else None
-    if family is None:
-        has = _NOT_CONVERTED.get(kind) if isinstance(kind, str) else None
-        reason = f"it has {has}" if has else f"converted are {', '.join(FAMILIES)}"
-        raise CheckpointError(f"{source.where}: transformers' model_type '{safe(kind, 40)}' is not converted; {reason}")
+    family = family_of(source.config, source.where)
     vision = source.config.get("vision_config") if family.nested else source.config
     if not isinstance(vision, dict):
         raise CheckpointError(f"{source.where}: config.json has no vision_config")
@@ -169,6 +164,19 @@ def convert(source: Source, settings: Settings) -> Converted:
         dropped=(*dropped, *more),
         notes=(*notes, *said),
     )
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """Raises CheckpointError with the reason for a model_type that is not converted."""
+    kind = config.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        has = _NOT_CONVERTED.get(kind) if isinstance(kind, str) else None
+        if config.get("use_relative_position_bias") or config.get("use_shared_relative_position_bias"):
+            has = "relative position biases in its attention"
+        reason = f"it has {has}" if has else f"converted are {', '.join(FAMILIES)}"
+        raise CheckpointError(f"{where}: transformers' model_type '{safe(kind, 40)}' is not converted; {reason}")
+    return family
 
 
 def _facts(vision: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:

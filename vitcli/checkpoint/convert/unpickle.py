@@ -48,7 +48,7 @@ def models_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
     if isinstance(value, torch.nn.Module) or not isinstance(value, Mapping) or len(path) > 3:
         return
     tensors = {str(key): item for key, item in value.items() if isinstance(item, torch.Tensor)}
-    if len(tensors) > 1:
+    if len(tensors) > 1 or (tensors and not path):  # one alone: a part of a model in several files
         yield path, tensors
     for key, item in value.items():
         yield from models_in(item, (*path, str(key)))
