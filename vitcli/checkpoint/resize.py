@@ -14,6 +14,7 @@ from vitcli.checkpoint.load import build
 from vitcli.checkpoint.weights import read_weights, stored_grid
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import not_built
 from vitcli.model.config import Size
 from vitcli.model.patchemb import resample_patch_embed
 from vitcli.model.posemb import Kernel, resample_pos_embed
@@ -60,7 +61,7 @@ def resize(
     """
     vit = checkpoint.vit
     if vit is None:
-        raise CheckpointError(f"{safe(checkpoint.name)}: {checkpoint.architecture} has no position embedding to resize")
+        raise CheckpointError(f"{safe(checkpoint.name)}: {not_built(checkpoint.architecture)}; only theirs are resized")
     if patch_size and vit.stem:
         raise UsageError("a hybrid's patches are cells of its CNN's feature map; their size cannot be changed")
     target = replace(vit, patch_size=patch_size or vit.patch_size)

@@ -11,7 +11,7 @@ from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.header import parse_header, read_header
 from vitcli.checkpoint.shapes import Shape, weight_shapes
-from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_data
+from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_data, stored_as
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.model.config import Size
@@ -45,9 +45,8 @@ def read_weights(checkpoint: Checkpoint, *, img_size: Size | None = None) -> dic
 
 
 def stored_type(checkpoint: Checkpoint) -> StoredType:
-    """The type to write a changed copy of `checkpoint` in: float16 where all of its weights are."""
-    kinds = {info.dtype for info in read_header(checkpoint.weights_path).tensors.values()}
-    return "float16" if kinds == {"F16"} else "float32"
+    """The type to write a changed copy of `checkpoint` in: half precision where all of its weights are."""
+    return stored_as(info.dtype for info in read_header(checkpoint.weights_path).tensors.values())
 
 
 def unwrapped(name: str) -> str:

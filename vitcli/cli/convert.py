@@ -35,6 +35,7 @@ SaidOpt = Annotated[
     ),
 ]
 
+_MEANS = {"classes": "", "labels": ", each judged by itself", "embedding": ", no classes", "quantities": ", no classes"}
 _FACTS = ("num_heads", "act", "norm_eps", "img_size")
 _PREPROCESS = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
@@ -86,8 +87,10 @@ def convert(
     if dry_run:
         console.note("dry run: nothing was written")
     else:
-        command = "predict -m {} IMAGE…" if report["classes"] else "finetune -m {} --data PHOTOS/"
-        console.note(f"use it: vit {command.format(safe(folder))}")
+        from vitcli.checkpoint.card import use_command
+
+        classifies = report["outputs"] in ("classes", "labels")
+        console.note(f"use it: {use_command(str(folder), classifies=classifies)}")
 
 
 def _said(assignments: list[str], no_head: bool) -> "Settings":
@@ -124,6 +127,7 @@ def _report(source: "Source", converted: "Converted", architecture: str, folder:
         "norm_eps": vit.norm_eps,
         "pooling": vit.global_pool,
         "classes": vit.num_classes,
+        "outputs": converted.outputs,
         "labels": list(converted.labels[:5]),
         "parameters": sum(array.size for array in converted.tensors.values()),
         "preprocessing": converted.preprocess.to_config(),
@@ -142,7 +146,10 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("image", f"{size[0]}×{size[1]} pixels, patches of {patch[0]}×{patch[1]}"),
         ("encoder", f"width {report['width']}, {report['layers']} layers, {report['heads']} heads"),
         ("arithmetic", f"{report['activation']}, epsilon {report['norm_eps']:g}, pooling: {report['pooling']}"),
-        ("outputs", f"{report['classes']} ({names})" if report["classes"] else "the representation"),
+        (
+            "outputs",
+            f"{report['classes']} ({names}){_MEANS[report['outputs']]}" if report["classes"] else "the representation",
+        ),
         (
             "preprocessing",
             f"{how['crop_mode']}, crop {how['crop_pct']:.3g}, {how['interpolation']}, mean {how['mean']}",

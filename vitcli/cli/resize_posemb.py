@@ -74,6 +74,9 @@ def resize_posemb(
         "from_grid": pair(from_grid, "--from-grid"),
     }
     wishes = {name: (value[0], value[1]) for name, value in sizes.items() if value}
+    if check and source.outputs != "classes":
+        why = source.why_no_classes or "several of its labels may hold for one image (multi-label)"
+        raise UsageError(f"--check scores classes, and of {safe(source.name)}: {why}")
     data = _labelled(check) if check else None  # what is wrong with it is known before anything is written
     resized = resize(source, **wishes, kernel=posemb_kernel or "timm")
     if picture:
@@ -87,7 +90,7 @@ def resize_posemb(
 
         print(json_format.dumps(report, allow_nan=False))
     else:
-        _show(report)
+        _show(report, classifies=source.why_no_classes is None)
 
 
 def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
@@ -112,6 +115,7 @@ def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
         provenance={**provenance, "resized": [*provenance.get("resized", []), change]},
         dtype=stored_type(source),
         extra=kept,
+        outputs=source.outputs,
     )
 
 
@@ -135,7 +139,8 @@ def _report(resized: "Resized", source: "Checkpoint", folder: Path) -> dict[str,
     }
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], classifies: bool) -> None:
+    from vitcli.checkpoint.card import use_command
     from vitcli.cli import console
 
     def by(size: list[int]) -> str:
@@ -159,7 +164,7 @@ def _show(report: dict[str, Any]) -> None:
     console.stdout().print(table)
     if report["round_trip_error"] is None:
         console.note("the model has no position embedding: only its sizes changed")
-    console.note(f"use it: vit predict -m {report['checkpoint']} IMAGE…")
+    console.note(f"use it: {use_command(report['checkpoint'], classifies=classifies)}")
 
 
 def _labelled(data: str) -> tuple["Samples", tuple[str, ...]]:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from vitcli.checkpoint.convert.names import Weights
-from vitcli.checkpoint.tensors import read_tensors
+from vitcli.checkpoint.tensors import StoredType, read_tensors, stored_in
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
@@ -24,8 +24,8 @@ _CHILD = Path(__file__).with_name("unpickle.py")
 _SECONDS = 600
 
 
-def read_pickle(path: Path) -> tuple[Weights, str]:
-    """The tensors of the pickle `path` as float32, and the key they lie under in it ("" at its top).
+def read_pickle(path: Path) -> tuple[Weights, StoredType, str]:
+    """The tensors of the pickle `path` as float32, the type they are stored in, and their key in it ("" at its top).
 
     Raises CheckpointError with the reason: code in the file, no tensors, a limit, damage.
     """
@@ -51,7 +51,7 @@ def read_pickle(path: Path) -> tuple[Weights, str]:
             ) from None
         if "error" in answer:
             raise CheckpointError(f"{safe(path)}: {_one_line(answer['error'])}")
-        return read_tensors(made, indices=True), answer["container"]
+        return read_tensors(made, indices=True), stored_in(made), answer["container"]
 
 
 def _one_line(error: str) -> str:

@@ -1,4 +1,4 @@
-"""Which family an original belongs to, by what is in it; its name on the disk says nothing. Imports no torch."""
+"""Which family an original belongs to, by what is in it, whatever it is called. With torch only to measure."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,10 @@ from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.convert.shape import nearest_architecture
 from vitcli.checkpoint.model_args import other_fields_of
 from vitcli.errors import CheckpointError
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
+
+LAST_DIGITS = 1e-5  # of the largest output: what adding in another order changes, too
 
 
 def convert(source: Source, settings: Settings | None = None) -> tuple[Converted, str]:
@@ -22,11 +25,24 @@ def convert(source: Source, settings: Settings | None = None) -> tuple[Converted
     converted = _family(source)(source, settings or Settings())
     architecture = nearest_architecture(converted.vit)
     build_config(  # what could not be read back is refused here, before anything is written
-        architecture=architecture, vit=converted.vit, labels=converted.labels, preprocess=converted.preprocess
+        architecture=architecture,
+        vit=converted.vit,
+        labels=converted.labels,
+        preprocess=converted.preprocess,
+        outputs=converted.outputs,
     )
     if other := other_fields_of(architecture, converted.vit):
-        slightly = other.keys() == {"norm_eps"}
-        effect = "compute with their own, a difference in the last digits" if slightly else "cannot read the weights"
+        if other.keys() == {"norm_eps"}:
+            from vitcli.checkpoint.convert.store import TEST_IMAGES, timm_difference  # with torch
+
+            off = timm_difference(converted, ARCHITECTURES[architecture].norm_eps)
+            converted = replace(converted, timm_difference=off)
+            digits = "a difference in the last digits: " if off < LAST_DIGITS else ""
+            effect = (
+                f"compute with their own, {digits}up to {off:.1e} of the largest output on {TEST_IMAGES} test images"
+            )
+        else:
+            effect = "cannot read the weights"
         note = f"timm's config cannot say {', '.join(other)}: timm and transformers {effect}; vit reads it all"
         converted = replace(converted, notes=(*converted.notes, note))
     return converted, architecture

@@ -15,10 +15,9 @@ from vitcli.checkpoint.convert.archive import read_archive
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.convert.pickles import read_pickle
 from vitcli.checkpoint.convert.result import Source
-from vitcli.checkpoint.header import parse_header
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.resolve import is_hub_name, on_hub
-from vitcli.checkpoint.tensors import StoredType, check_finite, read_tensors
+from vitcli.checkpoint.tensors import StoredType, check_finite, read_tensors, stored_in
 from vitcli.checkpoint.untrusted import open_regular, read_config
 from vitcli.checkpoint.weights import unwrapped
 from vitcli.errors import CheckpointError
@@ -82,11 +81,11 @@ def _read(path: Path, allow_pickle: bool) -> Source:
     if path.name == INDEX_NAME:
         shards = [_safetensors(shard) for shard in _shards(path)]
         tensors = {name: array for part, _ in shards for name, array in part.items()}
-        half = all(stored == "float16" for _, stored in shards)
-        return Source("", where, "safetensors", tensors, "float16" if half else "float32")
+        kinds = {stored for _, stored in shards}
+        return Source("", where, "safetensors", tensors, kinds.pop() if len(kinds) == 1 else "float32")
     kind = kind_of(path)
     if kind == "npz":
-        return Source("", where, kind, read_archive(path))
+        return Source("", where, kind, *read_archive(path))
     if kind == "safetensors":
         return Source("", where, kind, *_safetensors(path))
     if not allow_pickle:
@@ -94,8 +93,10 @@ def _read(path: Path, allow_pickle: bool) -> Source:
             f"{where}: a Python pickle, which can run code; if you trust where it comes from, --allow-pickle reads it "
             "in a process with limits"
         )
-    tensors, container = read_pickle(path)
-    return Source("", where, kind, tensors, notes=(f"taken from the pickle: '{safe(container)}'",) if container else ())
+    tensors, stored, container = read_pickle(path)
+    return Source(
+        "", where, kind, tensors, stored, notes=(f"taken from the pickle: '{safe(container)}'",) if container else ()
+    )
 
 
 def kind_of(path: Path) -> str:
@@ -114,9 +115,7 @@ def kind_of(path: Path) -> str:
 
 
 def _safetensors(path: Path) -> tuple[Weights, StoredType]:
-    with open_regular(path) as file:
-        kinds = {info.dtype for info in parse_header(file, path, indices=True).tensors.values() if info.shape}
-    return read_tensors(path, indices=True), "float16" if kinds <= {"F16", "I64"} and "F16" in kinds else "float32"
+    return read_tensors(path, indices=True), stored_in(path)
 
 
 def _shards(index: Path) -> Iterator[Path]:
@@ -133,7 +132,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _processor(folder: Path) -> dict[str, Any]:
-    """The image processor's settings; newer transformers puts them into the settings of the whole processor."""
-    found = next((found for name in PROCESSORS if (found := _json(folder / name))), {})
-    inner = found.get("image_processor", found)
-    return inner if isinstance(inner, dict) else {}
+    """The image processor's settings. Where the settings of a whole processor hold them, transformers takes those."""
+    inner = _json(folder / "processor_config.json").get("image_processor")
+    return inner if isinstance(inner, dict) else _json(folder / "preprocessor_config.json")

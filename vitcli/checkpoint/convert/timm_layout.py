@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from vitcli.checkpoint.card import use_command
 from vitcli.checkpoint.config import parse_config
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.checkpoint.weights import compare
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.text import safe
+from vitcli.model.architectures import not_built
 
 
 def is_timm_layout(source: Source) -> bool:
@@ -16,14 +17,19 @@ def is_timm_layout(source: Source) -> bool:
 
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError for a config that is not one, and for models that are no plain ViT."""
-    if source.kind == "safetensors":
-        raise CheckpointError(f"{source.where}: in timm's layout already: vit predict -m {safe(source.name)}")
-    if settings != Settings():
+    if source.kind != "safetensors" and settings != Settings():
         raise UsageError("--set, --no-head: config.json beside the weights says it all")
     path = Path(source.name)
     found = parse_config(source.config, name=source.name, source="folder", config_path=path, weights_path=path)
+    if source.kind == "safetensors":
+        command = use_command(source.name, classifies=found.why_no_classes is None)
+        runs = "" if found.vit else f" runs it, by timm ({not_built(found.architecture)})"
+        raise CheckpointError(f"{source.where}: in timm's layout already: {command}{runs}")
     if found.vit is None:
-        raise CheckpointError(f"{source.where}: not converted: timm's {found.architecture} is no Vision Transformer")
+        raise CheckpointError(
+            f"{source.where}: not converted: {not_built(found.architecture)}; stored by timm as safetensors it can "
+            "predict (timm.models.save_for_hf(…, safe_serialization=True))"
+        )
     compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
     return Converted(
         "timm, pickled",
@@ -33,4 +39,5 @@ def convert(source: Source, settings: Settings) -> Converted:
         labels=found.labels,
         label_descriptions=found.label_descriptions,
         notes=found.notes,
+        outputs=found.outputs,
     )
