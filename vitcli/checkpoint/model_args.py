@@ -74,9 +74,7 @@ def _any_models(architecture: str, args: Mapping[str, Any]) -> dict[str, Any]:
         if key in _ANY_MODEL:
             checked |= _checked({key: value}, _ANY_MODEL, "model_args")
         elif not _WORD.fullmatch(key) or _NEVER.fullmatch(key):
-            raise CheckpointError(
-                f"model_args.{safe(key, 40)} is not a setting of {architecture} that a config may make"
-            )
+            raise CheckpointError(f"model_args.{safe(key, 40)} is not known as a setting of {architecture}")
         elif not _is_setting(value, 512 if _REPEATED.fullmatch(key) else 1 << 13):
             raise CheckpointError(
                 f"model_args.{key} of {architecture} must be a size, a switch, a word or a list of them, not "

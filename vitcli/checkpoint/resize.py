@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.header import read_header
 from vitcli.checkpoint.load import build
 from vitcli.checkpoint.weights import read_weights, stored_grid
 from vitcli.errors import CheckpointError, UsageError
@@ -61,7 +62,12 @@ def resize(
     """
     vit = checkpoint.vit
     if vit is None:
-        raise CheckpointError(f"{safe(checkpoint.name)}: {not_built(checkpoint.architecture)}; only theirs are resized")
+        if any("pos" in name for name in read_header(checkpoint.weights_path).tensors):
+            raise CheckpointError(
+                f"{safe(checkpoint.name)}: {not_built(checkpoint.architecture)}, and only theirs have position "
+                "embeddings that are resized"
+            )
+        raise CheckpointError(f"{safe(checkpoint.name)}: {checkpoint.architecture} has no position embedding to resize")
     if patch_size and vit.stem:
         raise UsageError("a hybrid's patches are cells of its CNN's feature map; their size cannot be changed")
     target = replace(vit, patch_size=patch_size or vit.patch_size)

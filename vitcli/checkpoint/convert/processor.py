@@ -74,8 +74,10 @@ def preprocess_of(processor: Mapping[str, Any], where: str, usual: str = "ViT") 
 
 
 def _preprocess(said: Mapping[str, Any], usual: str) -> Preprocess:
-    kind, with_pillow = _class(said, usual)
-    config = {**CLASSES[kind], **{key: value for key, value in said.items() if value is not None}}
+    kind = _class(said, usual)
+    # What is null is off, for transformers too, or has no value; only what is absent has the default.
+    config = {**CLASSES[kind], **said}
+    config |= {key: False for key, value in said.items() if value is None and key.startswith("do_")}
     _check_keys(config, kind)
     if not config["do_resize"]:
         raise CheckpointError("do_resize is off, and every image must come to the model's size")
@@ -89,7 +91,7 @@ def _preprocess(said: Mapping[str, Any], usual: str) -> Preprocess:
     resample = config["resample"]
     if type(resample) is not int or resample not in _RESAMPLE:
         raise CheckpointError("resample is none of nearest (0), lanczos (1), bilinear (2), bicubic (3)")
-    if resample == 0 and not with_pillow:
+    if resample == 0:
         raise CheckpointError("resample is nearest (0), for which torchvision takes other pixels than Pillow does")
     size, crop_pct, mode = _geometry(config, kind)
     return Preprocess(
@@ -103,17 +105,17 @@ def _preprocess(said: Mapping[str, Any], usual: str) -> Preprocess:
     )
 
 
-def _class(said: Mapping[str, Any], usual: str) -> tuple[str, bool]:
-    """The class by its name in `CLASSES`, and whether it is the one that works with Pillow."""
+def _class(said: Mapping[str, Any], usual: str) -> str:
+    """The class by its name in `CLASSES`; transformers writes the same one for those that work with Pillow."""
     if "auto_map" in said:
         raise CheckpointError("auto_map says that it is code of its own")
     name = said.get("image_processor_type") or said.get("feature_extractor_type") or f"{usual}ImageProcessor"
-    base = str(name).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
-    kind = base.removesuffix("Pil").removesuffix("ImageProcessor")
+    base = str(name).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    kind = base.removesuffix("ImageProcessor")
     if kind not in CLASSES or kind == base:
         known = ", ".join(f"{one}ImageProcessor" for one in CLASSES)
         raise CheckpointError(f"'{safe(name, 60)}' is none of the classes that are known: {known}")
-    return kind, base.endswith("Pil")
+    return kind
 
 
 def _check_keys(config: Mapping[str, Any], kind: str) -> None:
@@ -121,7 +123,7 @@ def _check_keys(config: Mapping[str, Any], kind: str) -> None:
         known = key in CLASSES[kind]
         if key.startswith("do_") and type(value) is not bool:
             raise CheckpointError(f"{safe(key, 40)} is neither true nor false")
-        off = value is False and key.startswith(("do_", "use_"))
+        off = value is None or (value is False and key.startswith(("do_", "use_")))
         if not known and key not in _HARMLESS and not off:
             raise CheckpointError(f"the meaning of {safe(key, 40)} is not known for {kind}ImageProcessor")
 
