@@ -1,8 +1,8 @@
 """transformers' image processors: every class that is known, random settings, and the pixels that they give.
 
 Tolerance against the classes that work with torchvision, which transformers takes by default: 3 of 255, since
-torchvision and Pillow round between the two passes of a resize and bicubic enlarges that; on average below half of one. Against those that
-work with Pillow: rounding of float32.
+torchvision and Pillow round between the two passes of a resize, and bicubic enlarges that; on average half of one.
+Against those that work with Pillow: rounding of float32.
 """
 
 import json
