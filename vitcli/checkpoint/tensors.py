@@ -103,7 +103,8 @@ def _dtype(stored: StoredType) -> np.dtype[Any]:
         return np.dtype(stored)
     import ml_dtypes  # NumPy has no such type of its own
 
-    return np.dtype(ml_dtypes.bfloat16)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
 
 
 def _float32(data: bytearray, info: TensorInfo) -> Array:
