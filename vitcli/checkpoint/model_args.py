@@ -69,7 +69,7 @@ def _any_models(architecture: str, args: Mapping[str, Any]) -> dict[str, Any]:
 
     Whether timm has such an argument, and whether weights of such shapes are there, is seen when the model is built.
     """
-    checked = {}
+    checked: dict[str, Any] = {}
     for key, value in args.items():
         if key in _ANY_MODEL:
             checked |= _checked({key: value}, _ANY_MODEL, "model_args")

@@ -227,7 +227,7 @@ def probabilities(
     assert outputs in ("classes", "labels")
     scaled = logits.astype(np.float64) / temperature
     if outputs == "labels":
-        return np.exp(-np.logaddexp(0, -scaled))  # type: ignore[no-any-return]
+        return np.exp(-np.logaddexp(0, -scaled))
     shares = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return shares / shares.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 

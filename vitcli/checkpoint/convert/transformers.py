@@ -206,12 +206,11 @@ def _plain(
     registers = kind == "dinov2_with_registers"
     if registers:
         merge_class_position(tensors)
+    why_not = _no_classes(tensors, source)
     if "head_dist.weight" in tensors:
         why_not = f"{source.where}: {TWO_HEADS}"
     elif "head.weight" in tensors and kind.startswith("dinov2"):
         why_not = f"{source.where}: its classifier sees class token and mean of the patches, a ViT's one of them"
-    else:
-        why_not = _no_classes(tensors, source)
     tensors, dropped = without_head(tensors, settings, why_not)
     return tensors, {"no_embed_class": registers}, dropped, []
 
