@@ -24,7 +24,7 @@ from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.vit import VisionTransformer
 
 TIMM = "1.0.31"  # the version whose names the table holds
-MODULES = ("vision_transformer", "vision_transformer_hybrid")
+MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "vitamin")
 NAMES = [name for module in MODULES for name in timm.list_models(module=module)]
 if timm.__version__ != TIMM:  # another version may have names that the table cannot know
     NAMES = [name for name in NAMES if name in ARCHITECTURES or name in NOT_COVERED]

@@ -99,9 +99,17 @@ class TestResize:
         with pytest.raises(UsageError, match=message):
             resize(resolve(str(base)), **wish)  # type: ignore[arg-type]
 
-    def test_a_cnn(self, base: Path) -> None:
+    def test_a_cnn(self, tmp_path: Path) -> None:
+        base = write_tiny(tmp_path, replace(TINY, pos_embed="none"))
         checkpoint = replace(resolve(str(base)), vit=None, architecture="resnet18")
         with pytest.raises(CheckpointError, match="resnet18 has no position embedding"):
+            resize(checkpoint, img_size=(96, 96))
+
+    @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "beit_base_patch16_224", "vitamin_small_224"])
+    def test_other_transformers_have_one(self, name: str, base: Path) -> None:
+        """What is said of a model that timm builds is true of its file."""
+        checkpoint = replace(resolve(str(base)), vit=None, architecture=name)
+        with pytest.raises(CheckpointError, match=f"{name} is no.* only theirs have position embeddings"):
             resize(checkpoint, img_size=(96, 96))
 
 

@@ -29,11 +29,12 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
                        dataset_split="validation", task_name="Image classification")
         ]  # fmt: skip
     base = checkpoint.extra.get("base_model") or provenance.get("base_model")
+    task = "image-feature-extraction" if checkpoint.why_no_classes else "image-classification"
     metadata = ModelCardData(
         license=license,
         library_name="timm" if _timm_builds(checkpoint) else None,
-        pipeline_tag="image-classification" if checkpoint.num_classes else "image-feature-extraction",
-        tags=["image-classification", *(["timm", "transformers"] if _timm_builds(checkpoint) else []), "vit"],
+        pipeline_tag=task,
+        tags=[task, *(["timm", "transformers"] if _timm_builds(checkpoint) else []), "vit"],
         base_model=base if isinstance(base, str) and "/" in base else None,
         model_name=repo.partition("/")[2] if results else None,
         eval_results=results or None,
@@ -48,6 +49,12 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def use_command(name: str, *, classifies: bool) -> str:
+    """The command that the checkpoint `name` is good for: a prediction, or for one without classes a fine-tuning."""
+    task, rest = ("predict", "IMAGE…") if classifies else ("finetune", "--data PHOTOS/")
+    return f"{command('vit', task, '-m', name)} {rest}"
+
+
 def _facts(checkpoint: Checkpoint) -> str:
     height, width = checkpoint.preprocess.size
     lines = [f"- Architecture: `{checkpoint.architecture}`", f"- Input: {height}×{width} pixels"]
@@ -56,12 +63,16 @@ def _facts(checkpoint: Checkpoint) -> str:
         lines.append(f"- Width {vit.embed_dim}, {vit.depth} blocks, {vit.num_heads} heads")
     shown = ", ".join(safe(label).replace("|", "\\|") for label in checkpoint.labels[:20])
     more = ", …" if len(checkpoint.labels) > 20 else ""
-    if checkpoint.num_classes:
-        lines.append(f"- {checkpoint.num_classes} classes: {shown}{more}")
-    else:
+    if not checkpoint.num_classes:
         lines.append("- No classes: the representation itself, to be fine-tuned (`vit finetune -m`)")
+    elif why := checkpoint.why_no_classes:
+        lines.append(f"- {checkpoint.num_classes} outputs: {why}")
+    else:
+        lines.append(f"- {checkpoint.num_classes} classes: {shown}{more}")
+    if checkpoint.outputs == "labels":
+        lines.append("- Each class is judged by itself: probabilities are the sigmoid of its logit (multi-label)")
     if "temperature" in checkpoint.extra:
-        lines.append(f"- Calibrated: logits are divided by {checkpoint.extra['temperature']:.4g} before the softmax")
+        lines.append(f"- Calibrated: logits are divided by {checkpoint.extra['temperature']:.4g} first")
     return "\n".join(lines)
 
 
@@ -73,12 +84,12 @@ def _origin(provenance: dict[str, Any]) -> str:
 
 
 def _timm_builds(checkpoint: Checkpoint) -> bool:
-    """Whether timm's config says all of the model; another epsilon changes the last digits only."""
+    """Whether timm's config says all of the model but, perhaps, the epsilon of its norms."""
     return checkpoint.vit is None or other_fields_of(checkpoint.architecture, checkpoint.vit).keys() <= {"norm_eps"}
 
 
 def _use(checkpoint: Checkpoint, repo: str) -> str:
-    classes, source = checkpoint.num_classes > 0, "hf-hub" if "/" in repo else "local-dir"
+    classes, source = checkpoint.why_no_classes is None, "hf-hub" if "/" in repo else "local-dir"
     words = ("predict", "-m", repo, "photo.jpg") if classes else ("finetune", "--data", "photos/", "-m", repo)
     parts = ["## Use it", f"```sh\n{command('vit', *words)}\n```"]
     if _timm_builds(checkpoint):
@@ -94,6 +105,12 @@ from transformers import pipeline
 
 print(pipeline("image-classification", "{repo}")("photo.jpg"))
 ```""")
+        if checkpoint.vit and "norm_eps" in other_fields_of(checkpoint.architecture, checkpoint.vit):
+            converted = checkpoint.extra.get("provenance", {}).get("converted", {})
+            off = converted.get("timm_difference") if isinstance(converted, dict) else None
+            measured = f": outputs that differ by up to {off:.1e} of the largest" if isinstance(off, float) else ""
+            parts.append(f"Both compute with another epsilon in the norms than this model's "
+                         f"{checkpoint.vit.norm_eps:g}{measured}; `vit` computes with its own.")  # fmt: skip
     else:
         parts.append(
             "timm and transformers cannot build this model; `vit export` writes it as ONNX for other programs."

@@ -5,14 +5,16 @@ could change the arithmetic is checked or refused; fields that choose code or fi
 `url`, `first_conv`, …) are never read. Imports no torch; knows nothing of where files come from.
 
 Our own data is under the root key "vit", which other readers ignore: `format`, `grid` (of the position embedding),
-`selftest`, `provenance`, and `model`. The last holds what timm's `model_args` cannot say in JSON (`norm_eps`, `mlp`,
-the pre-training head, another stem) and is empty when the architecture's defaults already say it. Where it is not
-empty, timm and transformers compute slightly different logits (norm_eps) or refuse the weights (the others).
+`selftest`, `provenance`, `outputs` ("embedding" for a head that is a projection and no classifier), `crop_margin`
+("floor" for crops that lie as transformers' do), and `model`. The last holds what timm's `model_args` cannot say in
+JSON (`norm_eps`, `mlp`, the pre-training head, another stem) and is empty when the architecture's defaults already say
+it. Where it is not empty, timm and transformers compute other logits (norm_eps; `vit convert` measures how far off) or
+refuse the weights (the others). At the root, transformers' `problem_type` says whether classes exclude each other.
 """
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,15 @@ FORMAT = 1
 MAX_CLASSES = 100_000
 
 Source = Literal["bundled", "hub", "folder", "file"]
+
+# What the outputs of a head are: classes of which one holds (softmax), labels of which each holds by itself (sigmoid),
+# a representation, or quantities. transformers' `problem_type` says the first, second and fourth.
+Outputs = Literal["classes", "labels", "embedding", "quantities"]
+PROBLEM_TYPES: Mapping[str, Outputs] = {
+    "single_label_classification": "classes",
+    "multi_label_classification": "labels",
+    "regression": "quantities",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,17 @@ class Checkpoint:
     revision: str | None = None
     why: str = ""
     notes: tuple[str, ...] = ()
+    outputs: Outputs = "classes"
+
+    @property
+    def why_no_classes(self) -> str | None:
+        """Why no output of this model is the probability of a class, in half a sentence; None where they are."""
+        if self.outputs == "quantities":
+            return "its outputs are quantities (problem_type regression), not classes"
+        if self.outputs == "embedding":
+            ends = "an embedding of images among texts" if self.num_classes else "the representation"
+            return f"it has no classes: it ends with {ends}"
+        return None
 
     @property
     def exported(self) -> bool:
@@ -100,7 +122,7 @@ def _parse(
     extra = _read_extra(config.get("vit", {}))
     architecture, notes = architecture_name(config.get("architecture"))
     num_classes = _num_classes(config, cfg)
-    preprocess = Preprocess.from_config(cfg)
+    preprocess = replace(Preprocess.from_config(cfg), crop_margin=extra.get("crop_margin", "round"))
     args = config.get("model_args") or {}
     if not isinstance(args, dict):
         raise CheckpointError("model_args must be an object")
@@ -123,6 +145,7 @@ def _parse(
         extra=extra,
         revision=revision,
         notes=(*notes, *arg_notes),
+        outputs=outputs_of(config.get("problem_type"), num_classes, embeds="outputs" in extra),
     )
 
 
@@ -137,6 +160,7 @@ def build_config(
     extra: Mapping[str, Any] | None = None,
     tag: str = "vit",
     license: str | None = None,
+    outputs: Outputs = "classes",
 ) -> dict[str, Any]:
     """The config.json that timm (`local-dir:`) and transformers load unchanged.
 
@@ -153,6 +177,12 @@ def build_config(
         own["grid"] = list(vit.grid)
         if other := other_fields_of(architecture, vit):
             own["model"] = other
+    if num_classes and outputs in PROBLEM_TYPES.values() and outputs != "classes":
+        config["problem_type"] = next(name for name, means in PROBLEM_TYPES.items() if means == outputs)
+    elif num_classes and outputs == "embedding":
+        own["outputs"] = outputs
+    if preprocess.crop_margin != "round":
+        own["crop_margin"] = preprocess.crop_margin
     if labels:
         config["label_names"] = list(labels)
     if label_descriptions:
@@ -172,6 +202,20 @@ def build_config(
     config["vit"] = own
     _parse(config, "", "folder", Path(), Path(), None)  # what could not be read is not written
     return config
+
+
+def outputs_of(problem_type: Any, num_classes: int, *, embeds: bool = False) -> Outputs:
+    """What a head of `num_classes` outputs gives, by transformers' `problem_type` (or None), read as its pipeline does.
+
+    A single output is a label: the softmax of one number is 1 for every image. Raises CheckpointError for a
+    problem_type that transformers does not have.
+    """
+    if problem_type is not None and (not isinstance(problem_type, str) or problem_type not in PROBLEM_TYPES):
+        raise CheckpointError(f"problem_type '{safe(problem_type, 40)}' is none of {', '.join(PROBLEM_TYPES)}")
+    if embeds or not num_classes:
+        return "embedding"
+    means = PROBLEM_TYPES[problem_type or "single_label_classification"]
+    return "labels" if means == "classes" and num_classes == 1 else means
 
 
 def _first_conv(vit: ViTConfig) -> str:
@@ -241,6 +285,8 @@ def _read_extra(extra: Any) -> dict[str, Any]:
         raise CheckpointError("vit.temperature must be a number from 0.001 to 1000")
     if not isinstance(extra.get("provenance", {}).get("resized", []), list):
         raise CheckpointError("vit.provenance.resized must be a list")
+    if extra.get("outputs", "embedding") != "embedding":
+        raise CheckpointError(f"vit.outputs '{safe(extra['outputs'], 40)}' is not known; update this program")
     grid = extra.get("grid", [1, 1])
     if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n < 1 << 16 for n in grid)):
         raise CheckpointError("vit.grid must be two positive whole numbers")

@@ -54,7 +54,7 @@ def read_model_args(
     args = {key: value for key, value in args.items() if key not in _WITHOUT_EFFECT}
     base = ARCHITECTURES.get(architecture)
     if base is None:
-        return None, _checked(args, _ANY_MODEL, "model_args"), []
+        return None, _any_models(architecture, args), []
     changes = _checked(args, _ARGS, "model_args")
     if "act_layer" in changes:
         changes["act"] = changes.pop("act_layer")
@@ -63,6 +63,40 @@ def read_model_args(
     vit: ViTConfig = replace(base, **{"img_size": preprocess.size, **changes, "num_classes": num_classes})
     _check_whole(vit, preprocess)
     return vit, {}, [] if proven else _doubts(architecture, base, vit)
+
+
+def _any_models(architecture: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """`args` for an architecture that timm builds: sizes, switches and names of layers, all of them bounded.
+
+    Whether timm has such an argument, and whether weights of such shapes are there, is seen when the model is built.
+    """
+    checked: dict[str, Any] = {}
+    for key, value in args.items():
+        if key in _ANY_MODEL:
+            checked |= _checked({key: value}, _ANY_MODEL, "model_args")
+        elif not _WORD.fullmatch(key) or _NEVER.fullmatch(key):
+            raise CheckpointError(f"model_args.{safe(key, 40)} is not known as a setting of {architecture}")
+        elif not _is_setting(value, 512 if _REPEATED.fullmatch(key) else 1 << 13):
+            raise CheckpointError(
+                f"model_args.{key} of {architecture} must be a size, a switch, a word or a list of them, not "
+                f"{safe(repr(value), 60)}"
+            )
+        else:
+            checked[key] = value
+    return checked
+
+
+def _is_setting(value: Any, most: int, *, nested: int = 2) -> bool:
+    match value:
+        case bool() | None:
+            return True
+        case int() | float():
+            return -most <= value <= most
+        case str():
+            return bool(_WORD.fullmatch(value))
+        case list():
+            return nested > 0 and len(value) <= 64 and all(_is_setting(one, most, nested=nested - 1) for one in value)
+    return False
 
 
 def model_args_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
@@ -279,6 +313,11 @@ _ANY_MODEL: dict[str, Check] = {
     "global_pool": _one_of("token", "avg", "map", "max", "avgmax"),
     "channels": _widths,  # of a ResNet's four stages
 }
+# Arguments of timm.create_model that choose files, code or another result, and no sizes of a model
+_NEVER = re.compile(r"pretrained.*|checkpoint_path|cache_dir|features_only|feature_cfg|out_indices|scriptable|"
+                    r"exportable|jit|no_jit|.*_fn|.*kwargs.*|.*_filter|model_cfg|variant|device|dtype")  # fmt: skip
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_REPEATED = re.compile(r".*(depth|layers|blocks|repeats|num_|tokens).*")
 
 # Of a model to build: what its classes and channels are follows from the data.
 _SETTINGS = {("act" if name == "act_layer" else name): check for name, check in (_ARGS | _OTHER).items()}

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.header import read_header
 from vitcli.checkpoint.load import build
 from vitcli.checkpoint.weights import read_weights, stored_grid
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
+from vitcli.model.architectures import not_built
 from vitcli.model.config import Size
 from vitcli.model.patchemb import resample_patch_embed
 from vitcli.model.posemb import Kernel, resample_pos_embed
@@ -60,6 +62,11 @@ def resize(
     """
     vit = checkpoint.vit
     if vit is None:
+        if any("pos" in name for name in read_header(checkpoint.weights_path).tensors):
+            raise CheckpointError(
+                f"{safe(checkpoint.name)}: {not_built(checkpoint.architecture)}, and only theirs have position "
+                "embeddings that are resized"
+            )
         raise CheckpointError(f"{safe(checkpoint.name)}: {checkpoint.architecture} has no position embedding to resize")
     if patch_size and vit.stem:
         raise UsageError("a hybrid's patches are cells of its CNN's feature map; their size cannot be changed")

@@ -4,7 +4,7 @@ Reading copies out of the file with read(2), never mmap: a file that another pro
 instead of a SIGBUS nobody can catch. Computation is always in float32, whatever the file stores.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -17,7 +17,7 @@ from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
-StoredType = Literal["float32", "float16"]
+StoredType = Literal["float32", "float16", "bfloat16"]
 
 _STORED: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -75,6 +75,12 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metad
     write_file(path, [save({name: np.asarray(a, order="C") for name, a in tensors.items()}, dict(metadata))])
 
 
+def stored_as(kinds: Iterable[str]) -> StoredType:
+    """The type that weights of these `kinds` (a header's names of types) are kept in: a half where all are of it."""
+    weights = set(kinds) - {"I64"}
+    return "float16" if weights == {"F16"} else "bfloat16" if weights == {"BF16"} else "float32"
+
+
 def as_stored(tensors: Mapping[str, Array], dtype: StoredType) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays as a file of `dtype` holds them; counters stay whole numbers.
 
@@ -85,8 +91,17 @@ def as_stored(tensors: Mapping[str, Array], dtype: StoredType) -> dict[str, np.n
         kept = np.issubdtype(array.dtype, np.integer)
         if not kept and dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
             raise CheckpointError(f"{name} has values beyond float16; store this model as float32")
-        result[name] = array if kept else array.astype(dtype)
+        result[name] = array if kept else array.astype(_dtype(dtype))
     return result
+
+
+def _dtype(stored: StoredType) -> np.dtype[Any]:
+    if stored != "bfloat16":
+        return np.dtype(stored)
+    import ml_dtypes  # NumPy has no such type of its own
+
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
 
 
 def _float32(data: bytearray, info: TensorInfo) -> Array:

@@ -17,7 +17,7 @@ from vitcli.checkpoint.header import opened, read_header, weight_files
 from vitcli.checkpoint.hub import OnProgress
 from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.shapes import Shape, weight_shapes
-from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_parts
+from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_parts, stored_as
 from vitcli.checkpoint.timm_source import foreign
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
@@ -77,9 +77,8 @@ def stored_files(path: Path) -> dict[str, Path]:
 
 
 def stored_type(checkpoint: Checkpoint) -> StoredType:
-    """The type to write a changed copy of `checkpoint` in: float16 where all of its weights are."""
-    kinds = {info.dtype for info in read_header(checkpoint.weights_path).tensors.values()}
-    return "float16" if kinds == {"F16"} else "float32"
+    """The type to write a changed copy of `checkpoint` in: half precision where all of its weights are."""
+    return stored_as(info.dtype for info in read_header(checkpoint.weights_path).tensors.values())
 
 
 def unwrapped(stored: Iterable[str], where: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoint.config import build_config
+from vitcli.checkpoint.config import Outputs, build_config
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.selftest import selftest_entry
@@ -37,6 +37,7 @@ def write_checkpoint(
     extra: Mapping[str, Any] | None = None,
     tag: str = "vit",
     license: str | None = None,
+    outputs: Outputs = "classes",
 ) -> None:
     """Write config.json and model.safetensors into `folder`, which is made when it is not there.
 
@@ -58,6 +59,7 @@ def write_checkpoint(
         extra=own,
         tag=tag,
         license=license,
+        outputs=outputs,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

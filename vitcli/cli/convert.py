@@ -6,7 +6,7 @@ import typer
 
 from vitcli.cli.options import DryRunOpt, JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import as_json, command, did_you_mean, safe
+from vitcli.text import as_json, did_you_mean, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.convert.result import Converted, Settings, Source
@@ -35,6 +35,7 @@ SaidOpt = Annotated[
     ),
 ]
 
+_MEANS = {"classes": "", "labels": ", each judged by itself", "embedding": ", no classes", "quantities": ", no classes"}
 _FACTS = ("num_heads", "act", "norm_eps", "img_size")
 _PREPROCESS = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
@@ -88,8 +89,10 @@ def convert(
     if dry_run:
         console.note("dry run: nothing was written")
     else:
-        task, rest = ("predict", "IMAGE…") if report["classes"] else ("finetune", "--data PHOTOS/")
-        console.note(f"use it: {command('vit', task, '-m', folder)} {rest}")
+        from vitcli.checkpoint.card import use_command
+
+        classifies = report["outputs"] in ("classes", "labels")
+        console.note(f"use it: {use_command(str(folder), classifies=classifies)}")
 
 
 def _said(assignments: list[str], no_head: bool) -> "Settings":
@@ -126,6 +129,7 @@ def _report(source: "Source", converted: "Converted", architecture: str, folder:
         "norm_eps": vit.norm_eps,
         "pooling": vit.global_pool,
         "classes": vit.num_classes,
+        "outputs": converted.outputs,
         "labels": list(converted.labels[:5]),
         "parameters": sum(array.size for array in converted.tensors.values()),
         "preprocessing": converted.preprocess.to_config(),
@@ -144,7 +148,10 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("image", f"{size[0]}×{size[1]} pixels, patches of {patch[0]}×{patch[1]}"),
         ("encoder", f"width {report['width']}, {report['layers']} layers, {report['heads']} heads"),
         ("arithmetic", f"{report['activation']}, epsilon {report['norm_eps']:g}, pooling: {report['pooling']}"),
-        ("outputs", f"{report['classes']} ({names})" if report["classes"] else "the representation"),
+        (
+            "outputs",
+            f"{report['classes']} ({names}){_MEANS[report['outputs']]}" if report["classes"] else "the representation",
+        ),
         (
             "preprocessing",
             f"{how['crop_mode']}, crop {how['crop_pct']:.3g}, {how['interpolation']}, mean {how['mean']}",

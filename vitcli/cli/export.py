@@ -8,7 +8,7 @@ import typer
 
 from vitcli.cli.options import JsonOpt
 from vitcli.errors import UsageError
-from vitcli.text import as_json, command, safe
+from vitcli.text import as_json, safe
 
 CheckpointArg = Annotated[
     str | None,
@@ -49,6 +49,7 @@ def export(
 
     Labels and preprocessing go into its metadata: `vit predict -m FILE.onnx` works from the file alone.
     """
+    from vitcli.checkpoint.card import use_command
     from vitcli.cli import console
     from vitcli.cli.progress import resolved
     from vitcli.cli.settings import size
@@ -78,7 +79,7 @@ def export(
         console.row(table, f"{height}x{width}", one.batch, f"{one.difference:.1e}", f"{one.agreement:.0%}")
     console.stdout().print(table)
     takes = "pixels from 0 to 255" if pixels else "normalised pixels"
-    gives = "probabilities" if softmax else "logits" if source.num_classes else "features"
+    gives = "probabilities" if softmax else "features" if source.why_no_classes else "logits"
     console.note(f"{safe(path)}: {made.bytes / 2**20:.1f} MiB, {precision}, {takes} to {gives}")
-    if to == "onnx" and source.num_classes:
-        console.note(f"use it: {command('vit', 'predict', '-m', path)} IMAGE…")
+    if to == "onnx" and not source.why_no_classes:
+        console.note(f"use it: {use_command(str(path), classifies=True)}")

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.config import Checkpoint, Outputs
 from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_any, load_model
 from vitcli.cli import inspection_view as view
@@ -74,7 +74,8 @@ class Inspecting:
             for title, (model, preprocess) in models.items():
                 if title == self.beside:
                     continue
-                seen[title] = self._look(title, cast(VisionTransformer, model), preprocess)
+                outputs = checkpoints[title].outputs
+                seen[title] = self._look(title, cast(VisionTransformer, model), preprocess, outputs)
             failed = next(iter(seen.values())).failed
             found += _exhibits(seen, self.wanted, next(iter(checkpoints.values())).labels)
         if self.biases:
@@ -119,8 +120,11 @@ class Inspecting:
         model = load_model(checkpoint, img_size=wished, say=note).to(self.device)
         return model, replace(checkpoint.preprocess, size=model.config.img_size)
 
-    def _look(self, title: str, model: VisionTransformer, preprocess: Preprocess) -> Seen:
-        lacks = lacking(model.config) if self.everything else {}
+    def _look(self, title: str, model: VisionTransformer, preprocess: Preprocess, outputs: Outputs) -> Seen:
+        lacks = lacking(model.config, outputs)
+        if "logit-lens" in lacks and "logit-lens" in self.wanted and model.config.num_classes and not self.everything:
+            raise UsageError(f"{safe(title)}: --logit-lens: {lacks['logit-lens']}")
+        lacks = lacks if self.everything else {}
         for aspect, why in lacks.items():
             note(f"{safe(title)}: --{aspect} is left out, for {why}")
         wanted = [aspect for aspect in self.wanted if aspect not in lacks]
@@ -129,7 +133,7 @@ class Inspecting:
             seen = look(model, wanted, feed, _layers(self.layers, model))
         if seen.failed and not seen.images:
             raise VitError(f"none of the {len(self.pictures)} images could be read; the first: {seen.failed[0]}")
-        return seen
+        return replace(seen, outputs=outputs)
 
     def _bias(
         self, checkpoints: Mapping[str, Checkpoint], models: Mapping[str, tuple[nn.Module, Preprocess]]
@@ -151,7 +155,7 @@ class Inspecting:
                 shifts = [max(1, round(k * larger)) for k in usual_shifts(patch[1], min(preprocess.size))]
                 moves[title] = equivariance(model, batches, shifts)
             if "locality" in self.biases:
-                fields[title] = locality(model, batches, grid, answers=checkpoints[title].num_classes > 0)
+                fields[title] = locality(model, batches, grid, answers=not checkpoints[title].why_no_classes)
         made = [bias.equivariance(moves)] if moves else []
         return [*made, *([bias.locality(fields)] if fields else [])], tuple(failed)
 
@@ -192,7 +196,8 @@ def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequen
         "attention": maps.attention,
     }
     having = {
-        aspect: {title: one for title, one in seen.items() if aspect not in lacking(one.config)} for aspect in wanted
+        aspect: {title: one for title, one in seen.items() if aspect not in lacking(one.config, one.outputs)}
+        for aspect in wanted
     }
     return [make(having[aspect]) for aspect, make in makers.items() if having.get(aspect)]
 

@@ -61,7 +61,9 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
     p = checkpoint.preprocess
     yield "preprocessing", f"{by(p.size)}, crop {p.crop_pct:g} {p.crop_mode}, {p.interpolation}"
     yield "", f"mean {' '.join(f'{m:g}' for m in p.mean)}, std {' '.join(f'{s:g}' for s in p.std)}"
-    yield "classes" if checkpoint.num_classes else "outputs", _classes(checkpoint.labels, checkpoint.num_classes)
+    yield "outputs" if checkpoint.why_no_classes else "classes", _classes(checkpoint.labels, checkpoint.num_classes)
+    if checkpoint.num_classes and checkpoint.outputs != "classes":
+        yield "", checkpoint.why_no_classes or "each judged by itself (sigmoid)"
     if "temperature" in checkpoint.extra:
         yield "calibrated", f"temperature {checkpoint.extra['temperature']:.4g}"
     yield from _provenance(checkpoint.extra.get("provenance", {}))

@@ -91,6 +91,8 @@ def predict(
     refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
+    if checkpoint.outputs == "labels" and checkpoint.num_classes > 1:
+        note("each label is judged by itself (multi-label): probabilities do not add up to 1")
     predictions = loaded.predict(chain([first], sources), top_k=top, batch_size=batch_size, exact=exact)
     write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
     if failed := write(predictions, checkpoint):

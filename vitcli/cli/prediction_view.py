@@ -27,7 +27,12 @@ def write_jsonl(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
 
 def write_json(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
-    head = {"schema": "vit.predict/1", "model": checkpoint.name, "revision": checkpoint.revision}
+    head = {
+        "schema": "vit.predict/1",
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "outputs": checkpoint.outputs,
+    }
     print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):

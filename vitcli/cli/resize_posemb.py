@@ -7,7 +7,7 @@ import typer
 
 from vitcli.cli.options import FoldersOpt, JsonOpt, PosembKernelOpt
 from vitcli.errors import UsageError
-from vitcli.text import as_json, command, safe
+from vitcli.text import as_json, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -74,6 +74,9 @@ def resize_posemb(
         "from_grid": pair(from_grid, "--from-grid"),
     }
     wishes = {name: (value[0], value[1]) for name, value in sizes.items() if value}
+    if check and source.outputs != "classes":
+        why = source.why_no_classes or "several of its labels may hold for one image (multi-label)"
+        raise UsageError(f"--check scores classes, and of {safe(source.name)}: {why}")
     data = _labelled(check, folders) if check else None  # what is wrong with it is known before anything is written
     resized = resize(source, **wishes, kernel=posemb_kernel or "timm")
     if picture:
@@ -85,7 +88,7 @@ def resize_posemb(
     if json:
         print(as_json(report))
     else:
-        _show(report)
+        _show(report, classifies=source.why_no_classes is None)
 
 
 def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
@@ -110,6 +113,7 @@ def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
         provenance={**provenance, "resized": [*provenance.get("resized", []), change]},
         dtype=stored_type(source),
         extra=kept,
+        outputs=source.outputs,
     )
 
 
@@ -133,7 +137,8 @@ def _report(resized: "Resized", source: "Checkpoint", folder: Path) -> dict[str,
     }
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], classifies: bool) -> None:
+    from vitcli.checkpoint.card import use_command
     from vitcli.cli import console
 
     def by(size: list[int]) -> str:
@@ -157,7 +162,7 @@ def _show(report: dict[str, Any]) -> None:
     console.stdout().print(table)
     if report["round_trip_error"] is None:
         console.note("the model has no position embedding: only its sizes changed")
-    console.note(f"use it: {command('vit', 'predict', '-m', report['checkpoint'])} IMAGE…")
+    console.note(f"use it: {use_command(report['checkpoint'], classifies=classifies)}")
 
 
 def _labelled(data: str, folders: str | None) -> tuple["Samples", tuple[str, ...]]:

@@ -19,6 +19,7 @@ from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
 CropMode = Literal["center", "squash", "border"]
+CropMargin = Literal["round", "floor"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
 
 MAX_SIDE = 8192  # pixels of a model's input: a config may not ask for memory that no model of ours uses
@@ -60,6 +61,9 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # one per channel, of pixels in [0, 1]
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    crop_margin: CropMargin = (
+        "round"  # half of an odd margin, in whole pixels: as timm, or rounded down as transformers
+    )
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in self.size):
@@ -72,6 +76,8 @@ class Preprocess:
             raise CheckpointError(
                 f"interpolation {safe(self.interpolation)} is none of {', '.join(get_args(Interpolation))}"
             )
+        if self.crop_margin not in get_args(CropMargin):
+            raise CheckpointError(f"crop_margin {safe(self.crop_margin)} is none of {', '.join(get_args(CropMargin))}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, 3) or not all(map(_is_number, values)):
                 raise CheckpointError(f"{name} {safe(values)} is not one number per channel, for 1 or 3 channels")
@@ -110,7 +116,7 @@ class Preprocess:
         return cls(**fields)
 
     def to_config(self) -> dict[str, Any]:
-        """The same keys, ready for JSON."""
+        """The same keys, ready for JSON; timm knows none for `crop_margin`."""
         return {
             "input_size": [self.in_chans, *self.size],
             "crop_pct": self.crop_pct,
@@ -169,7 +175,8 @@ class Preprocess:
             ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
             new_w, new_h = round(width / ratio), round(height / ratio)
         new_w, new_h = max(new_w, 1), max(new_h, 1)
-        return _Plan(new_w, new_h, _offset(new_w, crop_w), _offset(new_h, crop_h))
+        left, top = (_offset(*sides, self.crop_margin) for sides in ((new_w, crop_w), (new_h, crop_h)))
+        return _Plan(new_w, new_h, left, top)
 
     def _resize_then_crop(self, image: Image.Image, plan: _Plan) -> Image.Image:
         if image.size != (plan.width, plan.height):
@@ -206,9 +213,11 @@ class Preprocess:
         return Image.new(mode, self.size[::-1], fill[0] if mode == "L" else tuple(fill))
 
 
-def _offset(image: int, crop: int) -> int:
+def _offset(image: int, crop: int, margin: CropMargin) -> int:
     """Where a centred crop begins on one axis; negative: that much padding comes first."""
-    return -((crop - image) // 2) if crop > image else round((image - crop) / 2)
+    if crop > image:
+        return -((crop - image) // 2)
+    return (image - crop) // 2 if margin == "floor" else round((image - crop) / 2)
 
 
 def _is_number(value: object) -> bool:

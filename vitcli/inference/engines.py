@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.config import Checkpoint, Outputs
 from vitcli.checkpoint.onnx_metadata import PIXELS_KEY, SHARES_KEY, read_metadata
 from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
 from vitcli.checkpoint.weights import read_weights
@@ -86,6 +86,7 @@ class ExportedEngine:
             raise CheckpointError(f"{safe(path)}: ONNX Runtime cannot load it: {safe(error)}") from error
         metadata = read_metadata(path)
         self._shares = metadata.get(SHARES_KEY) == "1"
+        self._outputs = checkpoint.outputs
         self._preprocess = checkpoint.preprocess if metadata.get(PIXELS_KEY) == "1" else None
         self._threads = ThreadPoolExecutor(at_once)
 
@@ -99,7 +100,10 @@ class ExportedEngine:
             )
             image = (image * std + mean) * np.float32(255)
         found: Array = self._session.run(None, {INPUT: image})[0]
-        return np.log(np.maximum(found, np.float32(1e-37))) if self._shares else found
+        if not self._shares:
+            return found
+        logs = np.log(np.maximum(found, np.float32(1e-37)))
+        return logs - np.log1p(-np.minimum(found, np.float32(1 - 2**-24))) if self._outputs == "labels" else logs
 
 
 class TorchEngine:
@@ -216,9 +220,14 @@ def open_engine(
     return opened
 
 
-def probabilities(logits: Array, temperature: float = 1.0) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Softmax of `logits` (…, K) divided by `temperature`, in float64."""
+def probabilities(
+    logits: Array, temperature: float = 1.0, outputs: Outputs = "classes"
+) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Softmax of `logits` (…, K) divided by `temperature`, in float64; of "labels" the sigmoid of each by itself."""
+    assert outputs in ("classes", "labels")
     scaled = logits.astype(np.float64) / temperature
+    if outputs == "labels":
+        return np.exp(-np.logaddexp(0, -scaled))
     shares = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return shares / shares.sum(axis=-1, keepdims=True)  # type: ignore[no-any-return]
 

@@ -80,6 +80,11 @@ def evaluate(
     loaded = model if isinstance(model, Model) else load(model)
     if len(loaded.labels) < 2:
         raise CheckpointError(f"{safe(loaded.checkpoint.name)} has a single class: there is nothing to measure")
+    if loaded.checkpoint.outputs != "classes":
+        raise CheckpointError(
+            f"{safe(loaded.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
+            "measures are for one class an image; `vit predict` gives its probabilities"
+        )
     labels, notes = model_labels(loaded, samples.labels, classes, ignore_unknown=ignore_unknown)
     wanted = np.flatnonzero(labels >= 0)
     logits = np.empty((len(wanted), len(loaded.labels)), np.float32)

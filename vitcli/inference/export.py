@@ -44,7 +44,7 @@ class Options:
     precision: ExportPrecision = "fp32"
     sizes: tuple[Size, ...] = ()  # (H, W) of images; several: the file takes each of them; none: the checkpoint's own
     pixels: bool = False  # take pixels from 0 to 255: the normalisation (not the resize) is in the file
-    softmax: bool = False  # give probabilities, with the checkpoint's temperature
+    softmax: bool = False  # give probabilities (of labels that hold each by itself: sigmoid), with the temperature
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def export(checkpoint: Checkpoint, path: Path, to: Format = "onnx", options: Opt
         )
         worst = max(one.difference for one in parity)
         if not worst <= LIMITS[options.precision]:  # NaN is not either
+            answers = "outputs" if checkpoint.why_no_classes else "probabilities"
             raise VitError(
-                f"the {options.precision} export's {'probabilities' if checkpoint.num_classes else 'outputs'} differ "
-                f"by {worst:.2g} from the model's; nothing was written"
+                f"the {options.precision} export's {answers} differ by {worst:.2g} from the model's; "
+                "nothing was written"
             )
         del run  # and with it the hold on the files
         files = sorted(Path(staging).iterdir(), key=lambda file: file == made)  # the one that refers to others last
@@ -100,8 +101,8 @@ def export(checkpoint: Checkpoint, path: Path, to: Format = "onnx", options: Opt
 
 def _check(to: Format, options: Options, checkpoint: Checkpoint) -> None:
     vit = checkpoint.vit
-    if options.softmax and not checkpoint.num_classes:
-        raise UsageError(f"--softmax: {safe(checkpoint.name)} has no classes to give probabilities of")
+    if options.softmax and (why := checkpoint.why_no_classes):
+        raise UsageError(f"--softmax: {safe(checkpoint.name)} has no classes to give probabilities of: {why}")
     if to == "torch" and (options.precision != "fp32" or options.pixels or options.softmax):
         raise UsageError("--to torch writes the model as it is: no --precision, --pixels or --softmax")
     if to == "openvino" and options.precision == "int8":
@@ -172,7 +173,9 @@ def _proto(checkpoint: Checkpoint, models: dict[Size, Any], options: Options) ->
     )
     proto = _whole(graph)
     if options.softmax:
-        _add_softmax(proto, temperature_of(checkpoint))
+        _add_probabilities(
+            proto, temperature_of(checkpoint), "Sigmoid" if checkpoint.outputs == "labels" else "Softmax"
+        )
     if options.precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -204,7 +207,7 @@ def _whole(model: OnnxModel) -> Any:
     return proto
 
 
-def _add_softmax(proto: Any, temperature: float) -> None:
+def _add_probabilities(proto: Any, temperature: float, kind: Literal["Softmax", "Sigmoid"]) -> None:
     """logits → probabilities, in place."""
     from onnx import helper, numpy_helper
 
@@ -213,7 +216,8 @@ def _add_softmax(proto: Any, temperature: float) -> None:
         graph.initializer.append(numpy_helper.from_array(np.float32(temperature).reshape(()), "temperature"))
         graph.node.append(helper.make_node("Div", [OUTPUT, "temperature"], ["scaled"]))
         logits = "scaled"
-    graph.node.append(helper.make_node("Softmax", [logits], ["probabilities"], axis=-1))
+    axis = {"axis": -1} if kind == "Softmax" else {}
+    graph.node.append(helper.make_node(kind, [logits], ["probabilities"], **axis))
     graph.output[0].name = "probabilities"
 
 
@@ -230,6 +234,7 @@ def _metadata(checkpoint: Checkpoint, models: dict[Size, Any], options: Options)
         preprocess=replace(checkpoint.preprocess, size=model.config.img_size),
         label_descriptions=checkpoint.label_descriptions,
         extra=extra,
+        outputs=checkpoint.outputs,
     )
     flags = (PIXELS_KEY, str(int(options.pixels))), (SHARES_KEY, str(int(options.softmax)))
     return (CONFIG_KEY, json.dumps(config)), *flags
@@ -250,10 +255,10 @@ def _parity(run: Run, model: Any, checkpoint: Checkpoint, size: Size, batch: int
     given: np.ndarray[Any, Any] = found
     expected: np.ndarray[Any, Any] = outputs
     scale = 1.0
-    if checkpoint.num_classes:
+    if not checkpoint.why_no_classes:
         temperature = temperature_of(checkpoint)
-        expected = probabilities(outputs, temperature)
-        given = found if options.softmax else probabilities(found, temperature)
+        expected = probabilities(outputs, temperature, checkpoint.outputs)
+        given = found if options.softmax else probabilities(found, temperature, checkpoint.outputs)
     else:  # a softmax of features would hide what all of them are off by
         scale = max(float(np.abs(outputs).max()), 1e-12)
     same = given.argmax(axis=1) == expected.argmax(axis=1)

@@ -26,7 +26,7 @@ from vitcli.text import safe
 @dataclass(frozen=True)
 class Score:
     label: str
-    probability: float  # those of all classes sum to 1
+    probability: float  # those of all classes sum to 1, but where the model's labels hold each by itself
     index: int  # of the class, in the order of the logits
 
 
@@ -85,8 +85,8 @@ class Model:
         precision: Precision = "fp32",
         device: str | None = None,
     ) -> None:
-        if not checkpoint.num_classes:
-            raise CheckpointError(f"{safe(checkpoint.name)} has no classes: it ends with the representation")
+        if why := checkpoint.why_no_classes:
+            raise CheckpointError(f"{safe(checkpoint.name)}: {why}; `vit finetune -m` gives it classes")
         self.checkpoint = checkpoint
         self.labels = checkpoint.labels or tuple(f"class {i}" for i in range(checkpoint.num_classes))
         self.temperature = temperature_of(checkpoint)
@@ -128,6 +128,6 @@ class Model:
                 yield Prediction(answer.name, self._best(answer.values, top_k))
 
     def _best(self, logits: Array, top_k: int) -> tuple[Score, ...]:
-        shares = probabilities(logits, self.temperature)
+        shares = probabilities(logits, self.temperature, self.checkpoint.outputs)
         best = np.argsort(-shares, kind="stable")[:top_k]  # stable: of equals the first class
         return tuple(Score(self.labels[i], float(shares[i]), int(i)) for i in best)

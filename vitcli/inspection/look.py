@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vitcli.checkpoint.config import Outputs
 from vitcli.images.preprocess import Preprocess
 from vitcli.inspection.distance import AttentionDistance, Distances
 from vitcli.inspection.filters import Filters, filters
@@ -42,6 +43,7 @@ class Seen:
     heads: Heads | None = None
     lens: Lens | None = None
     failed: tuple[str, ...] = field(default=())
+    outputs: Outputs = "classes"
 
     def pixels(self, i: int) -> npt.NDArray[np.uint8]:
         """The image `i` as the model sees it, (H, W, 3), enlarged by whole pixels to about 224."""
@@ -56,13 +58,15 @@ class Seen:
         return self.images[:MAPPED]
 
 
-def lacking(config: ViTConfig) -> dict[Aspect, str]:
-    """What cannot be looked at in a model of `config`, and why."""
+def lacking(config: ViTConfig, outputs: Outputs = "classes") -> dict[Aspect, str]:
+    """What cannot be looked at in a model of `config` whose head gives `outputs`, and why."""
     lacks: dict[Aspect, str] = {}
     if not config.num_pos_tokens:
         lacks["posemb"] = "the model has no learnt position embedding"
     if not config.num_classes:
         lacks["logit-lens"] = "the model ends with features, not with classes"
+    elif outputs != "classes":
+        lacks["logit-lens"] = "the model's outputs are not classes of which one holds"
     return lacks
 
 

@@ -1,4 +1,4 @@
-"""Every plain ViT and hybrid that timm 1.0.31 registers, by timm's names: sizes once, families derived from them.
+"""Every plain ViT, DeiT and hybrid that timm 1.0.31 registers, by timm's names: sizes once, families derived from them.
 
 Says how a model computes, not what it knows: the number of classes, the preprocessing and often the image size belong
 to a checkpoint. All have 1000 classes here, and the image size of timm's first weights. Imports no torch.
@@ -209,6 +209,20 @@ ARCHITECTURES: Mapping[str, ViTConfig] = {
     **family("vit_giant_patch16_radio_v3", {"giant_radio": {16: [512]}}, **RADIO, reg_tokens=7),
     **family("vit_{scale}_patch16_radio_v4", {"so400m": {16: [512]}, "huge": {16: [512]}}, **RADIO, reg_tokens=9),
     **family("vit_intern300m_patch14_{img}", {"large": {14: [448]}}, init_values=0.1, final_norm=False),
+    # DeiT without distillation (arXiv 2012.12877) is the paper's ViT; DeiT III (arXiv 2204.07118) has layer scale
+    **family("deit_{scale}_patch{patch}_{img}", {"tiny": {16: [224]}, "small": {16: [224]}, "base": {16: [224, 384]}}),
+    **family(
+        "deit3_{scale}_patch{patch}_{img}",
+        {
+            "small": {16: [224, 384]},
+            "medium": {16: [224]},
+            "base": {16: [224, 384]},
+            "large": {16: [224, 384]},
+            "huge": {14: [224]},
+        },
+        no_embed_class=True,
+        init_values=1e-6,
+    ),
     # timm's own test models
     **family("test_vit", {"test6": {16: [160]}}),
     **family("test_vit2", {"test8": {16: [160]}}, **GAP | {"fc_norm": None}, reg_tokens=1, init_values=1e-5),
@@ -240,6 +254,18 @@ _REASONS: Mapping[str, Sequence[str]] = {
     "norms after attention and MLP": ["vit_base_patch16_rpn_224"],
     "RMSNorm": ["test_vit4"],
     "a stem with batch norm (MobileCLIP)": ["vit_base_mci_224"],
+    "two classifiers, whose answers are averaged": [
+        "deit_tiny_distilled_patch16_224",
+        "deit_small_distilled_patch16_224",
+        "deit_base_distilled_patch16_224",
+        "deit_base_distilled_patch16_384",
+    ],
+    "two stages of convolutions before its encoder (ViTamin)": [
+        "vitamin_small_224",
+        "vitamin_base_224",
+        *(f"vitamin_large{kind}_{img}" for kind in ("", "2") for img in (224, 256, 336, 384)),
+        *(f"vitamin_xlarge_{img}" for img in (256, 336, 384)),
+    ],
     "a ResNet-D stem with batch norm, for which there are no weights": [
         "vit_small_resnet26d_224",
         "vit_small_resnet50d_s16_224",
@@ -249,7 +275,7 @@ _REASONS: Mapping[str, Sequence[str]] = {
 }
 
 NOT_COVERED: Mapping[str, str] = {name: reason for reason, names in _REASONS.items() for name in names}
-"""timm's other names in the same modules, with what they have that our model does not."""
+"""timm's other names that its own VisionTransformer stands behind, with what they have that our model does not."""
 
 # Names that timm has given up, and what it reads them as (but for the SAM ones, whose tag it has renamed since)
 ALIASES: Mapping[str, str] = {
@@ -284,7 +310,27 @@ ALIASES: Mapping[str, str] = {
     "vit_base_r50_s16_224_in21k": "vit_base_r50_s16_224.orig_in21k",
     "vit_base_resnet50_224_in21k": "vit_base_r50_s16_224.orig_in21k",
     "vit_base_resnet50_384": "vit_base_r50_s16_384.orig_in21k_ft_in1k",
+    **{
+        f"deit3_{size}_in21ft1k": f"deit3_{size}.fb_in22k_ft_in1k"
+        for size in (
+            "small_patch16_224",
+            "small_patch16_384",
+            "medium_patch16_224",
+            "base_patch16_224",
+            "base_patch16_384",
+            "large_patch16_224",
+            "large_patch16_384",
+            "huge_patch14_224",
+        )
+    },
 }
+
+
+def not_built(name: str) -> str:
+    """The sentence on an architecture of timm's that is not in the table: that it is none of ours, and why if known."""
+    if has := NOT_COVERED.get(name):
+        return f"{name} is not a plain ViT: it has {has}"
+    return f"{safe(name, 80)} is no Vision Transformer that this program builds itself"
 
 
 def architecture(name: str) -> ViTConfig:
@@ -297,7 +343,5 @@ def architecture(name: str) -> ViTConfig:
     if base in ARCHITECTURES:
         return ARCHITECTURES[base]
     if base in NOT_COVERED:
-        raise CheckpointError(
-            f"{base} is not a plain ViT: it has {NOT_COVERED[base]}; choose another, see `vit models`"
-        )
+        raise CheckpointError(f"{not_built(base)}; choose another, see `vit models`")
     raise CheckpointError(f"no architecture is named '{safe(name)}'.{did_you_mean(base, ARCHITECTURES)}")

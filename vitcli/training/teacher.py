@@ -63,6 +63,9 @@ class Teacher(nn.Module):
 def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Teacher:
     """The checkpoint `name` as a teacher of `classes`. Raises UsageError when it does not know all of them."""
     checkpoint = resolve(name)
+    if checkpoint.outputs != "classes":
+        why = checkpoint.why_no_classes or "several of its labels may hold for one image (multi-label)"
+        raise UsageError(f"{safe(name)} cannot teach classes: {why}")
     known = [unicodedata.normalize("NFC", label) for label in checkpoint.labels]
     if unknown := [label for label in classes if label not in known]:
         raise UsageError(f"the teacher {safe(name)} does not know the class '{safe(unknown[0])}' of the data")

@@ -95,6 +95,7 @@ def convert(source: Source, settings: Settings) -> Converted:
         tensors,
         fitted(preprocess, vit, settings),
         labels=embedding_labels(vit.num_classes),
+        outputs="embedding",
         dropped=(*dropped, *more),
         notes=tuple(notes),
     )

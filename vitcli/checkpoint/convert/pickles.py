@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 from vitcli.checkpoint.convert.names import Weights
-from vitcli.checkpoint.tensors import read_tensors
+from vitcli.checkpoint.header import opened
+from vitcli.checkpoint.tensors import StoredType, read_parts, stored_as
 from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
@@ -24,8 +25,8 @@ _CHILD = Path(__file__).with_name("unpickle.py")
 _SECONDS = 600
 
 
-def read_pickle(path: Path) -> tuple[Weights, str]:
-    """The tensors of the pickle `path` as float32, and the key they lie under in it ("" at its top).
+def read_pickle(path: Path) -> tuple[Weights, StoredType, str]:
+    """The tensors of the pickle `path` as float32, the type they are stored in, and their key in it ("" at its top).
 
     Raises CheckpointError with the reason: code in the file, no tensors, a limit, damage.
     """
@@ -51,7 +52,9 @@ def read_pickle(path: Path) -> tuple[Weights, str]:
             ) from None
         if "error" in answer:
             raise CheckpointError(f"{safe(path)}: {_one_line(answer['error'])}")
-        return read_tensors(made, indices=True), answer["container"]
+        with opened(made, indices=True) as parts:
+            kinds = [info.dtype for part in parts for info in part.header.tensors.values() if info.shape]
+            return read_parts(parts), stored_as(kinds), answer["container"]
 
 
 def _one_line(error: str) -> str:

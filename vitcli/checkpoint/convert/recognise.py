@@ -1,4 +1,4 @@
-"""Which family an original belongs to, by what is in it; its name on the disk says nothing. Imports no torch."""
+"""Which family an original belongs to, by what is in it, whatever it is called. With torch only to measure."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,11 +11,13 @@ from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.convert.shape import nearest_architecture
 from vitcli.checkpoint.model_args import other_fields_of
 from vitcli.errors import CheckpointError
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
 
 _ADAPTER = re.compile(
     r"(^|[._])(lora_(A|B|E|up|down|embedding_[AB]|magnitude_vector)|ia3_l|hada_w[12]|lokr_w[12])([._]|$)"
 )
+LAST_DIGITS = 1e-4  # of the largest output: not seen in a probability of four digits
 
 
 def convert(source: Source, settings: Settings | None = None) -> tuple[Converted, str]:
@@ -28,11 +30,24 @@ def convert(source: Source, settings: Settings | None = None) -> tuple[Converted
     converted = _family(source)(source, settings or Settings())
     architecture = nearest_architecture(converted.vit)
     build_config(  # what could not be read back is refused here, before anything is written
-        architecture=architecture, vit=converted.vit, labels=converted.labels, preprocess=converted.preprocess
+        architecture=architecture,
+        vit=converted.vit,
+        labels=converted.labels,
+        preprocess=converted.preprocess,
+        outputs=converted.outputs,
     )
     if other := other_fields_of(architecture, converted.vit):
-        slightly = other.keys() == {"norm_eps"}
-        effect = "compute with their own, a difference in the last digits" if slightly else "cannot read the weights"
+        if other.keys() == {"norm_eps"}:
+            from vitcli.checkpoint.convert.store import TEST_IMAGES, timm_difference  # with torch
+
+            off = timm_difference(converted, ARCHITECTURES[architecture].norm_eps)
+            converted = replace(converted, timm_difference=off)
+            digits = "a difference in the last digits: " if off < LAST_DIGITS else ""
+            effect = (
+                f"compute with their own, {digits}up to {off:.1e} of the largest output on {TEST_IMAGES} test images"
+            )
+        else:
+            effect = "cannot read the weights"
         note = f"timm's config cannot say {', '.join(other)}: timm and transformers {effect}; vit reads it all"
         converted = replace(converted, notes=(*converted.notes, note))
     return converted, architecture

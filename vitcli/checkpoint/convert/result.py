@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vitcli.checkpoint.config import Outputs
 from vitcli.checkpoint.convert.names import Dropped, Weights, leave_out
 from vitcli.checkpoint.tensors import StoredType
 from vitcli.errors import CheckpointError, UsageError
@@ -16,6 +17,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 HALF = (0.5, 0.5, 0.5)
 
 EMBEDS = "the head is the projection to the common space of image and text: embeddings, not classes"
+QUANTITIES = "its outputs are quantities (problem_type regression), and this program reads classes"
 TWO_HEADS = "two classifiers, on the class and on the distillation token, are averaged, and a ViT has one"
 
 _HEADS = [(r"^(head|head_dist|pre_logits)\.", "the head, as --no-head asks")]
@@ -59,6 +61,8 @@ class Converted:
     label_descriptions: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
+    outputs: Outputs = "classes"
+    timm_difference: float | None = None  # how far timm's outputs are off, where its norms have another epsilon
 
 
 def without_head(tensors: Weights, settings: Settings, why_not: str | None) -> tuple[Weights, list[Dropped]]:

@@ -23,7 +23,7 @@ from vitcli.checkpoint.header import INDEX_SUFFIX, check_index, opened, weight_f
 from vitcli.checkpoint.hub import OnProgress, download_chosen
 from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, snapshot
 from vitcli.checkpoint.resolve import hub_name, is_hub_name
-from vitcli.checkpoint.tensors import StoredType, check_finite, read_parts
+from vitcli.checkpoint.tensors import StoredType, check_finite, read_parts, stored_as
 from vitcli.checkpoint.untrusted import open_regular, read_config
 from vitcli.checkpoint.weights import unwrapped
 from vitcli.errors import CheckpointError, HubError
@@ -188,17 +188,18 @@ def _read(path: Path, allow_pickle: bool) -> Source:
     else:
         kind = kind_of(path)
     if kind == "npz":
-        return Source("", where, kind, read_archive(path))
+        return Source("", where, kind, *read_archive(path))
     if kind == "safetensors":
         return Source("", where, kind, *_safetensors(path))
     if not allow_pickle:
         raise CheckpointError(_not_allowed(where))
     read = {file: read_pickle(file) for file in weight_files(path)}
-    check_index(path, {file: tensors for file, (tensors, _) in read.items()})
-    tensors = {name: array for part, _ in read.values() for name, array in part.items()}
-    containers = sorted({container for _, container in read.values() if container})
+    check_index(path, {file: tensors for file, (tensors, _, _) in read.items()})
+    tensors = {name: array for part, _, _ in read.values() for name, array in part.items()}
+    kinds = {stored for _, stored, _ in read.values()}
+    containers = sorted({container for _, _, container in read.values() if container})
     notes = tuple(f"taken from the pickle: '{safe(container)}'" for container in containers)
-    return Source("", where, kind, tensors, notes=notes)
+    return Source("", where, kind, tensors, kinds.pop() if len(kinds) == 1 else "float32", notes=notes)
 
 
 def kind_of(path: Path) -> str:
@@ -235,9 +236,9 @@ def _safetensors(path: Path) -> tuple[Weights, StoredType]:
     if _SHARD.search(path.name) and (path.parent / _index_of(path.name)).is_file():
         raise CheckpointError(f"{safe(path)}: one part of a model; name its folder, or {_index_of(path.name)}")
     with opened(path, indices=True) as parts:
-        kinds = {info.dtype for part in parts for info in part.header.tensors.values() if info.shape}
-        tensors = read_parts(parts)
-    return tensors, "float16" if kinds <= {"F16", "I64"} and "F16" in kinds else "float32"
+        # Scalars, such as CLIP's temperature, do not count.
+        stored = stored_as(info.dtype for part in parts for info in part.header.tensors.values() if info.shape)
+        return read_parts(parts), stored
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -245,7 +246,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _processor(folder: Path) -> dict[str, Any]:
-    """The image processor's settings; newer transformers puts them into the settings of the whole processor."""
-    found = next((found for name in PROCESSORS if (found := _json(folder / name))), {})
-    inner = found.get("image_processor", found)
-    return inner if isinstance(inner, dict) else {}
+    """The image processor's settings. Where the settings of a whole processor hold them, transformers takes those."""
+    inner = _json(folder / "processor_config.json").get("image_processor")
+    return inner if isinstance(inner, dict) else _json(folder / "preprocessor_config.json")

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitcli.checkpoint.card import use_command
 from vitcli.checkpoint.config import parse_config
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.checkpoint.weights import compare
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.model.architectures import NOT_COVERED
+from vitcli.model.architectures import not_built
 
 
 def is_timm_config(config: Mapping[str, Any]) -> bool:
@@ -25,16 +26,16 @@ def convert(source: Source, settings: Settings) -> Converted:
         raise UsageError("--set, --no-head: config.json beside the weights says it all")
     path = Path(source.name)
     found = parse_config(source.config, name=source.name, source="folder", config_path=path, weights_path=path)
-    if found.vit is None and not ready:
-        has = NOT_COVERED.get(found.architecture)
-        why = f"has {has}" if has else "is no Vision Transformer that is known here; timm reads it"
-        raise CheckpointError(f"{source.where}: not converted: timm's {found.architecture} {why}")
-    if found.vit is not None:
-        compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
-    if ready or found.vit is None:
+    if ready:
+        use = use_command(source.name, classifies=found.why_no_classes is None)
+        runs = "" if found.vit else f" runs it, by timm ({not_built(found.architecture)})"
+        raise CheckpointError(f"{source.where}: in timm's layout already: {use}{runs}")
+    if found.vit is None:
         raise CheckpointError(
-            f"{source.where}: in timm's layout already: {command('vit', 'predict', '-m', source.name)}"
+            f"{source.where}: not converted: {not_built(found.architecture)}; stored by timm as safetensors it can "
+            "predict (timm.models.save_for_hf(…, safe_serialization=True))"
         )
+    compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
     return Converted(
         "timm, pickled" if source.kind == "pickle" else "timm",
         found.vit,
@@ -43,4 +44,5 @@ def convert(source: Source, settings: Settings) -> Converted:
         labels=found.labels,
         label_descriptions=found.label_descriptions,
         notes=found.notes,
+        outputs=found.outputs,
     )

@@ -4,12 +4,15 @@ transformers renamed its modules in version 5 and still writes the old names; bo
 tells (heads, activation, epsilon, image size) is in config.json, where a missing field means transformers' default.
 """
 
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vitcli.checkpoint.config import Outputs, outputs_of
 from vitcli.checkpoint.convert.names import (
     Dropped,
     Reasons,
@@ -25,6 +28,7 @@ from vitcli.checkpoint.convert.result import (
     CLIP_MEAN,
     CLIP_STD,
     EMBEDS,
+    QUANTITIES,
     TWO_HEADS,
     Converted,
     Settings,
@@ -108,19 +112,28 @@ class Family:
     norm_eps: float = 1e-12
     img_size: int = 224
     nested: bool = False  # config.json holds a text and a vision tower
+    processor: str = "ViT"  # the class of image processor that transformers takes when none is named
 
 
 _CLIP = Preprocess(crop_pct=1.0, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD)
-_CLIP_TOWER: dict[str, Any] = {"names": _TOWER_NAMES, "preprocess": _CLIP, "act": "quick_gelu", "norm_eps": 1e-5}
+_CLIP_TOWER: dict[str, Any] = {
+    "names": _TOWER_NAMES,
+    "preprocess": _CLIP,
+    "act": "quick_gelu",
+    "norm_eps": 1e-5,
+    "processor": "CLIP",
+}
 _SIGLIP_TOWER: dict[str, Any] = {
-    "names": _TOWER_NAMES, "preprocess": SIGLIP, "act": "gelu_pytorch_tanh", "norm_eps": 1e-6
+    "names": _TOWER_NAMES, "preprocess": SIGLIP, "act": "gelu_pytorch_tanh", "norm_eps": 1e-6, "processor": "Siglip"
 }  # fmt: skip
 
 FAMILIES: Mapping[str, Family] = {
     "vit": Family("ViT of transformers", _VIT_NAMES, VIT),
-    "deit": Family("DeiT of transformers", _VIT_NAMES, META),
-    "dinov2": Family("DINOv2 of transformers", _VIT_NAMES, META, norm_eps=1e-6),
-    "dinov2_with_registers": Family("DINOv2 with registers of transformers", _VIT_NAMES, META, norm_eps=1e-6),
+    "deit": Family("DeiT of transformers", _VIT_NAMES, META, processor="DeiT"),
+    "dinov2": Family("DINOv2 of transformers", _VIT_NAMES, META, norm_eps=1e-6, processor="Bit"),
+    "dinov2_with_registers": Family(
+        "DINOv2 with registers of transformers", _VIT_NAMES, META, norm_eps=1e-6, processor="Bit"
+    ),
     "vit_mae": Family("ViT-MAE of transformers", _VIT_NAMES, META),
     "clip": Family("CLIP of transformers", **_CLIP_TOWER, nested=True),
     "clip_vision_model": Family("CLIP of transformers", **_CLIP_TOWER),
@@ -161,6 +174,7 @@ def convert(source: Source, settings: Settings) -> Converted:
         tensors,
         fitted(preprocess, vit, settings),
         labels=_labels(source, vit.num_classes),
+        outputs=_outputs(source, vit.num_classes),
         dropped=(*dropped, *more),
         notes=(*notes, *said),
     )
@@ -200,7 +214,7 @@ def _plain(
     registers = kind == "dinov2_with_registers"
     if registers:
         merge_class_position(tensors)
-    why_not = None
+    why_not = _no_classes(tensors, source)
     if "head_dist.weight" in tensors:
         why_not = f"{source.where}: {TWO_HEADS}"
     elif "head.weight" in tensors and kind.startswith("dinov2"):
@@ -214,7 +228,7 @@ def _tower(
 ) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
     """The same of an image tower."""
     _shape_tower(tensors)
-    tensors, dropped = without_head(tensors, settings, None)
+    tensors, dropped = without_head(tensors, settings, _no_classes(tensors, source))
     structure, unused, notes = _pooling(tensors, classifies="head.weight" in tensors and _classifies(source))
     if "head.weight" in tensors and "head.bias" not in tensors:
         tensors["head.bias"] = np.zeros(tensors["head.weight"].shape[:1], np.float32)
@@ -272,7 +286,7 @@ def _preprocess(
     if not source.processor:
         return family.preprocess, ["no preprocessor_config.json; the preprocessing is the usual one of its family"]
     try:
-        preprocess = preprocess_of(source.processor, source.where)
+        preprocess = preprocess_of(source.processor, source.where, family.processor)
     except CheckpointError:
         if not settings.preprocess:
             raise
@@ -287,6 +301,21 @@ def _preprocess(
     ]
 
 
+def _outputs(source: Source, num_classes: int) -> Outputs:
+    """What the head's outputs are. Raises CheckpointError for a problem_type that transformers does not have."""
+    try:
+        return outputs_of(source.config.get("problem_type"), num_classes, embeds=not _classifies(source))
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.where}: config.json: {error}") from None
+
+
+def _no_classes(tensors: Weights, source: Source) -> str | None:
+    """Why the head, if there is one, cannot be kept: it measures quantities."""
+    head = tensors.get("head.weight")
+    quantities = head is not None and head.ndim and _outputs(source, len(head)) == "quantities"
+    return f"{source.where}: {QUANTITIES}" if quantities else None
+
+
 def _labels(source: Source, num_classes: int) -> tuple[str, ...]:
     """The names in id2label in logit order; none where they only number the classes."""
     named = source.config.get("id2label")
@@ -294,13 +323,38 @@ def _labels(source: Source, num_classes: int) -> tuple[str, ...]:
         return ()
     if not _classifies(source):
         return embedding_labels(num_classes)
-    if not isinstance(named, dict):
+    if named is None:
         return ()
-    names = [named.get(str(i)) for i in range(num_classes)]
-    if len(named) != num_classes or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(named, dict | list):
+        raise CheckpointError(f"{source.where}: config.json: id2label is neither an object nor a list")
+    names = _names(named, f"{source.where}: config.json")
+    if len(names) != num_classes:
         raise CheckpointError(
-            f"{source.where}: config.json has {len(named)} names in id2label for {num_classes} classes"
+            f"{source.where}: config.json has {len(names)} names in id2label for {num_classes} classes"
         )
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         return ()
-    return tuple(f"{name} ({i})" if names.count(name) > 1 else str(name) for i, name in enumerate(names))
+    often = Counter(unicodedata.normalize("NFC", name) for name in names)
+    return tuple(
+        f"{name} ({i})" if often[unicodedata.normalize("NFC", name)] > 1 else name for i, name in enumerate(names)
+    )
+
+
+def _names(named: Mapping[Any, Any] | list[Any], where: str) -> list[str]:
+    """The values of id2label in the order of its keys, which transformers takes for whole numbers; or those of a list.
+
+    A name that is a number is written as one ("0": 0 is the digit "0"). Raises CheckpointError for keys that do not
+    count from 0, and for names that are neither text nor numbers.
+    """
+    by_number: dict[int, Any] = {}
+    for key, name in named.items() if isinstance(named, dict) else enumerate(named):
+        try:
+            by_number[int(key)] = name
+        except ValueError:
+            raise CheckpointError(f"{where}: the key '{safe(key, 40)}' of id2label is no number") from None
+    if len(by_number) != len(named) or (by_number and (min(by_number), max(by_number)) != (0, len(named) - 1)):
+        raise CheckpointError(f"{where}: the keys of id2label do not count from 0 to {len(named) - 1}")
+    for number, name in by_number.items():
+        if not isinstance(name, str | int | float) or name == "":
+            raise CheckpointError(f"{where}: class {number} has no name in id2label, but {safe(repr(name), 40)}")
+    return [str(by_number[number]) for number in range(len(named))]
