@@ -8,6 +8,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    from vitcli.privacy import caches_into_ours
+
+    caches_into_ours()
     from vitcli.cli.app import app
 
     app()

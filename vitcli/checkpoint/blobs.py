@@ -5,11 +5,11 @@ size and time of what was found good. Knows files, not models.
 """
 
 import hashlib
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from vitcli.errors import CheckpointError
+from vitcli.privacy import our_cache
 from vitcli.text import safe
 
 
@@ -40,4 +40,4 @@ def verify_blob(path: Path, repo: str) -> None:
 
 
 def _notes() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vitcli" / "verified"
+    return our_cache() / "verified"
