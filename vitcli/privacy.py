@@ -1,7 +1,7 @@
 """What other packages would send or leave behind by themselves, switched off (design decision 16).
 
-`import vitcli` comes before every import of theirs that is ours, and calls `telemetry_off`; the command line, which owns
-its process, also moves their caches into ours. Whoever set one of these variables keeps it.
+`import vitcli` comes before each of our imports of theirs, and calls `telemetry_off`; the command line, which owns its
+process, also moves their caches into ours. Whoever set one of these variables keeps it.
 """
 
 import os
