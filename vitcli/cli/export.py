@@ -68,7 +68,8 @@ def export(
     from vitcli.cli import console
     from vitcli.cli.inspecting import COUNT, pictures_of
     from vitcli.cli.settings import size
-    from vitcli.inference.export import SUFFIXES, Options, export
+    from vitcli.inference.export import SUFFIXES, export
+    from vitcli.inference.exported import Options
 
     source = resolve(checkpoint)
     if checkpoint is None:
@@ -101,10 +102,9 @@ def export(
 def _show(made: "Exported", to: str, *, classes: bool) -> None:
     from vitcli.cli import console
 
-    numbers = ["batch", "images", "max difference"]
-    shares = ["same class", "95% interval"] if classes else []
+    numbers = ("batch", "images", "max difference", *(("same class", "95% interval") if classes else ()))
     several = to == "openvino"
-    table = console.table("pixels", *(["precision"] if several else []), *numbers, *shares, right=numbers + shares)
+    table = console.table("pixels", *(("precision",) if several else ()), *numbers, right=numbers)
     for one in made.parity:
         height, width = one.size
         cells = [f"{height}x{width}", *([one.how] if several else []), one.batch, one.images, f"{one.difference:.1e}"]
