@@ -1,4 +1,4 @@
-"""What an export changes, on photographs: the largest difference of a probability to the torch model, and labels changed.
+"""What an export changes, on photographs: the largest difference of a probability to the torch model, labels changed.
 
     python benchmarks/export.py --images photos/ [--model fashion-vit] [--count 1000]
 

@@ -265,10 +265,10 @@ def damaged(data: bytes, seed: int) -> tuple[str, bytes]:
 
 
 def main() -> None:
+    import os
     import subprocess
     import sys
     import tempfile
-    import time
     from collections import Counter
 
     from checkpoints import TINY, write_tiny
@@ -288,10 +288,11 @@ def main() -> None:
         for seed in range(start, start + int(sys.argv[1])):
             name, data = damaged(wholes[seed % len(wholes)], seed)
             (Path(place) / "d.onnx").write_bytes(data)
-            began = time.monotonic()
+            began = os.times()
             command = [sys.executable, "-m", "vitcli", "predict", "-m", f"{place}/d.onnx", str(image)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-            slowest = max(slowest, time.monotonic() - began)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            ended = os.times()  # of a busy machine the clock says little
+            slowest = max(slowest, sum(ended[2:4]) - sum(began[2:4]))
             shown = done.stdout + done.stderr
             counts["exit", done.returncode] += 1
             if "Traceback" in shown or done.returncode not in (0, 1, 2, 3):
@@ -306,7 +307,7 @@ def main() -> None:
                 counts["control"] += 1
             if done.returncode == 0:
                 counts["passed", name] += 1
-    print(dict(counts), f"slowest {slowest:.1f} s")
+    print(dict(counts), f"slowest {slowest:.1f} s of processor time")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from vitcli.errors import CheckpointError
 from vitcli.inference import exported
 from vitcli.inference.engines import open_engine
 from vitcli.inference.export import Options, export
+from vitcli.inference.predict import load as load_model
+from vitcli.inference.stream import Source
 from vitcli.model.config import StemConfig
 
 SNEAKER = Path(__file__).parent.parent / "docs" / "images" / "sneaker.png"
@@ -91,6 +93,17 @@ def test_a_label_that_would_move_the_cursor(whole: bytes, predict: Any) -> None:
     code, shown = predict(onnx_damage.mutated(whole, rename, random.Random(0)))
     assert code == 0
     assert r"cat\x1b[31m" in shown
+
+
+def test_no_image_is_made_for_a_file_that_is_not_checked(whole: bytes, tmp_path: Path) -> None:
+    """Its config may ask for images of any size."""
+    (tmp_path / "m.onnx").write_bytes(onnx_damage.mutated(whole, onnx_damage.larger_images, random.Random(0)))
+
+    def load(preprocess: Any, exact: bool) -> Any:
+        raise AssertionError("an image was loaded")
+
+    with pytest.raises(CheckpointError, match=r"m\.onnx: not as this version"):
+        list(load_model(tmp_path / "m.onnx").answers(iter([Source("x", load)])))
 
 
 VITS = {
