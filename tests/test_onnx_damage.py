@@ -102,7 +102,7 @@ def test_no_image_is_made_for_a_file_that_is_not_checked(whole: bytes, tmp_path:
     def load(preprocess: Any, exact: bool) -> Any:
         raise AssertionError("an image was loaded")
 
-    with pytest.raises(CheckpointError, match=r"m\.onnx: not as this version"):
+    with pytest.raises(CheckpointError, match=r"m\.onnx: (not as this version|an image of)"):
         list(load_model(tmp_path / "m.onnx").answers(iter([Source("x", load)])))
 
 
