@@ -20,8 +20,10 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.inference import export as exporting
+from vitcli.inference.engines import open_engine, probabilities
 from vitcli.inference.export import Options, export
 from vitcli.inference.predict import load
+from vitcli.metrics import wilson
 from vitcli.model.config import StemConfig
 
 
@@ -101,9 +103,9 @@ def test_features_are_compared_themselves(tmp_path: Path, monkeypatch: pytest.Mo
         export(base, tmp_path / "n.onnx", options=Options(softmax=True))
     write = exporting._onnx
 
-    def shifted(*arguments: Any) -> exporting.Run:
-        run = write(*arguments)
-        return lambda images: run(images) + np.float32(1)
+    def shifted(*arguments: Any) -> dict[str, exporting.Run]:
+        (run,) = write(*arguments).values()
+        return {"": lambda images: run(images) + np.float32(1)}
 
     monkeypatch.setattr(exporting, "_onnx", shifted)
     with pytest.raises(VitError, match="outputs differ"):
@@ -130,6 +132,29 @@ def test_openvino(base: Path, tmp_path: Path, options: Options) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin", "m.xml"]
     config = json.loads(openvino.Core().read_model(made.path).get_rt_info(["vit", "config"]).astype(str))
     assert config["label_names"] == list(LABELS)
+    exact, usual = made.parity[0], made.parity[3]
+    assert exact.how == "float32"
+    assert usual.how.startswith("default, ")
+    if usual.how != "default, f32":  # a processor with bfloat16
+        assert usual.difference > exact.difference
+
+
+def test_parity_is_that_of_the_pictures(base: Path, tmp_path: Path) -> None:
+    """On which the file and the model are compared here once more, by other means."""
+    checkpoint = resolve(str(base))
+    rng = np.random.default_rng(5)
+    pictures = [rng.normal(0, scale, (3, 64, 64)).astype(np.float32) for scale in np.geomspace(0.01, 4, 20)]
+    loads = [lambda preprocess, x=x: x for x in pictures]
+    made = export(checkpoint, tmp_path / "m.onnx", options=Options(precision="int8"), pictures=loads)
+    given = open_engine(resolve(str(made.path)), "onnxruntime").logits(np.stack(pictures))
+    with torch.inference_mode():
+        expected = load_model(checkpoint)(torch.from_numpy(np.stack(pictures))).numpy()
+    first = made.parity[0]
+    assert (first.images, made.parity[1].images) == (20, 14)
+    difference = np.abs(probabilities(given, 2.5) - probabilities(expected, 2.5)).max()
+    assert first.difference == pytest.approx(difference, rel=1e-3)
+    same = int((given.argmax(1) == expected.argmax(1)).sum())
+    assert (first.agreement, first.interval) == (same / 20, wilson(same, 20))
 
 
 def test_a_hybrid(tmp_path: Path) -> None:
@@ -224,6 +249,23 @@ class TestCommand:
         document = json.loads(result.stdout)
         assert document["options"]["softmax"] is True
         assert document["parity"][2]["batch"] == 7
+        assert [one["images"] for one in document["parity"]] == [128, 14, 14]
+        assert document["parity"][0]["interval"] == {"low": pytest.approx(0.9709, abs=1e-4), "high": 1.0}
+        assert "128 built-in pictures" in result.stderr
+
+    def test_measures_on_the_users_images(self, base: Path, tmp_path: Path, images: list[Image.Image]) -> None:
+        for i, image in enumerate(images):
+            image.save(tmp_path / f"{i}.png")
+        (tmp_path / "x.jpg").write_bytes(b"not an image")
+        result = self.invoke(base, "--out", tmp_path / "m.onnx", "--images", tmp_path, "--json")
+        assert result.exit_code == 3
+        assert json.loads(result.stdout)["parity"][0]["images"] == 3
+        assert "1 image could not be read" in result.stderr
+        result = self.invoke(base, "--out", tmp_path / "n.onnx", "--images", tmp_path / "x.jpg")
+        assert result.exit_code == 1
+        assert "none of the 1 images could be read" in result.stderr
+        assert not (tmp_path / "n.onnx").exists()
+        assert self.invoke(base, "--images", tmp_path, "--data", tmp_path).exit_code == 2
 
     @pytest.mark.parametrize(
         ("out", "message"), [("m.pb", "must end with .onnx"), ("no/folder/m.onnx", "no such folder")]

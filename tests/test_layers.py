@@ -9,7 +9,7 @@ import vitcli
 
 ROOT = Path(vitcli.__file__).parent
 TASKS = {"training", "inference", "inspection", "comparison"}
-GROUND = {"errors", "metrics", "text"}
+GROUND = {"errors", "metrics", "privacy", "text"}
 MAY_IMPORT = {
     "cli": TASKS | {"data", "checkpoint", "report", "images", "model"} | GROUND,
     **{task: {"data", "checkpoint", "report", "images", "model"} | GROUND for task in TASKS},
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "model": GROUND,
     "errors": set(),
     "metrics": set(),
+    "privacy": set(),
     "text": set(),
 }
 TERMINAL = {"typer", "rich"}

@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from vitcli.privacy import telemetry_off
+
 if TYPE_CHECKING:
     from vitcli.inference.predict import Model, Prediction, Score, load, predict
+
+telemetry_off()
 
 __version__ = "0.1.0"
 __all__ = ["Model", "Prediction", "Score", "__version__", "load", "predict"]

@@ -11,6 +11,9 @@ def main() -> None:
         print("error: vit runs on Linux and macOS; on Windows, use it in WSL", file=sys.stderr)
         raise SystemExit(1)
     _ready_streams()
+    from vitcli.privacy import caches_into_ours
+
+    caches_into_ours()
     from vitcli.cli.app import app
 
     app()

@@ -6,7 +6,6 @@ size and time of what was found good. Knows files, not models.
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from vitcli.checkpoint.hub import OnProgress
 from vitcli.errors import CheckpointError
+from vitcli.privacy import our_cache
 from vitcli.text import safe
 
 
@@ -62,4 +62,4 @@ class _Told:
 
 
 def _notes() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vitcli" / "verified"
+    return our_cache() / "verified"

@@ -17,8 +17,12 @@ from vitcli.text import safe
 CONFIG_KEY = "vit.config"  # config.json of the checkpoint that was exported, at the exported size
 PIXELS_KEY = "vit.pixels"  # "1": the input is pixels from 0 to 255, the normalisation is in the graph
 SHARES_KEY = "vit.probabilities"  # "1": the output is probabilities, temperature included
+PRECISION_KEY = "vit.precision"  # fp32, fp16 or int8
+SIZES_KEY = "vit.sizes"  # of the images it takes, 224x224 or 224x224,384x384; the first is the config's
+CHECKSUM_KEY = "vit.crc32"  # of all bytes before this entry, which is the last; eight hexadecimal digits
 
 _METADATA, _KEY, _VALUE = 14, 1, 2  # fields of ModelProto and StringStringEntryProto (onnx.proto)
+_MAX_FIELDS = 1000  # of a ModelProto: a dozen are usual
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # wire types
 
 
@@ -26,7 +30,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of the ONNX file `path`. Raises CheckpointError for a file that is none."""
     with open_regular(path) as file:
         try:
-            return dict(_entry(data) for data in _messages(file, os.fstat(file.fileno()).st_size))
+            entries = [_entry(data) for data in _messages(file, os.fstat(file.fileno()).st_size)]
+            if len(found := dict(entries)) < len(entries):
+                raise ValueError("a key appears twice")
+            return found
         except (ValueError, KeyError, UnicodeDecodeError):
             raise CheckpointError(f"{safe(path)}: not an ONNX file, or a damaged one") from None
 
@@ -41,7 +48,9 @@ def config_in(path: Path) -> dict[str, Any]:
 
 def _messages(file: BinaryIO, size: int) -> Iterator[bytes]:
     """The bytes of each metadata entry; everything else is skipped."""
-    while file.tell() < size:
+    for _ in range(_MAX_FIELDS):
+        if file.tell() >= size:
+            return
         tag = _varint(file)
         number, kind = tag >> 3, tag & 7
         if kind == _BYTES:
@@ -60,6 +69,7 @@ def _messages(file: BinaryIO, size: int) -> Iterator[bytes]:
             file.seek(8 if kind == _EIGHT else 4, os.SEEK_CUR)
         else:
             raise ValueError("no such wire type")
+    raise ValueError("too many fields")
 
 
 def _entry(data: bytes) -> tuple[str, str]:

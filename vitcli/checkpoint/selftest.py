@@ -50,14 +50,14 @@ def selftest_seed(checkpoint: Checkpoint) -> int | None:
     return seed
 
 
-def check_selftest(checkpoint: Checkpoint, logits: Array) -> None:
+def check_selftest(checkpoint: Checkpoint, logits: Array, tolerance: float = TOLERANCE) -> None:
     """Compare `logits` (1, K), computed from `selftest_input`, with the stored ones. CheckpointError when they differ.
 
     `selftest_before` counts too: it is there only while a checkpoint is being replaced (see `write`).
     """
     entries = [checkpoint.extra[key] for key in ("selftest", "selftest_before") if key in checkpoint.extra]
     error = min(_relative_error(entry, logits.reshape(-1), checkpoint) for entry in entries)
-    if not error <= TOLERANCE:
+    if not error <= tolerance:
         raise CheckpointError(
             f"{safe(checkpoint.config_path)}: the self-test gives other logits (off by {error:.2g} of their scale): "
             "the config is not that of these weights, or one of the two files was changed"

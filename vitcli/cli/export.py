@@ -2,13 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitcli.cli.options import JsonOpt
-from vitcli.errors import UsageError
-from vitcli.text import as_json, safe
+from vitcli.errors import EXIT_SOME_FAILED, UsageError
+from vitcli.text import as_json, plural, safe
+
+if TYPE_CHECKING:
+    from vitcli.checkpoint.config import Checkpoint
+    from vitcli.inference.export import Exported
 
 CheckpointArg = Annotated[
     str | None,
@@ -32,6 +36,12 @@ PixelsOpt = Annotated[
 ]
 SoftmaxOpt = Annotated[bool, typer.Option("--softmax", help="Give probabilities, calibrated ones if the model is.")]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+ImagesOpt = Annotated[
+    list[str] | None,
+    typer.Option("--images", "-i", help="Files, folders, globs to measure the file with; may be repeated."),
+]
+DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to measure with, as for vit train.")]
+CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
 
 
 def export(
@@ -42,18 +52,25 @@ def export(
     img_size: SizesOpt = None,
     pixels: PixelsOpt = False,
     softmax: SoftmaxOpt = False,
+    images: ImagesOpt = None,
+    data: DataOpt = None,
+    count: CountOpt = None,
     force: ForceOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Write a checkpoint as a file for other programs, and measure that it gives the model's answers.
 
-    Labels and preprocessing go into its metadata: `vit predict -m FILE.onnx` works from the file alone.
+    Labels and preprocessing go into its metadata: `vit predict -m FILE.onnx` works from the file alone. Images to
+    measure with: --images, --data, or a built-in set; what fp16 and int8 change depends on them.
     """
-    from vitcli.checkpoint.card import use_command
+    if images and data:
+        raise UsageError("--images and --data are two ways to say the same; give one")
     from vitcli.cli import console
+    from vitcli.cli.inspecting import COUNT, pictures_of
     from vitcli.cli.progress import resolved
     from vitcli.cli.settings import size
-    from vitcli.inference.export import SUFFIXES, Options, export
+    from vitcli.inference.export import SUFFIXES, export
+    from vitcli.inference.exported import Options
 
     source = resolved(checkpoint)
     if checkpoint is None:
@@ -67,19 +84,43 @@ def export(
         raise UsageError(f"{safe(path.parent)}: no such folder")
     pairs = [size(text, "--img-size") or [] for text in img_size.split(",")] if img_size else []
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
-    made = export(source, path, to, options)
+    pictures = pictures_of(images, data, count or COUNT, doing="measuring")
+    made = export(source, path, to, options, [picture.load for picture in pictures])
     if json:
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}
         print(as_json(document))
-        return
-    numbers = ("batch", "max difference", "same class")
-    table = console.table("pixels", *numbers, right=numbers)
+    else:
+        _show(made, to, source)
+    for line in made.failed[:5]:
+        console.note(line)
+    if made.failed:
+        console.note(f"{plural(len(made.failed), 'image')} could not be read and measured nothing")
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _show(made: "Exported", to: str, source: "Checkpoint") -> None:
+    from vitcli.checkpoint.card import use_command
+    from vitcli.cli import console
+
+    classes = source.why_no_classes is None
+    numbers = ("batch", "images", "max difference", *(("same class", "95% interval") if classes else ()))
+    several = to == "openvino"
+    table = console.table("pixels", *(("precision",) if several else ()), *numbers, right=numbers)
     for one in made.parity:
         height, width = one.size
-        console.row(table, f"{height}x{width}", one.batch, f"{one.difference:.1e}", f"{one.agreement:.0%}")
+        cells = [f"{height}x{width}", *([one.how] if several else []), one.batch, one.images, f"{one.difference:.1e}"]
+        if one.agreement is not None and one.interval is not None:
+            cells += [f"{one.agreement:.1%}", f"{one.interval.low:.1%} to {one.interval.high:.1%}"]
+        console.row(table, *cells)
     console.stdout().print(table)
-    takes = "pixels from 0 to 255" if pixels else "normalised pixels"
-    gives = "probabilities" if softmax else "features" if source.why_no_classes else "logits"
-    console.note(f"{safe(path)}: {made.bytes / 2**20:.1f} MiB, {precision}, {takes} to {gives}")
-    if to == "onnx" and not source.why_no_classes:
-        console.note(f"use it: {use_command(str(path), classifies=True)}")
+    takes = "pixels from 0 to 255" if made.options.pixels else "normalised pixels"
+    gives = "probabilities" if made.options.softmax else "logits" if classes else "features"
+    shown = safe(made.path)
+    console.note(f"{shown}: {made.bytes / 2**20:.1f} MiB, {made.options.precision}, {takes} to {gives}")
+    if to == "onnx" and classes:
+        console.note(f"use it: {use_command(str(made.path), classifies=True)}")
+    if several:
+        console.note(
+            "default is what OpenVINO chooses on this processor, bfloat16 where there is any; float32 is had by"
+        )
+        console.note(f'openvino.compile_model("{shown}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})')

@@ -61,7 +61,7 @@ class Inspecting:
         needed = count or COUNT if biases else images_needed(self.wanted, count or COUNT)
         if not needed and (images or data or count):
             raise UsageError(f"--{self.wanted[0]} looks at weights alone; --images, --data and --count change nothing")
-        self.pictures = _pictures(images, data, folders, needed) if needed else []
+        self.pictures = pictures_of(images, data, needed, folders=folders) if needed else []
 
     def run(self, *, out: str | None, json: bool) -> int:
         """Look and show. Returns how many images could not be read."""
@@ -202,7 +202,10 @@ def _exhibits(seen: Mapping[str, Seen], wanted: Sequence[Aspect], labels: Sequen
     return [make(having[aspect]) for aspect, make in makers.items() if having.get(aspect)]
 
 
-def _pictures(images: list[str] | None, data: str | None, folders: str | None, count: int) -> list[Picture]:
+def pictures_of(
+    images: list[str] | None, data: str | None, count: int, *, folders: str | None = None, doing: str = "looking"
+) -> list[Picture]:
+    """`count` of the user's images, or of the built-in ones, which is then said."""
     if images:
         return from_files(images, count)
     if data:
@@ -211,7 +214,7 @@ def _pictures(images: list[str] | None, data: str | None, folders: str | None, c
             note(line)
         return from_samples(splits.named[scored_split(splits, None)], count)
     pictures = built_in(count)
-    note(f"looking with {len(pictures)} built-in pictures of Fashion-MNIST; --images or --data takes yours")
+    note(f"{doing} with {len(pictures)} built-in pictures of Fashion-MNIST; --images or --data takes yours")
     return pictures
 
 

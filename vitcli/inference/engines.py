@@ -15,10 +15,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint, Outputs
-from vitcli.checkpoint.onnx_metadata import PIXELS_KEY, SHARES_KEY, read_metadata
-from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
+from vitcli.checkpoint.selftest import TOLERANCE, check_selftest, selftest_input, selftest_seed
 from vitcli.checkpoint.weights import read_weights
 from vitcli.errors import CheckpointError, UsageError
+from vitcli.inference.exported import ExportPrecision, Options, check_file
+from vitcli.inference.onnx_file import OnnxModel
 from vitcli.inference.onnx_graph import INPUT, Precision, build
 from vitcli.model.config import ViTConfig
 from vitcli.text import safe
@@ -27,6 +28,9 @@ EngineName = Literal["onnxruntime", "torch"]
 # Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
 Output = Literal["logits", "features", "both"]
 Array = np.ndarray[Any, np.dtype[np.float32]]
+
+# How far an exported file may be from its own self-test, on a processor with other instructions.
+_TOLERANCES: Mapping[ExportPrecision, float] = {"fp32": TOLERANCE, "fp16": 0.05, "int8": 0.25}
 
 # From here on a GPU is done before the CPU, the seconds included that torch and CUDA take to start.
 GPU_WORTHWHILE = 0.5e12  # floating-point operations
@@ -50,15 +54,7 @@ class OnnxEngine:
     def __init__(
         self, vit: ViTConfig, tensors: Mapping[str, Array], *, precision: Precision = "fp32", at_once: int = 1
     ) -> None:
-        import onnxruntime
-
-        model = build(vit, tensors, precision=precision)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = max(available_cpus() // at_once, 1)
-        weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
-        options.add_external_initializers(list(model.weights), weights)
-        self._session = onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
+        self._session = session_of(build(vit, tensors, precision=precision), threads=_share(at_once))
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
@@ -71,39 +67,60 @@ class OnnxEngine:
 
 
 class ExportedEngine:
-    """An .onnx file of `vit export`, on the CPU; whatever went into its graph is undone around it."""
+    """The graph of an export, on the CPU; whatever `options` put into it is undone around it."""
 
-    def __init__(self, checkpoint: Checkpoint, *, at_once: int = 1) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        options.intra_op_num_threads = max(available_cpus() // at_once, 1)
-        path = checkpoint.weights_path
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its classes have no common base but this
-            raise CheckpointError(f"{safe(path)}: ONNX Runtime cannot load it: {safe(error)}") from error
-        metadata = read_metadata(path)
-        self._shares = metadata.get(SHARES_KEY) == "1"
-        self._outputs = checkpoint.outputs
-        self._preprocess = checkpoint.preprocess if metadata.get(PIXELS_KEY) == "1" else None
+    def __init__(self, session: Any, options: Options, checkpoint: Checkpoint, *, at_once: int = 1) -> None:
+        self._session, self._options, self._outputs = session, options, checkpoint.outputs
+        preprocess = checkpoint.preprocess
+        self._std, self._mean = (
+            np.array(values, np.float32).reshape(-1, 1, 1) for values in (preprocess.std, preprocess.mean)
+        )
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
         return np.concatenate([*self._threads.map(self._run, np.split(pixels, len(pixels)))])
 
     def _run(self, image: Array) -> Array:
-        if self._preprocess is not None:
-            std, mean = (
-                np.array(v, np.float32).reshape(-1, 1, 1) for v in (self._preprocess.std, self._preprocess.mean)
-            )
-            image = (image * std + mean) * np.float32(255)
+        if self._options.pixels:
+            image = (image * self._std + self._mean) * np.float32(255)
         found: Array = self._session.run(None, {INPUT: image})[0]
-        if not self._shares:
+        if not self._options.softmax:
             return found
         logs = np.log(np.maximum(found, np.float32(1e-37)))
         return logs - np.log1p(-np.minimum(found, np.float32(1 - 2**-24))) if self._outputs == "labels" else logs
+
+
+def session_of(model: OnnxModel | Path, *, threads: int = 0) -> Any:
+    """An InferenceSession of a graph of ours or a file that was checked; 0 threads: as many as there are cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = threads
+    if isinstance(model, Path):
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
+    options.add_external_initializers(list(model.weights), weights)
+    return onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
+
+
+def open_exported(checkpoint: Checkpoint, *, at_once: int = 1) -> ExportedEngine:
+    """An .onnx file of `vit export`, once it is known to be one and to compute what it did when it was written.
+
+    Raises CheckpointError.
+    """
+    path = checkpoint.weights_path
+    options = check_file(checkpoint)
+    seed = selftest_seed(checkpoint)
+    assert seed is not None  # check_file asks for it
+    try:
+        session = session_of(path, threads=_share(at_once))
+        engine = ExportedEngine(session, options, checkpoint, at_once=at_once)
+        logits = engine.logits(selftest_input(checkpoint.preprocess, seed))
+    except Exception as error:  # the classes of ONNX Runtime's have no common base but this
+        raise CheckpointError(f"{safe(path)}: ONNX Runtime cannot run it: {safe(error)}") from error
+    check_selftest(checkpoint, logits, _TOLERANCES[options.precision])
+    return engine
 
 
 class TorchEngine:
@@ -204,7 +221,7 @@ def open_engine(
     What its `logits` gives is `output`; both at once is for torch.
     """
     if checkpoint.exported and output == "logits":
-        return ExportedEngine(checkpoint, at_once=at_once)
+        return open_exported(checkpoint, at_once=at_once)
     if engine == "torch":
         return TorchEngine(checkpoint, device=device, output=output)
     assert checkpoint.vit is not None
@@ -242,6 +259,11 @@ def operations(vit: ViTConfig) -> float:
     linear = (4 * vit.embed_dim + 2 * vit.mlp_dim) * vit.embed_dim
     attention = 2 * vit.num_tokens * vit.embed_dim
     return 2.0 * vit.depth * vit.num_tokens * (linear + attention)
+
+
+def _share(at_once: int) -> int:
+    """Threads for each of so many images at once."""
+    return max(available_cpus() // at_once, 1)
 
 
 def available_cpus() -> int:

@@ -9,52 +9,59 @@ Legend: B batch, C channels, H W pixels, K classes.
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint, build_config
-from vitcli.checkpoint.onnx_metadata import CONFIG_KEY, PIXELS_KEY, SHARES_KEY
-from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.checkpoint.onnx_metadata import CONFIG_KEY
+from vitcli.checkpoint.selftest import selftest_entry, selftest_input
+from vitcli.checkpoint.shapes import weight_shapes
+from vitcli.errors import ImageError, UsageError, VitError
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.engines import Array, probabilities, temperature_of
+from vitcli.inference.engines import (
+    Array,
+    ExportedEngine,
+    probabilities,
+    session_of,
+    temperature_of,
+)
+from vitcli.inference.exported import ExportPrecision, Options, check_file, check_size, write_file
 from vitcli.inference.onnx_file import OnnxModel
-from vitcli.inference.onnx_graph import INPUT, OUTPUT, build
+from vitcli.inference.onnx_graph import INPUT, build
+from vitcli.metrics import Interval, wilson
 from vitcli.model.config import Size
 from vitcli.text import safe
 
 Format = Literal["onnx", "openvino", "torch"]
-ExportPrecision = Literal["fp32", "fp16", "int8"]
 Run = Callable[[Array], Array]  # images (B, C, H, W) → what the file gives for them, (B, K)
+Load = Callable[[Preprocess], Array]  # an image as a model sees it, float32 (C, H, W); raises ImageError
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 BATCHES = (1, 2, 7)  # one, even, odd
+FEW = 14  # images for the batches after the first: they only show that a batch is its images
+OPENVINO_EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 # How far probabilities may be off. fp32: sums in another order. fp16: rounding of weights and sums. int8 is a choice of
 # speed over precision: reported, and refused only when it gives something else altogether.
 LIMITS: dict[ExportPrecision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.5}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What goes into the file."""
-
-    precision: ExportPrecision = "fp32"
-    sizes: tuple[Size, ...] = ()  # (H, W) of images; several: the file takes each of them; none: the checkpoint's own
-    pixels: bool = False  # take pixels from 0 to 255: the normalisation (not the resize) is in the file
-    softmax: bool = False  # give probabilities (of labels that hold each by itself: sigmoid), with the temperature
+_BYTES: dict[ExportPrecision, int] = {"fp32": 4, "fp16": 2, "int8": 1}  # of a weight, at least
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The file beside the torch model, on one batch of random images."""
+    """The file beside the torch model, on `images` images in batches of `batch`."""
 
     size: Size
     batch: int
+    images: int
     difference: float  # largest, of a probability; without classes of an output, relative to the largest output
-    agreement: float  # share of images with the same most probable class
+    agreement: float | None  # share of images with the same most probable class; None without classes
+    interval: Interval | None  # 95 % for `agreement` on more such images
+    how: str  # the precision that the runtime computed in, where it has several: "float32", or "default, bf16"
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,22 @@ class Exported:
     bytes: int
     options: Options
     parity: tuple[Parity, ...]
+    failed: tuple[str, ...]  # images that could not be read, and why
 
 
-def export(checkpoint: Checkpoint, path: Path, to: Format = "onnx", options: Options | None = None) -> Exported:
-    """Write the ViT `checkpoint` to `path` as `to`, and measure it there with its own runtime.
+def export(
+    checkpoint: Checkpoint,
+    path: Path,
+    to: Format = "onnx",
+    options: Options | None = None,
+    pictures: Sequence[Load] = (),
+) -> Exported:
+    """Write the ViT `checkpoint` to `path` as `to`, and measure it there with its own runtime on `pictures`.
 
-    Raises UsageError for options that the format does not have, CheckpointError for what is not a plain ViT, and
-    VitError when the file's answers are not the model's or its runtime is not installed; `path` is then as it was.
+    Without pictures noise is fed, which shows whether the file computes the model and understates what fp16 and int8
+    change. Raises UsageError for options that the format does not have, CheckpointError for what is not a plain ViT or
+    too large, and VitError when the file's answers are not the model's, its runtime is not installed or no picture can
+    be read; `path` is then as it was.
     """
     from vitcli.checkpoint.load import load_model
 
@@ -77,26 +93,30 @@ def export(checkpoint: Checkpoint, path: Path, to: Format = "onnx", options: Opt
     _check(to, options, checkpoint)
     sizes = options.sizes or (checkpoint.preprocess.size,)
     models = {size: load_model(checkpoint, img_size=size) for size in sizes}
-    write: dict[Format, Callable[..., Run]] = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}
+    write: dict[Format, Callable[..., Mapping[str, Run]]] = {"onnx": _onnx, "openvino": _openvino, "torch": _torch}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vit-export-") as staging:
         made = Path(staging) / path.name
-        run = write[to](made, checkpoint, models, options)
-        parity = tuple(
-            _parity(run, models[size], checkpoint, size, batch, options) for size in sizes for batch in BATCHES
-        )
-        worst = max(one.difference for one in parity)
-        if not worst <= LIMITS[options.precision]:  # NaN is not either
+        runs = write[to](made, checkpoint, models, options)
+        failed: list[str] = []
+        parity: list[Parity] = []
+        for size in sizes:
+            failed = []
+            images = _images(pictures, replace(checkpoint.preprocess, size=size), failed)
+            parity += _parity(runs, models[size], checkpoint, size, images, options)
+        # The first run is as exact as it gets; what others give is told, and must be a number.
+        worst = max(one.difference for one in parity if one.how == next(iter(runs)))
+        if worst > LIMITS[options.precision] or not np.isfinite([one.difference for one in parity]).all():
             answers = "outputs" if checkpoint.why_no_classes else "probabilities"
             raise VitError(
                 f"the {options.precision} export's {answers} differ by {worst:.2g} from the model's; "
                 "nothing was written"
             )
-        del run  # and with it the hold on the files
+        del runs  # and with them the hold on the files
         files = sorted(Path(staging).iterdir(), key=lambda file: file == made)  # the one that refers to others last
         total = sum(file.stat().st_size for file in files)
         for file in files:
             shutil.move(file, path.parent / file.name)
-    return Exported(path, total, options, parity)
+    return Exported(path, total, options, tuple(parity), tuple(failed))
 
 
 def _check(to: Format, options: Options, checkpoint: Checkpoint) -> None:
@@ -112,78 +132,73 @@ def _check(to: Format, options: Options, checkpoint: Checkpoint) -> None:
             raise UsageError("--to torch writes one image size")
         if vit and vit.stem:
             raise UsageError("a hybrid's file takes one image size: the padding of its CNN depends on it")
+    if vit and to != "torch":  # before anything of that size is read
+        width = _BYTES["fp32" if to == "openvino" else options.precision]
+        check_size(width * sum(map(prod, weight_shapes(vit).values())), checkpoint.name)
 
 
-def _onnx(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Run:
-    proto = _proto(checkpoint, models, options)
-    try:
-        path.write_bytes(proto.SerializeToString())
-    except ValueError as error:  # protobuf's limit of 2 GB
-        raise CheckpointError(f"{safe(checkpoint.name)} does not fit into one ONNX file: {safe(error)}") from error
-    import onnxruntime
+def _onnx(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Mapping[str, Run]:
+    graph = _graph(checkpoint, models, options)
+    preprocess = replace(checkpoint.preprocess, size=next(iter(models)))
+    engine = ExportedEngine(session_of(graph), options, replace(checkpoint, preprocess=preprocess))
+    selftest = selftest_entry(engine.logits(selftest_input(preprocess)))
+    write_file(path, graph, _metadata(checkpoint, models, options, selftest))
+    from vitcli.checkpoint.resolve import resolve
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {INPUT: images})[0]
+    check_file(resolve(str(path)))  # what nobody could predict with is not written
+    session = session_of(path)
+    return {"": lambda images: session.run(None, {INPUT: images})[0]}
 
 
-def _openvino(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Run:
+def _openvino(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Mapping[str, Run]:
     try:
         import openvino
     except ImportError:
         raise VitError("--to openvino needs OpenVINO: pip install 'vitcli[openvino]'") from None
-    with tempfile.TemporaryDirectory() as place:
+    core = openvino.Core()
+    metadata = _metadata(checkpoint, models, options)
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
         source = Path(place) / "model.onnx"
-        source.write_bytes(_proto(checkpoint, models, replace(options, precision="fp32")).SerializeToString())
-        model = openvino.convert_model(source)
-        for entry in _metadata(checkpoint, models, options):
-            model.set_rt_info(entry[1], entry[0].split("."))
+        write_file(source, _graph(checkpoint, models, replace(options, precision="fp32")), metadata)
+        model = core.read_model(source)  # its convert_model would report to its maker
+        for key, value in metadata.items():
+            model.set_rt_info(value, key.split("."))
         openvino.save_model(model, path, compress_to_fp16=options.precision == "fp16")
-    # As exact as it gets: on a CPU with bfloat16 it would use that.
-    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: compiled([images])[0]
+        del model
+    # On a CPU with bfloat16 it would use that, and the format has no place to say otherwise.
+    usual = core.compile_model(path, "CPU")
+    how = f"default, {usual.get_property('INFERENCE_PRECISION_HINT').get_type_name()}"
+    found = {"float32": core.compile_model(path, "CPU", OPENVINO_EXACT), how: usual}
+    return {how: lambda images, compiled=compiled: compiled([images])[0] for how, compiled in found.items()}  # type: ignore[misc]
 
 
-def _torch(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Run:
+def _torch(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Mapping[str, Run]:
     import torch
 
     (model,) = models.values()
     example = torch.zeros(2, model.config.in_chans, *model.config.img_size)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", max=1 << 16)},))
-    torch.export.save(program, path, extra_files={"config.json": _metadata(checkpoint, models, options)[0][1]})
+    torch.export.save(program, path, extra_files={"config.json": _metadata(checkpoint, models, options)[CONFIG_KEY]})
     module = torch.export.load(path).module()
 
     def run(images: Array) -> Array:
         with torch.inference_mode():
             return module(torch.from_numpy(images)).numpy()  # type: ignore[no-any-return]
 
-    return run
+    return {"": run}
 
 
-def _proto(checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Any:
-    """The whole ModelProto, metadata included."""
+def _graph(checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> OnnxModel:
     model = next(iter(models.values()))
-    preprocess = replace(checkpoint.preprocess, size=model.config.img_size)
-    positions = {m.config.grid: _positions(m) for m in models.values()} if len(models) > 1 else None
-    graph = build(
+    return build(
         model.config,
         {name: tensor.numpy() for name, tensor in model.state_dict().items()},
-        precision="int8" if options.precision == "int8" else "fp32",
-        pixels_of=preprocess if options.pixels else None,
-        positions=positions,
+        precision=options.precision,
+        pixels_of=replace(checkpoint.preprocess, size=model.config.img_size) if options.pixels else None,
+        positions={m.config.grid: _positions(m) for m in models.values()} if len(models) > 1 else None,
+        softmax=temperature_of(checkpoint) if options.softmax else None,
+        sigmoid=checkpoint.outputs == "labels",
     )
-    proto = _whole(graph)
-    if options.softmax:
-        _add_probabilities(
-            proto, temperature_of(checkpoint), "Sigmoid" if checkpoint.outputs == "labels" else "Softmax"
-        )
-    if options.precision == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        proto = convert_float_to_float16(proto, keep_io_types=True)
-    for key, value in _metadata(checkpoint, models, options):
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, value
-    return proto
 
 
 def _positions(model: Any) -> Array:
@@ -193,38 +208,14 @@ def _positions(model: Any) -> Array:
     return np.zeros((1, model.config.num_tokens, model.config.embed_dim), np.float32)
 
 
-def _whole(model: OnnxModel) -> Any:
-    """The ModelProto with its weights inside, checked."""
-    import onnx
-
-    proto = onnx.load_from_string(model.graph)
-    for tensor in proto.graph.initializer:
-        if tensor.name in model.weights:
-            tensor.raw_data = model.weights[tensor.name].tobytes()
-            del tensor.external_data[:]
-            tensor.data_location = onnx.TensorProto.DEFAULT
-    onnx.checker.check_model(proto)
-    return proto
-
-
-def _add_probabilities(proto: Any, temperature: float, kind: Literal["Softmax", "Sigmoid"]) -> None:
-    """logits → probabilities, in place."""
-    from onnx import helper, numpy_helper
-
-    graph, logits = proto.graph, OUTPUT
-    if temperature != 1:
-        graph.initializer.append(numpy_helper.from_array(np.float32(temperature).reshape(()), "temperature"))
-        graph.node.append(helper.make_node("Div", [OUTPUT, "temperature"], ["scaled"]))
-        logits = "scaled"
-    axis = {"axis": -1} if kind == "Softmax" else {}
-    graph.node.append(helper.make_node(kind, [logits], ["probabilities"], **axis))
-    graph.output[0].name = "probabilities"
-
-
-def _metadata(checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Sequence[tuple[str, str]]:
+def _metadata(
+    checkpoint: Checkpoint, models: dict[Size, Any], options: Options, selftest: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """The checkpoint's config at the (first) exported size, and what of its work is in the file."""
     model = next(iter(models.values()))
     extra = {key: value for key, value in checkpoint.extra.items() if key in ("provenance", "base_model")}
+    if selftest is not None:
+        extra["selftest"] = selftest
     if not options.softmax and (temperature := temperature_of(checkpoint)) != 1:
         extra["temperature"] = temperature
     config = build_config(
@@ -236,30 +227,59 @@ def _metadata(checkpoint: Checkpoint, models: dict[Size, Any], options: Options)
         extra=extra,
         outputs=checkpoint.outputs,
     )
-    flags = (PIXELS_KEY, str(int(options.pixels))), (SHARES_KEY, str(int(options.softmax)))
-    return (CONFIG_KEY, json.dumps(config)), *flags
+    return {CONFIG_KEY: json.dumps(config), **options.metadata(model.config.img_size)}
 
 
-def _parity(run: Run, model: Any, checkpoint: Checkpoint, size: Size, batch: int, options: Options) -> Parity:
-    """What the file gives beside `model` on `batch` random images of `size`."""
+def _images(pictures: Sequence[Load], preprocess: Preprocess, failed: list[str]) -> Array:
+    """Images (B, C, H, W) to compare with; what cannot be read is put into `failed`."""
+    if not pictures:
+        pixels = np.random.default_rng(0).integers(0, 256, (FEW, preprocess.in_chans, *preprocess.size))
+        mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
+        return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    loaded = []
+    for load in pictures:
+        try:
+            loaded.append(load(preprocess))
+        except ImageError as error:
+            failed.append(str(error))
+    if not loaded:
+        raise VitError(f"none of the {len(pictures)} images could be read; the first: {failed[0]}")
+    return np.stack(loaded)
+
+
+def _parity(
+    runs: Mapping[str, Run], model: Any, checkpoint: Checkpoint, size: Size, images: Array, options: Options
+) -> Iterator[Parity]:
+    """What the file gives beside `model` for `images` (B, C, *size), in batches of several sizes."""
     import torch
 
-    preprocess: Preprocess = checkpoint.preprocess
-    rng = np.random.default_rng(batch)
-    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
-    pixels = rng.integers(0, 256, (batch, preprocess.in_chans, *size)).astype(np.float32)
-    images: Array = (pixels / np.float32(255) - mean) / std
-    found = run(pixels if options.pixels else images)
     with torch.inference_mode():
-        outputs = model(torch.from_numpy(images)).numpy()
-    given: np.ndarray[Any, Any] = found
-    expected: np.ndarray[Any, Any] = outputs
+        outputs = np.concatenate([model(torch.from_numpy(part)).numpy() for part in _batches(images, 8)])
+    fed = images
+    if options.pixels:
+        preprocess = checkpoint.preprocess
+        mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
+        fed = (images * std + mean) * np.float32(255)
     scale = 1.0
-    if not checkpoint.why_no_classes:
-        temperature = temperature_of(checkpoint)
+    expected: np.ndarray[Any, Any] = outputs
+    classes, temperature = checkpoint.why_no_classes is None, temperature_of(checkpoint)
+    if classes:
         expected = probabilities(outputs, temperature, checkpoint.outputs)
-        given = found if options.softmax else probabilities(found, temperature, checkpoint.outputs)
     else:  # a softmax of features would hide what all of them are off by
         scale = max(float(np.abs(outputs).max()), 1e-12)
-    same = given.argmax(axis=1) == expected.argmax(axis=1)
-    return Parity(size, batch, float(np.abs(given - expected).max()) / scale, float(same.mean()))
+    for how, run in runs.items():
+        for batch in BATCHES:
+            n = len(fed) if batch == 1 else min(len(fed), FEW)
+            given: np.ndarray[Any, Any] = np.concatenate([run(part) for part in _batches(fed[:n], batch)])
+            if classes and not options.softmax:
+                given = probabilities(given, temperature, checkpoint.outputs)
+            difference = float(np.abs(given - expected[:n]).max()) / scale
+            agreement = interval = None
+            if classes:
+                same = int((given.argmax(axis=1) == expected[:n].argmax(axis=1)).sum())
+                agreement, interval = same / n, wilson(same, n)
+            yield Parity(size, batch, n, difference, agreement, interval, how)
+
+
+def _batches(images: Array, size: int) -> list[Array]:
+    return [images[start : start + size] for start in range(0, len(images), size)]

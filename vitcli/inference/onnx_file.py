@@ -8,11 +8,10 @@ check and read what is written here. Knows no model.
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-
-from vitcli import __version__
 
 IR_VERSION = 10
 OPSET = 20  # the first with Gelu
@@ -23,57 +22,86 @@ Attribute = int | float | str | Sequence[int]
 Shape = Sequence[int | str]  # a name stands for a size that is known when the model runs
 
 _FLOAT, _STRING, _INT, _INTS = 1, 3, 2, 7  # AttributeProto.AttributeType
-_DATA_TYPES = {"float32": 1, "int8": 3, "int64": 7}  # TensorProto.DataType
+FLOAT32, FLOAT16 = 1, 10  # TensorProto.DataType
+_DATA_TYPES = {"float32": FLOAT32, "int8": 3, "int64": 7, "float16": FLOAT16}
 _EXTERNAL = 1  # TensorProto.DataLocation
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """`graph` is a ModelProto; `weights` are its large constants, by name, which it only refers to.
+    """A graph and its constants: for a session in this process, where large ones stay apart, or as one file."""
 
-    Kept apart they are never copied, and a model may be larger than protobuf's 2 GB.
-    """
+    nodes: bytes  # fields of GraphProto: the nodes and the graph's name
+    constants: Mapping[str, Array]
+    values: bytes  # fields of GraphProto: inputs and outputs
 
-    graph: bytes
-    weights: Mapping[str, Array]
+    @cached_property
+    def weights(self) -> Mapping[str, Array]:
+        """The large constants, to which `graph` only refers: never copied, and they may pass protobuf's 2 GB."""
+        return {name: array for name, array in self.constants.items() if array.nbytes > INLINE_BYTES}
+
+    @property
+    def graph(self) -> bytes:
+        """A ModelProto without `weights`."""
+        location = _field(1, "location") + _field(2, "weights")
+        elsewhere = _field(13, location) + _field(14, _EXTERNAL)
+        tensors = [
+            _field(5, _tensor(name, array) + (elsewhere if name in self.weights else _field(9, array.tobytes())))
+            for name, array in self.constants.items()
+        ]
+        graph = self.nodes + b"".join(tensors) + self.values
+        before, after = _around(len(graph))
+        return before + graph + after
+
+    def file(self, metadata: Mapping[str, str]) -> list[bytes | Array]:
+        """A ModelProto as it lies in one file, in parts: bytes as they are, arrays for the bytes of weights.
+
+        Which bytes come, and how many weights between them, follows from the shapes of the constants alone.
+        """
+        parts: list[bytes | Array] = [self.nodes]
+        for name, array in self.constants.items():
+            header = _tensor(name, array) + _varint(9 << 3 | 2) + _varint(array.nbytes)
+            parts.append(_varint(5 << 3 | 2) + _varint(len(header) + array.nbytes) + header)
+            parts.append(array.tobytes() if array.dtype == np.int64 else array)  # those are shapes, not weights
+        parts.append(self.values)
+        before, after = _around(sum(map(size_of, parts)))
+        return [before, *parts, after, *(metadata_entry(*item) for item in metadata.items())]
+
+
+def size_of(part: bytes | Array) -> int:
+    """Bytes of a part of a file."""
+    return len(part) if isinstance(part, bytes) else part.nbytes
+
+
+def metadata_entry(key: str, value: str) -> bytes:
+    """One text of a ModelProto's metadata."""
+    return _field(14, _field(1, key) + _field(2, value))
 
 
 class GraphWriter:
     """Collects nodes and constants; a value is known by its name."""
 
     def __init__(self) -> None:
+        self.half = False  # float constants from here on are float16
         self._nodes: list[bytes] = []
-        self._constants: list[bytes] = []
-        self._weights: dict[str, Array] = {}
-        self._known: set[str] = set()
+        self._constants: dict[str, Array] = {}
 
     def constant(self, array: Array, name: str) -> str:
         """`array` as a value of this name; it is not copied when it is large and contiguous."""
-        array = np.asarray(array, order="C")
-        dims = b"".join(_field(1, size) for size in array.shape)
-        tensor = dims + _field(2, _DATA_TYPES[array.dtype.name]) + _field(8, name)
-        if array.nbytes > INLINE_BYTES:
-            self._weights[name] = array
-            location = _field(1, "location") + _field(2, "weights")
-            tensor += _field(13, location) + _field(14, _EXTERNAL)
-        else:
-            tensor += _field(9, array.tobytes())
-        self._constants.append(_field(5, tensor))
+        if self.half and array.dtype == np.float32:
+            largest = np.finfo(np.float16).max
+            array = array.clip(-largest, largest).astype(np.float16)
+        self._constants[name] = np.asarray(array, order="C")
         return name
 
     def ints(self, *values: int) -> str:
         """A shape, or a list of indices: int64, one constant for all that are equal."""
-        name = "ints_" + "_".join(map(str, values)).replace("-", "m")
-        if name not in self._known:
-            self._known.add(self.constant(np.array(values, np.int64), name))
-        return name
+        return self.constant(np.array(values, np.int64), "ints_" + "_".join(map(str, values)).replace("-", "m"))
 
     def scalar(self, value: int | float) -> str:
-        """A single number, int64 or float32."""
-        name = f"{type(value).__name__}_{value}"
-        if name not in self._known:
-            self._known.add(self.constant(np.array(value, np.int64 if isinstance(value, int) else np.float32), name))
-        return name
+        """A single number, int64 or float."""
+        dtype = np.int64 if isinstance(value, int) else np.float32
+        return self.constant(np.array(value, dtype), f"{type(value).__name__}_{value}")
 
     def node(self, operator: str, *inputs: str, output: str = "", **attributes: Attribute) -> str:
         """The output of one operator; an empty input is one that is left out."""
@@ -89,12 +117,32 @@ class GraphWriter:
 
     def model(self, *, name: str, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> OnnxModel:
         """All of it; `inputs` and `outputs` are float32."""
-        graph = b"".join(self._nodes) + _field(2, name) + b"".join(self._constants)
-        graph += b"".join(_field(11, _value(*item)) for item in inputs.items())
-        graph += b"".join(_field(12, _value(*item)) for item in outputs.items())
-        opset = _field(1, "") + _field(2, OPSET)
-        producer = _field(2, "vitcli") + _field(3, __version__)
-        return OnnxModel(_field(1, IR_VERSION) + producer + _field(7, graph) + _field(8, opset), self._weights)
+        values = b"".join(_field(11, _value(*item)) for item in inputs.items())
+        values += b"".join(_field(12, _value(*item)) for item in outputs.items())
+        return OnnxModel(b"".join(self._nodes) + _field(2, name), self._constants, values)
+
+
+class Outline(GraphWriter):
+    """Of floats and 8-bit integers keeps only shape and type: what a file must look like, whatever its weights are."""
+
+    def constant(self, array: Array, name: str) -> str:
+        dtype = np.dtype(np.float16) if self.half and array.dtype == np.float32 else array.dtype
+        if dtype == np.int64:
+            return super().constant(array, name)
+        self._constants[name] = np.broadcast_to(np.zeros((), dtype), array.shape)
+        return name
+
+
+def _around(length: int) -> tuple[bytes, bytes]:
+    """What of a ModelProto stands before and behind a GraphProto of that length."""
+    before = _field(1, IR_VERSION) + _field(2, "vitcli") + _varint(7 << 3 | 2) + _varint(length)
+    return before, _field(8, _field(1, "") + _field(2, OPSET))
+
+
+def _tensor(name: str, array: Array) -> bytes:
+    """A TensorProto but for its data."""
+    dims = b"".join(_field(1, size) for size in array.shape)
+    return dims + _field(2, _DATA_TYPES[array.dtype.name]) + _field(8, name)
 
 
 def _attribute(name: str, value: Attribute) -> bytes:
@@ -110,7 +158,7 @@ def _attribute(name: str, value: Attribute) -> bytes:
 def _value(name: str, shape: Shape) -> bytes:
     """ValueInfoProto of a float32 tensor."""
     dims = b"".join(_field(1, _field(1 if isinstance(size, int) else 2, size)) for size in shape)
-    tensor = _field(1, _DATA_TYPES["float32"]) + _field(2, dims)
+    tensor = _field(1, FLOAT32) + _field(2, dims)
     return _field(1, name) + _field(2, _field(1, tensor))
 
 

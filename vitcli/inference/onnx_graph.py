@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.onnx_file import GraphWriter, OnnxModel
+from vitcli.inference.onnx_file import FLOAT16, FLOAT32, GraphWriter, OnnxModel
 from vitcli.inference.onnx_stem import StemWriter
 from vitcli.inference.quantise import quantise
 from vitcli.model.config import Size, ViTConfig
@@ -30,7 +30,7 @@ from vitcli.model.config import Size, ViTConfig
 Precision = Literal["fp32", "int8"]
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUT, SHARES = "images", "logits", "probabilities"
 LAST = (1 << 63) - 1  # the end of an axis, whatever its length
 
 
@@ -38,25 +38,29 @@ def build(
     config: ViTConfig,
     tensors: Mapping[str, Array],
     *,
-    precision: Precision = "fp32",
+    precision: Precision | Literal["fp16"] = "fp32",
     pixels_of: Preprocess | None = None,
     positions: Mapping[Size, Array] | None = None,
+    softmax: float | None = None,
+    sigmoid: bool = False,
+    graph: GraphWriter | None = None,
 ) -> OnnxModel:
     """The graph from `images` (B, C, H, W) to `logits` (B, K), float32, for any B.
 
     `tensors` are float32 under timm's names, with the shapes of `config`; most are used as they are, not copied.
     "int8" rounds the weights of the encoder's linear layers per output channel, and their inputs as they come with one
-    scale for the whole batch; patches, head and what is computed once per image stay in float32. With `pixels_of`
-    the images are pixels from 0 to 255, and the normalisation is part of the graph. `positions` are the position
-    embeddings (1, prefix + h·w, D) of several grids (h, w): the graph then takes images of each of these sizes, and
-    fails for others.
+    scale for the whole batch; patches, head and what is computed once per image stay in float32. "fp16" computes and
+    stores everything between input and output in float16. With `softmax`, a temperature, the output is `probabilities`
+    (B, K). With `pixels_of` the images are pixels from 0 to 255, and the normalisation is part of the graph.
+    `positions` are the position embeddings (1, prefix + h·w, D) of several grids (h, w): the graph then takes images of
+    each of these sizes, and fails for others. `graph` is written to, a new one unless it is given.
     """
-    writer = _ViTWriter(config, tensors, precision, positions or {})
-    writer.head(writer.encode(writer.embed(pixels_of)))
+    writer = _ViTWriter(config, tensors, precision, positions or {}, graph or GraphWriter())
+    writer.head(writer.encode(writer.embed(pixels_of)), softmax, sigmoid)
     return writer.graph.model(
         name="vit",
         inputs={INPUT: ("batch", config.in_chans, *(("height", "width") if positions else config.img_size))},
-        outputs={OUTPUT: ("batch", config.num_classes or config.num_features)},
+        outputs={OUTPUT if softmax is None else SHARES: ("batch", config.num_classes or config.num_features)},
     )
 
 
@@ -67,13 +71,18 @@ class _ViTWriter:
     """
 
     def __init__(
-        self, config: ViTConfig, tensors: Mapping[str, Array], precision: Precision, positions: Mapping[Size, Array]
+        self,
+        config: ViTConfig,
+        tensors: Mapping[str, Array],
+        precision: str,
+        positions: Mapping[Size, Array],
+        graph: GraphWriter,
     ) -> None:
         self.config = config
         self.tensors = tensors
         self.positions = positions
-        self.graph = GraphWriter()
-        self.int8 = precision == "int8"
+        self.graph = graph
+        self.int8, self.fp16 = precision == "int8", precision == "fp16"
         self._rounded: dict[str, tuple[str, str, str]] = {}  # value → its 8-bit form, scale and zero point
 
     def embed(self, pixels_of: Preprocess | None) -> str:
@@ -83,12 +92,15 @@ class _ViTWriter:
         x = INPUT
         if pixels_of:
             scale, shift = _normalisation(pixels_of)
-            if config.stem:  # its padding is the zero after normalisation, so that comes first
+            # A CNN's padding is the zero after normalisation, and float16 has too few digits for both at once.
+            if config.stem or self.fp16:
                 x = graph.node("Mul", x, graph.constant(scale, "pixels.scale"))
                 x = graph.node("Add", x, graph.constant(shift, "pixels.shift"))
             else:
                 bias = (weight * shift).sum(axis=(1, 2, 3)) + (0 if bias is None else bias)
                 weight = weight * scale
+        if self.fp16:
+            x, graph.half = graph.node("Cast", x, to=FLOAT16), True
         if config.stem:
             x = StemWriter(graph, self.tensors, "patch_embed.backbone.").write(x, config.stem, config.img_size)
         kernel = graph.constant(weight, "patch_embed.proj.weight")
@@ -153,15 +165,24 @@ class _ViTWriter:
         x = self._mean(x, config.embed_dim) if config.global_pool == "avg" else self._attention_pool(x)
         return self._final_norm(x) if config.norm_after_pool else x
 
-    def head(self, y: str) -> None:
-        """y (B, D) → logits (B, K), or what would enter the head when K is 0."""
-        config = self.config
+    def head(self, y: str, softmax: float | None, sigmoid: bool) -> None:
+        """y (B, D) → logits (B, K), or their softmax at that temperature; what would enter the head when K is 0."""
+        config, graph = self.config, self.graph
         if config.head_hidden:
             hidden = self._linear(y, "pre_logits.fc", *self._layer("pre_logits.fc"))
-            y = self.graph.node("Tanh" if config.head_act == "tanh" else "Gelu", hidden)
+            y = graph.node("Tanh" if config.head_act == "tanh" else "Gelu", hidden)
         if config.num_classes:
             y = self._linear(y, "head", *self._layer("head"))
-        self.graph.node("Identity", y, output=OUTPUT)
+        if self.fp16:
+            y, graph.half = graph.node("Cast", y, to=FLOAT32), False
+        if softmax is None:
+            graph.node("Identity", y, output=OUTPUT)
+        else:
+            y = graph.node("Div", y, graph.constant(np.array(softmax, np.float32), "temperature"))
+            if sigmoid:
+                graph.node("Sigmoid", y, output=SHARES)
+            else:
+                graph.node("Softmax", y, axis=-1, output=SHARES)
 
     # ---- attention
 

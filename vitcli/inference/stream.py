@@ -103,6 +103,8 @@ class Stream:
         threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
         try:
             opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
+            if self.checkpoint.exported:
+                opened.result()  # its word for the size of an image counts once the file has been checked
             waiting: deque[Future[list[Answer]]] = deque()
             for batch in batches:
                 waiting.append(threads.submit(self._answer, batch, opened, exact))
