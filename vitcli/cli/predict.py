@@ -31,7 +31,7 @@ FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
 ExactOpt = Annotated[
-    bool, typer.Option("--exact", help="Decode every JPEG in full: timm's pixels bit for bit, and slower.")
+    bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")
 ]
 
 
