@@ -13,16 +13,19 @@ as long as they stay --gap times larger than what they are resized to.
 Without --images: JPEGs of camera sizes (1000 to 4000 pixels wide, quality 90) made from crops of the photos that
 matplotlib and scikit-learn bring along, scaled up, with sensor noise. Without --model: timm's vit_tiny_patch16_224 with
 random weights, whose logits are centred over the images, since one and the same class would win for all of them
-otherwise. One thread; processor time, the mean over the images, the ways taking turns on each.
+otherwise. One thread; processor time, the mean over the images, the ways taking turns on each. Ctrl-C ends early, with
+what was measured.
 """
 
 import argparse
 import io
 import platform
+import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -37,6 +40,7 @@ from vitcli.images.find import walk
 from vitcli.images.preprocess import Preprocess
 
 Pixels = np.ndarray  # (H, W, C) uint8
+Item = TypeVar("Item")
 
 
 def photos() -> list[Image.Image]:
@@ -90,6 +94,16 @@ def folder_files(folder: Path, side: int | None, crops: int | None) -> Iterator[
                 yield jpeg(image.crop((left, top, left + edge, top + edge)))
         elif not crops:
             yield path.read_bytes()
+
+
+def interruptible(items: Iterable[Item]) -> Iterator[Item]:
+    """`items` up to Ctrl-C, which is heeded between two of them."""
+    stop: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: stop.append(number))
+    for item in items:
+        if stop:
+            return
+        yield item
 
 
 def model_and_preprocess(name: str | None) -> tuple[Callable[[torch.Tensor], torch.Tensor], Preprocess, bool]:
@@ -147,7 +161,8 @@ def main() -> None:
         files = folder_files(arguments.images, arguments.side, arguments.crops)
     else:
         files = camera_files(arguments.count)
-    for _, data in zip(range(arguments.count), files, strict=False):
+    measured = zip(range(arguments.count), files, strict=False)
+    for _, data in interruptible(measured):
         reference = by_timm(data)
         for name, way in ways.items():
             start = time.process_time()

@@ -30,9 +30,7 @@ BatchOpt = Annotated[int | None, typer.Option("--batch-size", "-b", min=1, help=
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
-ExactOpt = Annotated[
-    bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")
-]
+ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 
 
 def predict(
