@@ -321,6 +321,8 @@ def test_truncated_files(format: str, share: float, tmp_path: Path) -> None:
         (b"P7\nWIDTH 4\n", "format that is not read"),
         (b"PF\n4 4\n-1.0\n" + bytes(192), "format that is not read"),
         (saved(Image.new("RGB", (300, 20)), "TGA"), "TGA"),
+        (saved(Image.new("RGB", (32, 32)), "ICO"), "format that is not read"),
+        (b"v/1\1\2\0\0\0" + bytes(40), "format that is not read"),
         (saved(Image.new("LA", (300, 20)), "TGA", compression="tga_rle"), "TGA"),
         (saved(Image.new("P", (30, 20)), "TGA", id_section=b"made by"), "TGA"),
         (b"8BPS\0\1" + bytes(20), "format that is not read"),

@@ -53,10 +53,15 @@ _NOT_IMAGES: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), f"is a JPEG XL image: {_CONVERT}"),
     (re.compile(rb"....ftyp", re.DOTALL), "is a video, not an image"),
     (
-        re.compile(rb".[\0\1][\1-\3\x09-\x0b].{13}[\x08\x0f\x10\x18\x20][\0-\x3f]", re.DOTALL),
+        re.compile(rb".(?:\x01[\x01\x09].{5}|\0[\2\3\x0a\x0b]\0{5}).{8}[\x08\x0f\x10\x18\x20][\0-\x3f]", re.DOTALL),
         f"is a TGA image: {_CONVERT}",
     ),
-    (re.compile(rb"8BPS|%!PS|SIMPLE  =|P[7Ff]\s|IIRO|IIU\0"), f"is in an image format that is not read: {_CONVERT}"),
+    (
+        re.compile(
+            rb"8BPS|%!PS|SIMPLE  =|P[7Ff]\s|IIRO|IIU\0|FUJIFILMCCD|\0\0[\1\2]\0|v/1\x01|DDS |#\?RADIANCE|gimp xcf"
+        ),
+        f"is in an image format that is not read: {_CONVERT}",
+    ),
     (re.compile(rb"%PDF"), f"is a PDF: {_CONVERT}"),
     (re.compile(rb"version https://git-lfs"), "is a git-LFS pointer: fetch the file itself with `git lfs pull`"),
     (re.compile(rb"\s*<(?:\?xml.{0,200}<svg|svg)", re.DOTALL | re.IGNORECASE), f"is an SVG drawing: {_CONVERT}"),
