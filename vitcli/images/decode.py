@@ -265,7 +265,7 @@ def _rgb(image: Image.Image, raw: str, name: str) -> Image.Image:
         image.info["transparency"] = key * (85 if raw == "L;2" else 17)
     if image.mode == "La":
         image = image.convert("LA")
-    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getextrema()[3] == (0, 0):
+    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # most programs that write this leave the fourth byte empty
     if image.has_transparency_data:
         image = image.convert("RGBA")
