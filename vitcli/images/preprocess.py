@@ -123,9 +123,9 @@ class Preprocess:
         if self.in_chans == 1:
             image = image.convert("L")
         plan = self._plan(*image.size)
-        exact = (
-            exact or self.interpolation == "nearest"
-        )  # its rounding would pick other pixels, and it is cheap in full
+        # "nearest" would pick other pixels by its rounding. Pillow resizes one axis first, and in a picture higher than
+        # wide it may choose the other one for a part than for the whole: levels then differ by up to five.
+        exact = exact or self.interpolation == "nearest" or image.height > image.width
         if exact and plan.width * plan.height <= _MAX_RESIZED:
             result = self._resize_then_crop(image, plan)
         else:
