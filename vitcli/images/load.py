@@ -20,7 +20,7 @@ def load(
     """One image as float32 (C, H, W), normalised. Raises ImageError.
 
     `exact` gives timm's evaluation transform of the upright image bit for bit (timm itself leaves a photograph lying
-    as the sensor lay; here EXIF turns it). Otherwise only the part that the crop keeps is resized: faster, and seldom
-    1 of 255 away (benchmarks/preprocess.py).
+    as the sensor lay; here EXIF turns it). Otherwise, unless the image is higher than wide, only the part that the crop
+    keeps is resized: faster, and seldom 1 of 255 away (benchmarks/preprocess.py).
     """
     return preprocess(open_image(source, name=name, max_pixels=max_pixels), exact=exact)
