@@ -37,9 +37,7 @@ BatchOpt = Annotated[
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
-ExactOpt = Annotated[
-    bool, typer.Option("--exact", help="Decode every JPEG in full: timm's pixels bit for bit, and slower.")
-]
+ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 

@@ -1,7 +1,9 @@
 """Image file → RGB image, upright. Every byte is hostile until decoded: one file can fail, and only with ImageError.
 
 Formats are told by content, from a short list; only the decoder of that one format is ever imported or run. Sizes are
-checked before anything is decoded. Knows no model; `Preprocess` says what a reduced decode may lose.
+checked before anything is decoded. Knows no model. Every pixel is decoded: JPEG's own reduced scales, 1/2 to 1/8,
+differ by little more than rounding, and yet they change the first class of about one large photograph in forty
+(benchmarks/preprocess.py).
 """
 
 import errno
@@ -11,7 +13,6 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,33 +20,48 @@ import numpy as np
 from PIL import Image
 
 from vitcli.errors import ImageError
-from vitcli.images.preprocess import Extent, Preprocess
+from vitcli.images import layouts
 from vitcli.text import safe
 
 MAX_PIXELS = 64_000_000  # of one image
 MAX_FILE_BYTES = 512 << 20
-# A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as it stays this many times larger than what it is resized to.
-# Measured by benchmarks/preprocess.py: the mean difference to a full decode is 0.12 of 255 at 3, 0.20 at 2.
-REDUCING_GAP = 3
 _MAX_JPEG_SCANS = 500  # a progressive file has about ten; each one is a pass over the whole image
 
-_FORMATS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (  # first bytes, Pillow module, its documented class
-    (re.compile(rb"\xff\xd8\xff"), "JpegImagePlugin", "JpegImageFile"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PngImagePlugin", "PngImageFile"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebPImagePlugin", "WebPImageFile"),
-    (re.compile(rb"GIF8[79]a"), "GifImagePlugin", "GifImageFile"),
-    (re.compile(rb"BM"), "BmpImagePlugin", "BmpImageFile"),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), "TiffImagePlugin", "TiffImageFile"),
-    (re.compile(rb"P[1-6][\s#]"), "PpmImagePlugin", "PpmImageFile"),
-    (re.compile(rb"....ftyp(?:avif|avis)", re.DOTALL), "AvifImagePlugin", "AvifImageFile"),
-    (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"), "Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+_FORMATS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (  # first bytes, module, its class
+    (re.compile(rb"\xff\xd8\xff(?!\xf7|\xe8..SPIFF)", re.DOTALL), "PIL.JpegImagePlugin", "JpegImageFile"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PIL.PngImagePlugin", "PngImageFile"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "PIL.WebPImagePlugin", "WebPImageFile"),
+    (re.compile(rb"GIF8[79]a"), "PIL.GifImagePlugin", "GifImageFile"),
+    (re.compile(rb"BM"), "PIL.BmpImagePlugin", "BmpImageFile"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "PIL.TiffImagePlugin", "TiffImageFile"),
+    (re.compile(rb"P[1-6][\s#]"), "PIL.PpmImagePlugin", "PpmImageFile"),
+    (
+        re.compile(rb"....ftyp(?:avi[fs]|m[is]f1.{4}(?:.{4}){0,20}?avi[fs])", re.DOTALL),
+        "PIL.AvifImagePlugin",
+        "AvifImageFile",
+    ),
+    (re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"), "PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    (re.compile(rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), "pillow_heif.as_plugin", "HeifImageFile"),
 )
+_HEIF = "install pillow-heif, which the extra `vitcli[heif]` does"
 _CONVERT = "convert it to JPEG or PNG first"
+_NOT_FOR_IT = re.compile(
+    "cannot handle|unsupported|not supported|not installed|unknown (pixel|raw) mode", re.IGNORECASE
+)
 _NOT_IMAGES: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (re.compile(rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), f"is a HEIC image: {_CONVERT}"),
+    (re.compile(rb"\xff\xd8\xff(?:\xf7|\xe8..SPIFF)", re.DOTALL), f"is a JPEG-LS image: {_CONVERT}"),
     (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "), f"is a JPEG XL image: {_CONVERT}"),
     (re.compile(rb"....ftyp", re.DOTALL), "is a video, not an image"),
-    (re.compile(rb"8BPS|%!PS|SIMPLE  ="), f"is in an image format that is not read: {_CONVERT}"),
+    (
+        re.compile(rb".(?:\x01[\x01\x09].{5}|\0[\2\3\x0a\x0b]\0{5}).{8}[\x08\x0f\x10\x18\x20][\0-\x3f]", re.DOTALL),
+        f"is a TGA image: {_CONVERT}",
+    ),
+    (
+        re.compile(
+            rb"8BPS|%!PS|SIMPLE  =|P[7Ff]\s|IIRO|IIU\0|FUJIFILMCCD|\0\0[\1\2]\0|v/1\x01|DDS |#\?RADIANCE|gimp xcf"
+        ),
+        f"is in an image format that is not read: {_CONVERT}",
+    ),
     (re.compile(rb"%PDF"), f"is a PDF: {_CONVERT}"),
     (re.compile(rb"version https://git-lfs"), "is a git-LFS pointer: fetch the file itself with `git lfs pull`"),
     (re.compile(rb"\s*<(?:\?xml.{0,200}<svg|svg)", re.DOTALL | re.IGNORECASE), f"is an SVG drawing: {_CONVERT}"),
@@ -64,46 +80,22 @@ _UPRIGHT = {
 }
 
 
-@dataclass(frozen=True)
-class Decoded:
-    image: Image.Image  # RGB, upright
-    extent: Extent | None  # where the full image lies in `image`; None: they are the same
-
-
-def open_image(
-    source: Path | bytes,
-    *,
-    name: str | None = None,
-    fast_for: Preprocess | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Image.Image:
+def open_image(source: Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in a file, or in a file's bytes: RGB, upright, first frame, transparency on white.
 
-    With `fast_for`, a JPEG may come reduced, to no less than that preprocessing needs. `name` is for messages.
-    Raises ImageError.
+    `name` is for messages. Raises ImageError.
     """
-    return decode(source, name=name, fast_for=fast_for, max_pixels=max_pixels).image
-
-
-def decode(
-    source: Path | bytes,
-    *,
-    name: str | None = None,
-    fast_for: Preprocess | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Decoded:
-    """As `open_image`, with what is needed to resize a reduced image exactly."""
     name = safe(name if name is not None else source if isinstance(source, Path) else "image")
     with _open_regular(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
-            return _decode(file, name, fast_for, max_pixels)
+            return _decode(file, name, max_pixels)
         except ImageError:
             raise
         except MemoryError as error:
             raise ImageError(f"{name} needs more memory than there is") from error
         except Exception as error:
-            raise ImageError(f"{name} is damaged: {safe(error) or type(error).__name__}") from error
+            raise _fault(name, error) from error
 
 
 def oddities(path: Path) -> tuple[str, ...]:
@@ -114,7 +106,7 @@ def oddities(path: Path) -> tuple[str, ...]:
     name = safe(path)
     with _open_regular(path, name) as file:
         try:
-            image = _opener(file, name)(file)
+            image = _opened(file, name)
             deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or _sixteen_bits(image)
             found = [
                 ("turned by EXIF", _orientation(image) != 1),
@@ -125,8 +117,16 @@ def oddities(path: Path) -> tuple[str, ...]:
         except ImageError:
             raise
         except Exception as error:
-            raise ImageError(f"{name} is damaged: {safe(error) or type(error).__name__}") from error
+            raise _fault(name, error) from error
     return tuple(what for what, is_so in found if is_so)
+
+
+def _fault(name: str, error: Exception) -> ImageError:
+    """What a decoder says of a file: of some, that they are sound and not for it."""
+    said = safe(error) or type(error).__name__
+    if _NOT_FOR_IT.search(str(error)):
+        return ImageError(f"{name} has pixels of a kind that is not read ({said}): {_CONVERT}")
+    return ImageError(f"{name} is damaged: {said}")
 
 
 def _sixteen_bits(image: Image.Image) -> bool:
@@ -161,25 +161,35 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or safe(error)
 
 
-def _decode(file: IO[bytes], name: str, fast_for: Preprocess | None, max_pixels: int) -> Decoded:
-    image = _opener(file, name)(file)
+def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+    image = _opened(file, name)
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
-            f"{name} has {width} × {height} pixels, more than {max_pixels / 1e6:g} million: "
-            "reduce it, or raise the limit"
+            f"{name} has {width} × {height} pixels, more than {max_pixels / 1e6:g} million: make it smaller first"
         )
     if image.info.get("progressive"):
         _check_scans(file, name)
-    if image.format == "JPEG" and fast_for is not None:
-        _reduce(image, fast_for)
-    image.load()
+    raw, run_lengths = _raw_mode(image), any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))
+    try:
+        image.load()
+    except ValueError as error:
+        if run_lengths:
+            raise ImageError(f"{name} is a run-length BMP that skips pixels, or is cut off: {_CONVERT}") from error
+        raise
     orientation = _orientation(image)  # after loading: PNG keeps its EXIF behind the pixels, TIFF turns by itself
-    rgb = _rgb(image, name)
-    if orientation != 1:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    reduction = round(width / image.width) if image.format == "JPEG" else 1
-    return Decoded(rgb, None if reduction == 1 else _extent(rgb, orientation, width, height, reduction))
+    rgb = _rgb(image, raw, name)
+    return rgb if orientation == 1 else rgb.transpose(_UPRIGHT[orientation])
+
+
+def _opened(file: IO[bytes], name: str) -> Image.Image:
+    """The image in `file` with its header read. Raises ImageError where its pixels would not be read right."""
+    opener = _opener(file, name)
+    unread = {"TiffImageFile": layouts.unread_tiff, "Jpeg2KImageFile": layouts.unread_jpeg2000}.get(opener.__name__)
+    if unread and (what := unread(file)):
+        raise ImageError(f"{name} has {what}, and such files are not read: {_CONVERT}")
+    file.seek(0)
+    return opener(file)
 
 
 def _opener(file: IO[bytes], name: str) -> Callable[[IO[bytes]], Image.Image]:
@@ -195,7 +205,10 @@ def _opener(file: IO[bytes], name: str) -> Callable[[IO[bytes]], Image.Image]:
     for pattern, module, plugin in _FORMATS:
         if pattern.match(start):
             # Not Image.open: it imports five plugins and applies a limit of its own, shared by the whole process.
-            opener: Callable[[IO[bytes]], Image.Image] = getattr(importlib.import_module(f"PIL.{module}"), plugin)
+            try:
+                opener: Callable[[IO[bytes]], Image.Image] = getattr(importlib.import_module(module), plugin)
+            except ImportError as error:
+                raise ImageError(f"{name} is a HEIC image: {_HEIF}, or {_CONVERT}") from error
             return opener
     what = next((what for pattern, what in _NOT_IMAGES if pattern.match(start)), "is not an image that can be read")
     raise ImageError(f"{name} {what}")
@@ -212,23 +225,6 @@ def _check_scans(file: IO[bytes], name: str) -> None:
         raise ImageError(f"{name} is a JPEG of {scans} scans, which would take minutes to decode")
 
 
-def _reduce(image: Any, preprocess: Preprocess) -> None:
-    """Sets a JPEG to be decoded at 1/2, 1/4 or 1/8, if that leaves enough for `preprocess`."""
-    turned = _orientation(image) >= 5
-    width, height = image.size[::-1] if turned else image.size
-    wanted = [REDUCING_GAP * side for side in preprocess.resized(width, height)]
-    image.draft(None, tuple(wanted[::-1] if turned else wanted))
-
-
-def _extent(rgb: Image.Image, orientation: int, width: int, height: int, reduction: int) -> Extent:
-    """For `rgb` upright; `width` and `height` as the file has them. What was rounded up lies right and below there."""
-    full_size = (height, width) if orientation >= 5 else (width, height)
-    across, down = full_size[0] / reduction, full_size[1] / reduction
-    left = rgb.width - across if orientation in (2, 3, 6, 7) else 0.0
-    top = rgb.height - down if orientation in (3, 4, 7, 8) else 0.0
-    return Extent(full_size, (left, top, left + across, top + down))
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1 to 8; 1 when absent or when the EXIF data are damaged, which spoils no pixel."""
     try:
@@ -238,10 +234,22 @@ def _orientation(image: Image.Image) -> int:
     return value if value in _UPRIGHT else 1
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """8-bit RGB. Pillow's own conversion clips what is deeper than 8 bits to white or black, so that is scaled here."""
+def _raw_mode(image: Image.Image) -> str:
+    """How pixels lie in the file, in Pillow's words ("L;4", "I;12", "RGB;16B"); known until they are loaded."""
+    layout: Any = next((tile[3] for tile in getattr(image, "tile", ())), "")
+    return str(layout[0] if isinstance(layout, (tuple, list)) and layout else layout)
+
+
+def _rgb(image: Image.Image, raw: str, name: str) -> Image.Image:
+    """8-bit RGB. Pillow's own conversion clips what is deeper than 8 bits to white or black, so that is scaled here.
+
+    It also compares a PNG's transparent colour with pixels that were scaled before.
+    """
+    key = image.info.get("transparency")
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        pixels = np.asarray(image)
+        eight = (pixels >> (4 if raw == "I;12" else 8)).astype(np.uint8)
+        return Image.fromarray(eight if key is None else np.where(pixels == key, 255, eight)).convert("RGB")
     if image.mode == "I":
         if image.format != "PPM":
             raise ImageError(f"{name} has 32-bit integer pixels, whose range is not known: {_CONVERT}")
@@ -251,6 +259,14 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ImageError(f"{name} has floating-point pixels outside 0 to 1, whose range is not known: {_CONVERT}")
         return Image.fromarray(np.rint(values * 255).astype(np.uint8)).convert("RGB")
+    if key is not None and raw == "RGB;16B":
+        raise ImageError(f"{name} has 16-bit colours of which one is transparent: {_CONVERT}")
+    if key is not None and raw in ("L;2", "L;4"):
+        image.info["transparency"] = key * (85 if raw == "L;2" else 17)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # most programs that write this leave the fourth byte empty
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -19,7 +19,8 @@ from vitcli.images.decode import MAX_FILE_BYTES
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx"),
-    *(".heic", ".heif", ".jxl"),  # cannot be read here, and the user should be told so
+    *(".heic", ".heif", ".hif"),  # with the extra "heif"
+    *(".tga", ".jxl"),  # cannot be read here, and the user should be told so
 )
 _SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"})
 _DIGITS = re.compile(r"([0-9]+)")

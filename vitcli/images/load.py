@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.images.decode import MAX_PIXELS, decode
+from vitcli.images.decode import MAX_PIXELS, open_image
 from vitcli.images.preprocess import Preprocess
 
 
@@ -19,8 +19,8 @@ def load(
 ) -> npt.NDArray[np.float32]:
     """One image as float32 (C, H, W), normalised. Raises ImageError.
 
-    `exact` gives timm's evaluation transform bit for bit. Otherwise large JPEGs are decoded at a reduced scale, several
-    times faster and at most 0.25 of 255 away on average (benchmarks/preprocess.py).
+    `exact` gives timm's evaluation transform of the upright image bit for bit (timm itself leaves a photograph lying
+    as the sensor lay; here EXIF turns it). Otherwise, unless the image is higher than wide, only the part that the crop
+    keeps is resized: faster, and seldom 1 of 255 away (benchmarks/preprocess.py).
     """
-    decoded = decode(source, name=name, fast_for=None if exact else preprocess, max_pixels=max_pixels)
-    return preprocess(decoded.image, exact=exact, extent=decoded.extent)
+    return preprocess(open_image(source, name=name, max_pixels=max_pixels), exact=exact)

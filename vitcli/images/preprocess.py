@@ -41,13 +41,6 @@ class _Plan(NamedTuple):
     top: int
 
 
-class Extent(NamedTuple):
-    """Where a full image lies in one that was decoded at a reduced scale and so rounded up to whole pixels."""
-
-    full_size: tuple[int, int]  # (width, height) of the full image
-    box: tuple[float, float, float, float]  # (left, top, right, bottom) of it, in pixels of the reduced one
-
-
 @dataclass(frozen=True)
 class Preprocess:
     """How images become pixels for one model. Fields and defaults are those of timm's `resolve_data_config`.
@@ -131,29 +124,23 @@ class Preprocess:
         plan = self._plan(width, height)
         return plan.width, plan.height
 
-    def pixels(self, image: Image.Image, *, exact: bool = False, extent: Extent | None = None) -> npt.NDArray[np.uint8]:
-        """RGB image → uint8 (H, W, C): resized and cropped.
-
-        With the `extent` of an image decoded at a reduced scale, the crop lies where it would lie in the full one.
-        """
+    def pixels(self, image: Image.Image, *, exact: bool = False) -> npt.NDArray[np.uint8]:
+        """RGB image → uint8 (H, W, C): resized and cropped."""
         if self.in_chans == 1:
             image = image.convert("L")
-        extent = extent or Extent(image.size, (0, 0, *image.size))
-        plan = self._plan(*extent.full_size)
-        exact = (
-            exact or self.interpolation == "nearest"
-        )  # its rounding would pick other pixels, and it is cheap in full
+        plan = self._plan(*image.size)
+        # "nearest" would pick other pixels by its rounding. Pillow resizes one axis first, and in a picture higher than
+        # wide it may choose the other one for a part than for the whole: levels then differ by up to five.
+        exact = exact or self.interpolation == "nearest" or image.height > image.width
         if exact and plan.width * plan.height <= _MAX_RESIZED:
             result = self._resize_then_crop(image, plan)
         else:
-            result = self._resize_the_crop(image, plan, extent)
+            result = self._resize_the_crop(image, plan)
         return np.asarray(result).reshape(*self.size, self.in_chans)
 
-    def __call__(
-        self, image: Image.Image, *, exact: bool = False, extent: Extent | None = None
-    ) -> npt.NDArray[np.float32]:
+    def __call__(self, image: Image.Image, *, exact: bool = False) -> npt.NDArray[np.float32]:
         """RGB image → float32 (C, H, W), normalised. Arguments as for `pixels`."""
-        pixels = self.pixels(image, exact=exact, extent=extent)
+        pixels = self.pixels(image, exact=exact)
         values = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)  # (C, H, W)
         values /= np.float32(255)
         values -= np.array(self.mean, np.float32).reshape(-1, 1, 1)
@@ -188,18 +175,12 @@ class Preprocess:
         canvas.paste(image, (-plan.left, -plan.top))
         return canvas
 
-    def _resize_the_crop(self, image: Image.Image, plan: _Plan, extent: Extent) -> Image.Image:
+    def _resize_the_crop(self, image: Image.Image, plan: _Plan) -> Image.Image:
         height, width = self.size
         left, right = max(plan.left, 0), min(plan.left + width, plan.width)
         top, bottom = max(plan.top, 0), min(plan.top + height, plan.height)
-        x0, y0, x1, y1 = extent.box
-        scale_x, scale_y = (x1 - x0) / plan.width, (y1 - y0) / plan.height
-        box = (
-            x0 + left * scale_x,
-            y0 + top * scale_y,
-            min(x0 + right * scale_x, image.width),
-            min(y0 + bottom * scale_y, image.height),
-        )
+        scale_x, scale_y = image.width / plan.width, image.height / plan.height
+        box = (left * scale_x, top * scale_y, min(right * scale_x, image.width), min(bottom * scale_y, image.height))
         part = image.resize((right - left, bottom - top), _RESAMPLING[self.interpolation], box)
         if part.size == (width, height):
             return part

@@ -105,8 +105,8 @@ class Model:
     ) -> Iterator[Prediction]:
         """Files, folders, globs (see `find_images`) and Pillow images → predictions, in that order.
 
-        `top_k` classes each. `batch_size` images are computed together, which changes no result. `exact` decodes large
-        JPEGs in full, as timm does. An image that cannot be read gives a prediction with an `error`.
+        `top_k` classes each. `batch_size` images are computed together, which changes no result. `exact` resizes as
+        timm does, to the bit. An image that cannot be read gives a prediction with an `error`.
         """
         if top_k < 1 or (batch_size is not None and batch_size < 1):
             raise UsageError("top_k and batch_size must be at least 1")
