@@ -116,7 +116,8 @@ def _many(place: Path, names: list[str], seed: int, cases: int) -> int:
                 faults[name, wrong].append(case)
         bad = sum(len(found) for (of, _), found in faults.items() if of == name)
         others = cases - codes[0] - codes[1] - codes[2] - codes[3]
-        rows.append((name, cases, codes[1] + codes[2], codes[3], codes[0], others, f"{slowest:.1f} s", f"{largest / 2**20:.0f} MiB", bad))  # fmt: skip
+        ends = (codes[1] + codes[2], codes[3], codes[0], others)
+        rows.append((name, cases, *ends, f"{slowest:.1f} s", f"{largest / 2**20:.0f} MiB", bad))
         print(f"{name}: {cases} cases, {bad} faults, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print("| files | cases | refused | some inputs failed | accepted | other ends | slowest | most memory | faults |")
     print("| --- |" + " --- |" * 8)

@@ -19,14 +19,17 @@ class Raw(str):
     """Text that stands in the file as it is."""
 
 
-CONTROL = ("\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x07", "\x00", "\x7f", "\x9b31m", "\u202egnp.exe", "\u2066", "\r")
+CONTROL = (
+    "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x07", "\x00", "\x7f", "\x9b31m", "\u202egnp.exe", "\u2066", "\r"
+)  # fmt: skip
 TEXTS = (
-    *CONTROL, "", " ", "\n", "é", "日本語", "\u2028", "\ud800", "\ufeff", "a" * 10_000, "../../../etc/passwd", "/dev/zero",
-    "/proc/self/mem", ".", "-1", "1e400", "nan", "true", "None", "%s%n{0}", "[red]", "=1+1", "<script>", "__class__",
+    *CONTROL, "", " ", "\n", "é", "日本語", "\u2028", "\ud800", "\ufeff", "a" * 10_000,
+    "../../../etc/passwd", "/dev/zero", "/proc/self/mem", ".", "-1", "1e400", "nan", "true", "None", "%s%n{0}", "[red]",
+    "=1+1", "<script>", "__class__",
 )  # fmt: skip
 NUMBERS = (
-    0, -1, 1, 2, 3, 7, 255, 65536, 10**6, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, -(10**30), 0.5, -0.0, 1e-320,
-    1e300, -1e308, Raw("1e400"), Raw("NaN"), Raw("-Infinity"), Raw("9" * 5000),
+    0, -1, 1, 2, 3, 7, 255, 65536, 10**6, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30,
+    -(10**30), 0.5, -0.0, 1e-320, 1e300, -1e308, Raw("1e400"), Raw("NaN"), Raw("-Infinity"), Raw("9" * 5000),
 )  # fmt: skip
 DEEP = (Raw("[" * 500 + "]" * 500), Raw("[" * 100_000 + "]" * 100_000), Raw('{"a":' * 2000 + "1" + "}" * 2000))
 OTHERS = (None, True, False, [], Pairs(), [[]], [None], [1, "a", None], [0] * 1000, Pairs([("a", Pairs([("b", 1)]))]))

@@ -20,6 +20,7 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def warm() -> None:
     for module in pkgutil.walk_packages(vitcli.__path__, "vitcli."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    for name in ("onnx", "onnxruntime", "timm", "PIL.Image", "torch.utils.data", "matplotlib.figure", *_LATE):
+    for name in _LATE:
         importlib.import_module(name)
     sys.modules["PIL.Image"].init()
     for thread in threading.enumerate()[1:]:  # matplotlib's, where it had to look for fonts
@@ -69,38 +70,56 @@ def warm() -> None:
     gc.freeze()
 
 
-_LATE = ("timm.data.auto_augment", "timm.data.random_erasing", "timm.optim", "torch._dynamo", "rich.table", "uuid")
+_LATE = (
+    "onnx", "onnxruntime", "timm", "timm.data.auto_augment", "timm.data.random_erasing", "timm.optim", "torch._dynamo",
+    "torch.utils.data", "torchmetrics.functional.classification", "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg", "matplotlib.figure", "rich.table", "pydantic.dataclasses", "PIL.Image", "uuid",
+)  # fmt: skip
 
 
 def run(command: str, folder: Path) -> Ended:
     """`vit COMMAND` in the working folder `folder`."""
-    return forked(lambda: _vit(shlex.split(command)), folder)
+    return forked(lambda: vit(shlex.split(command)), folder)
 
 
 def forked(function: Callable[[], object], folder: Path, *, limited: bool = True) -> Ended:
     """`function` in a child, within the limits, as its exit code; an exception is printed and is 1, as in Python."""
-    out, err = (os.memfd_create(name) for name in ("stdout", "stderr"))
-    began = time.monotonic()
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        os.chdir(folder)
-        if limited:
-            _limit()
-        _exit(function)
-    _, status, used = os.wait4(pid, 0)
-    wall = time.monotonic() - began
-    try:
-        os.killpg(pid, signal.SIGKILL)  # what it started and left
-    except ProcessLookupError:
-        pass
-    stdout, stderr = _content(out), _content(err)
-    cpu, memory = used.ru_utime + used.ru_stime, used.ru_maxrss << 10
-    return Ended(os.waitstatus_to_exitcode(status), stdout, stderr, cpu, wall, memory - _idle_memory())
+    return Child(function, folder, limited=limited).wait()
+
+
+class Child:
+    """A forked child at work on `function` in the working folder `folder`, the leader of its own process group."""
+
+    def __init__(self, function: Callable[[], object], folder: Path, *, limited: bool) -> None:
+        self._streams = tuple(os.memfd_create(name) for name in ("stdout", "stderr"))
+        self._began = time.monotonic()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            for number, stream in enumerate((os.open(os.devnull, os.O_RDONLY), *self._streams)):
+                os.dup2(stream, number)
+            os.chdir(folder)
+            if limited:
+                _limit()
+            _exit(function)
+
+    def wait(self) -> Ended:
+        _, status, used = os.wait4(self.pid, 0)
+        wall = time.monotonic() - self._began
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it started and left
+        stdout, stderr = map(_content, self._streams)
+        memory = (used.ru_maxrss << 10) - _idle_memory()
+        return Ended(os.waitstatus_to_exitcode(status), stdout, stderr, used.ru_utime + used.ru_stime, wall, memory)
+
+
+def vit(arguments: list[str]) -> None:
+    """`vit ARGUMENTS` in this process. It starts threads: never in a process that forks."""
+    sys.argv = ["vit", *arguments]
+    from vitcli.__main__ import main
+
+    main()
 
 
 def verdict(command: str, ended: Ended, folder: Path) -> str:
@@ -128,13 +147,6 @@ def verdict(command: str, ended: Ended, folder: Path) -> str:
     if ended.code in (0, 3) and "--json" in command:
         return _absurd(stdout, lines="--jsonl" in command)
     return ""
-
-
-def _vit(arguments: list[str]) -> None:
-    sys.argv = ["vit", *arguments]
-    from vitcli.__main__ import main
-
-    main()
 
 
 def _exit(function: Callable[[], object]) -> None:

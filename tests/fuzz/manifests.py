@@ -1,6 +1,7 @@
 """Manifests as CSV, TSV and JSON lines."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -31,8 +32,6 @@ def lay(place: Path, folder: Path, rng: random.Random) -> None:
     (folder / KINDS[2]).write_text("\n".join(lines))
     sound.link(folder, place / "data")
     (folder / "model").symlink_to(place / "run" / "best")
-    import os
-
     os.mkfifo(folder / "pipe")
 
 

@@ -1,5 +1,6 @@
 """ONNX files written by `vit export`: their bytes, their metadata, and their graphs edited by the onnx package."""
 
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -23,8 +24,6 @@ COUNTS = (0, 1, 2, 3, -1, 7, 64, 10**5, 2**31, 2**62)
 
 
 def prepare(place: Path) -> None:
-    import os
-
     os.chdir(place)
     sound.vit("export run/best -o fp32.onnx")
     sound.vit("export run/best -o int8.onnx --precision int8")
@@ -187,13 +186,13 @@ def _giant(model: Any, rng: random.Random) -> None:
 
 def _endless(model: Any, rng: random.Random) -> None:
     """The answer comes after a loop that takes hours."""
+    value = helper.make_tensor_value_info
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])],
         "body",
-        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-         helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
-        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, None)],
+        [value("on", TensorProto.BOOL, []), value("y", TensorProto.FLOAT, None)],
+    )
     model.graph.initializer.append(helper.make_tensor("turns", TensorProto.INT64, [], [2**40]))
     model.graph.initializer.append(helper.make_tensor("true", TensorProto.BOOL, [], [True]))
     last = model.graph.output[0].name

@@ -23,7 +23,11 @@ KINDS = {
         "finetune --resume tuned --dry-run",
     ),
     "head": ("finetune --resume head --workers 0 --json", "finetune --resume head --dry-run"),
-    "study": ("compare --resume study --workers 0 --json", "compare --resume study --dry-run", "compare --resume study --csv"),
+    "study": (
+        "compare --resume study --workers 0 --json",
+        "compare --resume study --dry-run",
+        "compare --resume study --csv",
+    ),
 }  # fmt: skip
 COMMANDS = tuple(command for commands in KINDS.values() for command in commands)
 
@@ -47,7 +51,8 @@ def lay(place: Path, folder: Path, rng: random.Random) -> None:
 
 def damage(place: Path, folder: Path, rng: random.Random) -> None:
     for kind in KINDS:
-        shutil.rmtree(folder / kind / "best") if kind == "head" and rng.random() < 0.5 else None
+        if kind == "head" and rng.random() < 0.5:  # as if killed after the features
+            shutil.rmtree(folder / kind / "best")
         files = sorted(path for path in (folder / kind).rglob("*") if path.is_file() and path.stat().st_size)
         own = [path for path in files if path.parent.name not in ("best", "last") and path.suffix != ".html"]
         path = rng.choice(own)

@@ -2,10 +2,11 @@
 
 import os
 import random
-import sys
 from pathlib import Path
 
 from PIL import Image
+
+from tests.fuzz import engine
 
 CLASSES = ("blue", "green", "red")
 SIDE = 16
@@ -14,12 +15,9 @@ IMAGE = "data/red/0.png"
 
 
 def vit(line: str) -> None:
-    """`vit LINE` in this process; RuntimeError unless it succeeds. Starts threads: never in a process that forks."""
-    from vitcli.__main__ import main
-
-    sys.argv = ["vit", *line.split()]
+    """`vit LINE` in this process, as `engine.vit` does it. Raises RuntimeError unless it succeeds."""
     try:
-        main()
+        engine.vit(line.split())
     except SystemExit as end:
         if end.code:
             raise RuntimeError(f"vit {line} ended with {end.code}") from None
