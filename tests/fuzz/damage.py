@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _damage_item(holder: list[Any], i: int, rng: random.Random) -> None:
 def _value(old: Tree, rng: random.Random) -> Tree:
     """Something else: half of the time of the same kind, and then often near the old one."""
     if rng.random() < 0.5:
-        return rng.choice(rng.choice((TEXTS, NUMBERS, DEEP, OTHERS)))
+        return deepcopy(rng.choice(rng.choice((TEXTS, NUMBERS, DEEP, OTHERS))))  # what is put in may be damaged next
     if isinstance(old, bool):
         return not old
     if isinstance(old, int | float) and not isinstance(old, Raw) and math.isfinite(old):
