@@ -129,6 +129,17 @@ def test_a_bfloat16_model_is_saved_with_its_values(tmp_path: Path) -> None:
     assert model.head.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_a_model_whose_answers_are_not_finite_is_not_saved(tmp_path: Path, value: float) -> None:
+    """3e38 is finite, and overflows in the sum."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.weight.fill_(value)
+    with pytest.raises(CheckpointError, match="answers are not finite"):
+        save_model(tmp_path, model, architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_parameter_is_initialised_when_weights_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path)
 

@@ -132,6 +132,18 @@ class TestPredict:
         assert len(result.stderr.strip().splitlines()) == 1
         assert result.stderr.startswith("error: ")
 
+    def test_no_warning_of_a_library_is_shown(self, tmp_path: Path) -> None:
+        """Pillow warns of a TIFF entry that points beyond the file; our own lines say what matters."""
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.tif", software="x" * 40)
+        content = bytearray((tmp_path / "a.tif").read_bytes())
+        at = content.index(b"\x31\x01\x02\x00", int.from_bytes(content[4:8], "little"))  # the entry 305, text
+        content[at + 4 : at + 8] = (10**6).to_bytes(4, "little")
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.warns(UserWarning, match="Tag data larger than file"):
+            vit(f"predict -m model {tmp_path}/a.tif --json")
+        found = shell(f"{sys.executable} -m vitcli predict -m model {tmp_path}/a.tif --json")
+        assert (found.returncode, found.stderr) == (0, "")
+
     def test_any_name_gives_valid_output(self, place: Path, tmp_path: Path) -> None:
         raw = [
             b"-rf.jpg",

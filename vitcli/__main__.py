@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import warnings
 from contextlib import suppress
 
 
@@ -11,6 +12,9 @@ def main() -> None:
         print("error: vit runs on Linux and macOS; on Windows, use it in WSL", file=sys.stderr)
         raise SystemExit(1)
     _ready_streams()
+    # Libraries warn of damage that our own lines tell of: Pillow of a file's tags, NumPy of infinities.
+    if not sys.warnoptions and not os.environ.get("VIT_DEBUG"):
+        warnings.simplefilter("ignore")
     from vitcli.privacy import caches_into_ours
 
     caches_into_ours()

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vitcli.checkpoint.config import Outputs, build_config
 from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
@@ -48,6 +50,8 @@ def write_checkpoint(
     """
     own = {**(extra or {}), "provenance": dict(provenance)}
     if selftest_logits is not None:
+        if not np.isfinite(selftest_logits).all():
+            raise CheckpointError(f"{safe(folder)}: the model's answers are not finite; its weights are not to be used")
         own["selftest"] = selftest_entry(selftest_logits)
     config = build_config(
         architecture=architecture,
