@@ -43,5 +43,6 @@ def scored_split(found: Splits, asked: Split | None, used: Split | None = None) 
     """
     if asked is not None:
         return asked
-    there = [split for split in ("test", "val", "train") if split in found.named]
+    order: tuple[Split, ...] = ("test", "val", "train")
+    there = [split for split in order if split in found.named]
     return next((split for split in there if split != used), there[0])

@@ -225,8 +225,8 @@ def kind_of(path: Path) -> str:
             raise CheckpointError(f"{safe(path)}: a zip archive {what}")
     if len(start) > 8 and start[0] == 0x80 and start[1] in range(2, 6) and start[8] != ord("{"):
         return "pickle"
-    if path.suffix not in _SAFE and start[8:9] != b"{" and (what := told_by([path.name])):
-        raise CheckpointError(f"{safe(path.parent)}: {safe(what, 200)}")
+    if path.suffix not in _SAFE and start[8:9] != b"{" and (told := told_by([path.name])):
+        raise CheckpointError(f"{safe(path.parent)}: {safe(told, 200)}")
     if path.suffix == ".json":
         raise CheckpointError(f"{safe(path)}: settings, not weights; name the folder or the file of the weights")
     return "safetensors"
