@@ -15,7 +15,7 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import bundled_folder
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
-from vitcli.checkpoint.save import save_model
+from vitcli.checkpoint.write import save_model
 
 
 def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:

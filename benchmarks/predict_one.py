@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 from processes import in_turn, report
 
-from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import architecture
+from vitcli.model.shapes import weight_shapes
 
 TIMM = """
 import sys, timm, torch

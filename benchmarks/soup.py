@@ -16,7 +16,7 @@ from bundle import provenance_of
 
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
-from vitcli.checkpoint.save import save_model
+from vitcli.checkpoint.write import save_model
 from vitcli.data.sources import open_data
 from vitcli.inference.engines import OnnxEngine
 

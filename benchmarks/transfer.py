@@ -19,9 +19,8 @@ from digits import digits
 from vitcli.checkpoint.resolve import resolve
 from vitcli.data.sources import open_data
 from vitcli.inference.evaluate import evaluate
-from vitcli.training.origin import Start, weights_digest
+from vitcli.training.build import Settings, Start, weights_digest
 from vitcli.training.recipe import Recipe, load_recipe, override, small_images
-from vitcli.training.start import Settings
 from vitcli.training.train import begin, train
 
 # Of so many images a class, None for all of them; the fewer there are, the shorter an epoch is.

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import write_stripes
 from typer.testing import CliRunner
 
+from tests.training.test_training import write_stripes
 from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.inference.engines import open_engine
 from vitcli.training import train as training
+from vitcli.training.build import Settings, build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Shrunk, Stepped
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe
-from vitcli.training.start import Settings, build_task
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

@@ -1,6 +1,7 @@
-"""Imports point one way (docs: design): cli → tasks → (data, checkpoint, report) → (images, model) → (errors, text)."""
+"""Imports point down the floors of the house, and no two files import each other (docs/design.md, "The house")."""
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,21 +9,19 @@ import pytest
 import vitcli
 
 ROOT = Path(vitcli.__file__).parent
-TASKS = {"training", "inference", "inspection", "comparison"}
-GROUND = {"errors", "metrics", "privacy", "text"}
-MAY_IMPORT = {
-    "cli": TASKS | {"data", "checkpoint", "report", "images", "model"} | GROUND,
-    **{task: {"data", "checkpoint", "report", "images", "model"} | GROUND for task in TASKS},
-    "data": {"images"} | GROUND,
-    "checkpoint": {"images", "model"} | GROUND,
-    "report": GROUND,
-    "images": GROUND,
-    "model": GROUND,
-    "errors": set(),
-    "metrics": set(),
-    "privacy": set(),
-    "text": set(),
-}
+FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"comparison"},
+    {"training"},
+    {"inspection", "inference"},
+    {"checkpoint"},
+    {"data", "onnx"},
+    {"model", "images", "report"},
+    {"files"},
+    {"errors", "machine", "metrics", "privacy", "text"},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TERMINAL = {"typer", "rich"}
 
 
@@ -38,14 +37,33 @@ def imports_of(source: str) -> set[str]:
 
 
 def violations(room: str, source: str) -> set[str]:
-    """Imports in `source` that a module of `room` may not have."""
+    """Imports in `source` that a module of `room` may not have: of its own floor or above, or of the terminal."""
     own = {name.split(".")[1] for name in imports_of(source) if name.startswith("vitcli.")}
     top = {name.split(".")[0] for name in imports_of(source)}
-    wrong = {f"vitcli.{name}" for name in own if name in MAY_IMPORT and name not in MAY_IMPORT[room] | {room}}
-    return wrong if room == "cli" else wrong | (top & TERMINAL)
+    wrong = {f"vitcli.{name}" for name in own & FLOOR.keys() if name != room and FLOOR[name] <= FLOOR[room]}
+    return wrong if room in ("cli", "__main__") else wrong | (top & TERMINAL)
 
 
-MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem in GROUND)
+def circles(imports: Mapping[str, set[str]]) -> list[str]:
+    """Modules that reach themselves, where `imports` says what each imports."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for name in imports.get(waiting.pop(), set()) - seen:
+                seen.add(name)
+                waiting.append(name)
+        return seen
+
+    return sorted(name for name in imports if name in reached(name))
+
+
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(["vitcli", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -54,16 +72,36 @@ def test_imports_point_down(path: Path) -> None:
     assert violations(room, path.read_text("utf-8")) == set()
 
 
+def test_every_room_has_its_floor() -> None:
+    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in MODULES} == FLOOR.keys()
+
+
+def test_no_two_files_import_each_other() -> None:
+    """Imports inside functions count: they hide a circle, they do not open it."""
+    names = {name_of(path) for path in MODULES}
+    assert circles({name_of(path): imports_of(path.read_text("utf-8")) & names for path in MODULES}) == []
+
+
 @pytest.mark.parametrize(
     ("room", "source", "wrong"),
     [
         ("model", "from vitcli.checkpoint import load", {"vitcli.checkpoint"}),
-        ("training", "def f():\n    import vitcli.inference.engines", {"vitcli.inference"}),
+        ("inference", "def f():\n    import vitcli.training.fit", {"vitcli.training"}),
+        ("inspection", "from vitcli.inference.engines import open_engine", {"vitcli.inference"}),
+        ("data", "from vitcli.onnx import graph", {"vitcli.onnx"}),
         ("data", "import rich.table", {"rich"}),
         ("images", "from typer import Typer", {"typer"}),
+        ("text", "from vitcli.errors import VitError", {"vitcli.errors"}),
+        ("training", "from vitcli.inference.engines import open_engine", set()),
         ("checkpoint", "from vitcli.model.vit import VisionTransformer", set()),
         ("cli", "import typer", set()),
     ],
 )
 def test_the_check_can_fail(room: str, source: str, wrong: set[str]) -> None:
     assert violations(room, source) == wrong
+
+
+def test_circles_are_found() -> None:
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+    assert circles(imports) == ["a", "b", "c"]
+    assert circles({**imports, "c": set()}) == []

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import write_tiny
 
 import vitcli
+from tests.helpers.checkpoints import write_tiny
 
 ROOT = Path(vitcli.__file__).parent.parent
 SNEAKER = ROOT / "docs" / "images" / "sneaker.png"

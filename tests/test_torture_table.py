@@ -8,7 +8,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+) \|$", re.MULTILINE)
-TEST = re.compile(r"`(test_\w+\.py)::(\w+)`")
+TEST = re.compile(r"`([\w/]*test_\w+\.py)::(\w+)`")
 PAGE = (TESTS.parent / "docs" / "torture.md").read_text("utf-8")
 COMPLETE = range(25, 86)
 
@@ -48,10 +48,10 @@ def test_every_entry_has_a_test_or_a_reason() -> None:
     ("change", "problem"),
     [
         (("| 30 |", "| x |"), "30 is missing"),
-        (("test_images_decode.py::test_truncated_files", "test_images_decode.py::test_gone"), "test_gone"),
-        (("test_check.py::test_unreadable_files", "test_chek.py::test_unreadable_files"), "test_chek.py"),
-        (("`test_images_find.py::test_a_path_that_exists_is_no_glob`", "some day"), "40 has neither"),
-        (("`test_kill.py::test_signals", "test_kill.py::test_signals"), "68: a test is not written"),
+        (("images/test_decode.py::test_truncated_files", "images/test_decode.py::test_gone"), "test_gone"),
+        (("data/test_check.py::test_unreadable_files", "test_chek.py::test_unreadable_files"), "test_chek.py"),
+        (("`images/test_find.py::test_a_path_that_exists_is_no_glob`", "some day"), "40 has neither"),
+        (("`training/test_kill.py::test_signals", "training/test_kill.py::test_signals"), "68: a test is not written"),
         (("| 26 |", "| 25 |"), "each once"),
     ],
 )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vitcli.checkpoint.header import read_header, weight_files
 from vitcli.checkpoint.layout import ALIASES, CONFIG_NAME, CachedRepo, bundled_folder, bundled_names, cached_repos
-from vitcli.checkpoint.untrusted import read_config
+from vitcli.checkpoint.tensor_file import read_header, weight_files
 from vitcli.errors import CheckpointError
+from vitcli.files import read_config
 
 SUGGESTIONS = {
     "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k": "ViT-Ti/16, ImageNet-1k: the smallest",

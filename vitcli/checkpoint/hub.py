@@ -39,7 +39,7 @@ def download(
     if _offline_asked():
         raise HubError(f"{missing(repo, revision)} and HF_HUB_OFFLINE is set. {command(repo, revision)}")
     _check_environment()
-    from vitcli.checkpoint.transfer import transfer
+    from vitcli.checkpoint.download import transfer
 
     return transfer(repo, revision, check_config, progress)
 
@@ -52,7 +52,7 @@ def download_chosen(repo: str, revision: str, choose: Choose, progress: OnProgre
     if _offline_asked():
         raise HubError(f"{missing(repo, revision)} and HF_HUB_OFFLINE is set. {command(repo, revision)}")
     _check_environment()
-    from vitcli.checkpoint.transfer import transfer_chosen
+    from vitcli.checkpoint.download import transfer_chosen
 
     return transfer_chosen(repo, revision, choose, progress)
 

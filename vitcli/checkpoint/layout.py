@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from vitcli.checkpoint.header import weight_files
+from vitcli.checkpoint.tensor_file import weight_files
 from vitcli.errors import CheckpointError
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"

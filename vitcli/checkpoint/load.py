@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
-from vitcli.checkpoint.tensors import Array
+from vitcli.checkpoint.tensor_file import Array
 from vitcli.checkpoint.timm_source import architectures
 from vitcli.checkpoint.weights import compare, read_weights, stored_grid
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import NOT_COVERED
 from vitcli.model.config import Size, ViTConfig
-from vitcli.model.posemb import Kernel, resample_pos_embed
+from vitcli.model.resample import Kernel, resample_pos_embed
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from vitcli.checkpoint.typed import shown
 from vitcli.errors import CheckpointError
+from vitcli.files import shown
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES

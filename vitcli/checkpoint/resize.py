@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import read_header
 from vitcli.checkpoint.load import build
+from vitcli.checkpoint.tensor_file import read_header
 from vitcli.checkpoint.weights import read_weights, stored_grid
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import not_built
 from vitcli.model.config import Size
-from vitcli.model.patchemb import resample_patch_embed
-from vitcli.model.posemb import Kernel, resample_pos_embed
+from vitcli.model.resample import Kernel, resample_patch_embed, resample_pos_embed
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
 

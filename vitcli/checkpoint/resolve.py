@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitcli.checkpoint.config import Checkpoint, Source, parse_config
-from vitcli.checkpoint.header import INDEX_SUFFIX, PICKLE_HINT
+from vitcli.checkpoint.exported import config_in
 from vitcli.checkpoint.hub import OnProgress, download
-from vitcli.checkpoint.labels import are_wordnet_ids, describe, imagenet_names
+from vitcli.checkpoint.imagenet import are_wordnet_ids, describe, imagenet_names
 from vitcli.checkpoint.layout import (
     ALIASES,
     CONFIG_NAME,
@@ -25,9 +25,9 @@ from vitcli.checkpoint.layout import (
     find_cached,
     repo_of,
 )
-from vitcli.checkpoint.onnx_metadata import config_in
-from vitcli.checkpoint.untrusted import read_config
+from vitcli.checkpoint.tensor_file import INDEX_SUFFIX, PICKLE_HINT
 from vitcli.errors import CheckpointError, HubError
+from vitcli.files import read_config
 from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
 from vitcli.text import did_you_mean, safe

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.tensors import Array
+from vitcli.checkpoint.tensor_file import Array
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.text import safe

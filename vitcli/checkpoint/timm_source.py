@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from vitcli.checkpoint.labels import timm_folder
+from vitcli.checkpoint.imagenet import timm_folder
 
 _ENTRY = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 _IMPORT = re.compile(r"^\s*from (?:\.|timm\.models\.)(\w+) import", re.MULTILINE)

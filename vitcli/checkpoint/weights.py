@@ -13,15 +13,23 @@ from pathlib import Path
 
 from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import opened, read_header, weight_files
 from vitcli.checkpoint.hub import OnProgress
 from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
-from vitcli.checkpoint.shapes import Shape, weight_shapes
-from vitcli.checkpoint.tensors import Array, StoredType, check_finite, read_parts, stored_as
+from vitcli.checkpoint.tensor_file import (
+    Array,
+    StoredType,
+    check_finite,
+    opened,
+    read_header,
+    read_parts,
+    stored_as,
+    weight_files,
+)
 from vitcli.checkpoint.timm_source import foreign
-from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
+from vitcli.files import open_regular
 from vitcli.model.config import Size
+from vitcli.model.shapes import Shape, weight_shapes
 from vitcli.text import safe
 
 MAX_LISTED = 10

@@ -2,24 +2,32 @@
 
 Whatever dies in between, the folder stays loadable: each file is replaced atomically, and while the two files are of
 two moments config.json carries the self-tests of both.
+
+MERGED: A torch model becomes a checkpoint folder, with the self-test that proves it when it is read.
+
+Knows how to take arrays and logits out of a model; what the files look like is in `write`.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from vitcli.checkpoint.config import Outputs, build_config
-from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.load import selftest_logits
 from vitcli.checkpoint.selftest import selftest_entry
-from vitcli.checkpoint.tensors import Array, StoredType, as_stored, write_tensors
-from vitcli.checkpoint.untrusted import read_config
+from vitcli.checkpoint.tensor_file import Array, StoredType, as_stored, write_tensors
 from vitcli.errors import CheckpointError, UsageError
+from vitcli.files import read_config, write_file
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
+from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
 
 
@@ -97,3 +105,48 @@ def _selftest_before(folder: Path, new: Mapping[str, Any]) -> Any:
 def _write_json(path: Path, config: Mapping[str, Any]) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(path, [text.encode("utf-8"), b"\n"])
+
+
+def save_model(
+    folder: Path,
+    model: nn.Module,
+    *,
+    architecture: str,
+    labels: Sequence[str],
+    preprocess: Preprocess,
+    provenance: Mapping[str, Any],
+    dtype: StoredType = "float32",
+    **more: Any,
+) -> None:
+    """Write `model` (on any device, in any mode and precision, wrapped or not; it is not changed) into `folder`.
+
+    The self-test logits are computed on the CPU by a copy that holds the weights as `dtype` stores them. `more` goes to
+    `write_checkpoint`. Raises CheckpointError.
+    """
+    plain = copy.deepcopy(_unwrapped(model)).cpu().float().eval()
+    tensors = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
+    rounded = {
+        name: torch.from_numpy(array.astype(tensors[name].dtype)) for name, array in as_stored(tensors, dtype).items()
+    }
+    plain.load_state_dict(rounded, strict=True)
+    write_checkpoint(
+        folder,
+        tensors,
+        architecture=architecture,
+        vit=plain.config if isinstance(plain, VisionTransformer) else None,
+        labels=labels,
+        preprocess=preprocess,
+        provenance=provenance,
+        dtype=dtype,
+        selftest_logits=selftest_logits(plain, preprocess),
+        **more,
+    )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile."""
+    for wrapper in ("module", "_orig_mod"):
+        inner = getattr(model, wrapper, None)
+        if isinstance(inner, nn.Module):
+            return _unwrapped(inner)
+    return model

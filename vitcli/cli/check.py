@@ -20,8 +20,8 @@ def check(data: DataArg, near: NearOpt = True, folders: FoldersOpt = None, json:
     Exit code 3 when something would spoil a measurement.
     """
     from vitcli.cli import console
-    from vitcli.cli.check_view import show
-    from vitcli.cli.progress import progress
+    from vitcli.cli.console import progress
+    from vitcli.cli.views.dataset import show
     from vitcli.data.check import check as look
 
     with progress() as bar:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from vitcli.cli import cell_costs
-from vitcli.cli import comparison_view as view
-from vitcli.cli.cells import Cells, pretraining_sets
-from vitcli.cli.console import note
-from vitcli.cli.progress import data_opened
+from vitcli.cli.console import data_opened, note
+from vitcli.cli.views import comparison as view
+from vitcli.comparison import cells as cell_costs
+from vitcli.comparison.cells import Cells, pretraining_sets
 from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
@@ -22,8 +21,8 @@ from vitcli.comparison.results import Findings, Size
 from vitcli.comparison.study import Pretraining, Study, read_study, write_study
 from vitcli.errors import UsageError
 from vitcli.text import safe
+from vitcli.training.folder import locked
 from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
-from vitcli.training.run import locked
 
 WAIT = 5.0  # seconds between two looks at what other processes do
 

@@ -60,7 +60,7 @@ def convert(
     from vitcli.checkpoint.convert.source import open_source
     from vitcli.checkpoint.write import new_folder
     from vitcli.cli import console
-    from vitcli.cli.progress import downloads, waiting
+    from vitcli.cli.console import downloads, waiting
 
     if out is None and not dry_run:
         raise UsageError("say where the checkpoint goes: --out FOLDER (or --dry-run)")

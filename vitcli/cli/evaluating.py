@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.cli import evaluation_output as output
-from vitcli.cli.console import note
+from vitcli.cli.console import files_read, note, progress, resolved
 from vitcli.cli.predict import refuse_batches
-from vitcli.cli.progress import files_read, progress, resolved
+from vitcli.cli.views import evaluation as output
 from vitcli.data.layout import quoted
 from vitcli.data.samples import Samples, Split, Splits
+from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.calibrate import check_writable, fit_temperature, store_temperature
-from vitcli.inference.compare import compare
-from vitcli.inference.evaluate import Evaluation, Unreadable, evaluate
+from vitcli.inference.evaluate import Evaluation, Unreadable, compare, evaluate
 from vitcli.inference.few_shot import few_shot
-from vitcli.inference.labelled import open_splits, scored_split
 from vitcli.inference.predict import Model, load
 from vitcli.inference.stream import Stream
 from vitcli.text import safe

@@ -66,8 +66,8 @@ def export(
     if images and data:
         raise UsageError("--images and --data are two ways to say the same; give one")
     from vitcli.cli import console
+    from vitcli.cli.console import resolved
     from vitcli.cli.inspecting import COUNT, pictures_of
-    from vitcli.cli.progress import resolved
     from vitcli.cli.settings import size
     from vitcli.inference.export import SUFFIXES, export
     from vitcli.inference.exported import Options

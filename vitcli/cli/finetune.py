@@ -74,7 +74,7 @@ def finetune(
     """
     if resume is not None:
         refuse(typed(finetune, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
-    from vitcli.cli.running import Running, absolute, seconds_or_none
+    from vitcli.cli.run import Running, absolute, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
@@ -84,12 +84,11 @@ def finetune(
         return
 
     from vitcli.checkpoint.weights import weights_digest
-    from vitcli.cli.progress import bytes_shown, resolved
-    from vitcli.data.subset import subset
+    from vitcli.cli.console import bytes_shown, resolved
+    from vitcli.data.split import subset
+    from vitcli.machine import default_device, memory_free
+    from vitcli.training.build import Settings, Start, build_task
     from vitcli.training.estimate import choose_tune, estimate, share_in_time
-    from vitcli.training.machine import memory_free
-    from vitcli.training.origin import Start
-    from vitcli.training.start import Settings, build_task, default_device
     from vitcli.training.train import alone
 
     if data is None:

@@ -112,7 +112,7 @@ def inspect(
                 raise UsageError(
                     f"say what to look at, such as --attention-distance or --all; {option} changes nothing"
                 )
-        from vitcli.cli.overview_view import show
+        from vitcli.cli.views.checkpoint import show
 
         show(model, weights=weights, json=json)
         return

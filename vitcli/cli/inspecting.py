@@ -12,17 +12,16 @@ from torch import nn
 from vitcli.checkpoint.config import Checkpoint, Outputs
 from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_any, load_model
-from vitcli.cli import inspection_view as view
-from vitcli.cli.console import note
+from vitcli.cli.console import note, progress, resolved
 from vitcli.cli.exhibits import bias, flow, heads, maps, parameters
-from vitcli.cli.exhibits.exhibit import Exhibit
-from vitcli.cli.inspection_files import write_folder
-from vitcli.cli.progress import progress, resolved
 from vitcli.cli.settings import size
+from vitcli.cli.views import exhibits as view
+from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import UsageError, VitError
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.labelled import open_splits, scored_split
 from vitcli.inspection.equivariance import Equivariance, equivariance, usual_shifts
+from vitcli.inspection.exhibit import Exhibit
+from vitcli.inspection.folder import write_folder
 from vitcli.inspection.images import Feed, Picture, built_in, from_files, from_samples
 from vitcli.inspection.locality import Locality, locality
 from vitcli.inspection.look import Aspect, Seen, images_needed, lacking, look

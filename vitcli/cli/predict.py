@@ -67,9 +67,8 @@ def predict(
         raise UsageError("standard input holds an image or a list of paths, not both: name one of them as a file")
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
-    from vitcli.cli import prediction_view
-    from vitcli.cli.console import note
-    from vitcli.cli.progress import resolved
+    from vitcli.cli.console import note, resolved
+    from vitcli.cli.views import predictions as prediction_view
     from vitcli.images.find import find_images
     from vitcli.inference.predict import load
 

@@ -35,7 +35,7 @@ def push(
     from vitcli.checkpoint.push import plan
     from vitcli.checkpoint.push import push as send
     from vitcli.cli import console
-    from vitcli.cli.progress import resolved
+    from vitcli.cli.console import resolved
 
     source = resolved(checkpoint)
     if license is None:

@@ -49,8 +49,7 @@ def resize_posemb(
     """
     from vitcli.checkpoint.resize import resize
     from vitcli.checkpoint.write import new_folder
-    from vitcli.cli.console import note
-    from vitcli.cli.progress import resolved
+    from vitcli.cli.console import note, resolved
     from vitcli.cli.settings import size as pair
 
     if not (size or grid or patch_size):
@@ -92,8 +91,8 @@ def resize_posemb(
 
 
 def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
-    from vitcli.checkpoint.save import save_model
     from vitcli.checkpoint.weights import stored_type
+    from vitcli.checkpoint.write import save_model
 
     kept = {key: source.extra[key] for key in ("base_model", "temperature") if key in source.extra}
     change = {
@@ -167,7 +166,7 @@ def _show(report: dict[str, Any], classifies: bool) -> None:
 
 def _labelled(data: str, folders: str | None) -> tuple["Samples", tuple[str, ...]]:
     """The images that `--check` scores, and the names of their classes."""
-    from vitcli.cli.progress import data_opened
+    from vitcli.cli.console import data_opened
 
     found = data_opened(data, val_fraction=0.0, folders=folders)
     return found.test or (found.val if len(found.val) else found.train), found.classes

@@ -67,7 +67,7 @@ def train(
     """
     if resume is not None:
         refuse(typed(train, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
-    from vitcli.cli.running import Running, absolute, seconds_or_none
+    from vitcli.cli.run import Running, absolute, seconds_or_none
 
     running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
     changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
@@ -76,7 +76,7 @@ def train(
         running.resume(resume, epochs, data)
         return
 
-    from vitcli.training.start import Settings, fitting_model
+    from vitcli.training.build import Settings, fitting_model
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
@@ -102,8 +102,8 @@ def _model_and_recipe(
     model: str | None, recipe: str | None, changes: dict[str, Any], sizes: dict[str, Any], assignments: dict[str, Any]
 ) -> tuple[str, dict[str, Any], Any]:
     """Architecture, what differs from it, and the recipe."""
+    from vitcli.training.build import MODEL_SETTINGS
     from vitcli.training.recipe import Recipe, load_recipe, override
-    from vitcli.training.start import MODEL_SETTINGS
 
     loaded = load_recipe(recipe)
     model_args = dict(loaded.model)

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoint.durable import write_file
-from vitcli.checkpoint.typed import read_typed
-from vitcli.checkpoint.untrusted import read_config
 from vitcli.comparison.study import Cell, Study
 from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.files import read_config, read_typed, write_file
 from vitcli.text import safe
 
 Lock = Callable[[Path], AbstractContextManager[None]]  # raises UsageError when another process holds the folder

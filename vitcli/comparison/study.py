@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoint.durable import write_file
-from vitcli.checkpoint.typed import read_typed
-from vitcli.checkpoint.untrusted import read_config
 from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.files import read_config, read_typed, write_file
 from vitcli.text import safe
 
 

@@ -1,19 +1,24 @@
 """`open_data`: whatever a user names with `--data` → `DataSet`. Decides what a path is and what training may ask of it.
 
 The readers (`idx`, `folders`, `manifest`) say what is there; `read_splits` is theirs together.
+
+MERGED: Which labelled images a command means: the splits of a data set by name, and the one that is scored.
+
+Knows no models. Reading is `data.sources`'; what it demands for training (images of every class) is not asked here.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from vitcli.data import idx, manifest
 from vitcli.data.folders import alike, read_folders
 from vitcli.data.layout import listing, quoted
-from vitcli.data.samples import ArraySamples, DataSet, FileSamples, Progress, Splits
+from vitcli.data.samples import ArraySamples, DataSet, FileSamples, Progress, Samples, Split, Splits
 from vitcli.data.split import content_split
 from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
@@ -145,3 +150,37 @@ def _copies(samples: ArraySamples | FileSamples, contents: Sequence[bytes], clas
         pair = " and ".join(f"{safe(samples.name(i))} ({safe(classes[samples.labels[i]])})" for i in contradictions[0])
         notes.append(f"{len(contradictions)} images stand under two classes, such as {pair}")
     return notes
+
+
+def open_splits(
+    path: str | Path, wanted: Collection[Split] = (), folders: str | None = None, *, progress: Progress | None = None
+) -> Splits:
+    """The splits at `path`, those `wanted` among them; `folders` as in `read_splits`. Raises DataError without one.
+
+    A validation split that is asked for and not there is drawn from train, as `vit train` draws it by default: the
+    same images, and train is what remains. `progress` is told of the reading that this takes.
+    """
+    found = read_splits(path, folders=folders)
+    if "val" in wanted and "val" not in found.named and "train" in found.named:
+        data = open_data(path, folders=folders, progress=progress)
+        named: dict[Split, Samples] = {"train": data.train, "val": data.val}
+        if data.test is not None:
+            named["test"] = data.test
+        note = f"val: {len(data.val)} of {len(data.train) + len(data.val)} training images, those of `vit train`"
+        found = replace(found, named=cast(Any, named), notes=(*found.notes, f"{note} with its defaults"))
+    for split in wanted:
+        if split not in found.named:
+            raise DataError(f"{safe(path)} has no {split} split, only {', '.join(found.named)}")
+    return found
+
+
+def scored_split(found: Splits, asked: Split | None, used: Split | None = None) -> Split:
+    """The split that is scored: the one asked for, else test, val, or whatever there is, in this order.
+
+    One that is `used` already comes last.
+    """
+    if asked is not None:
+        return asked
+    order: tuple[Split, ...] = ("test", "val", "train")
+    there = [split for split in order if split in found.named]
+    return next((split for split in there if split != used), there[0])

@@ -2,14 +2,19 @@
 
 A sample goes to validation by its content, not by its place: adding or renaming files moves no other sample, and
 exact copies of an image land on one side.
+
+MERGED: A share of the training images: stratified, and nested in every larger share of the same seed.
 """
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
+from vitcli.data.samples import ArraySamples, DataSet, FileSamples
 from vitcli.errors import UsageError
 
 
@@ -38,3 +43,17 @@ def content_split(
         elif len(contents) > 1 and not any(content in chosen for content in contents):
             chosen.add(contents[0])
     return np.array([digest in chosen for digest in digests], dtype=bool)
+
+
+def subset(data: DataSet, share: float, seed: int = 0) -> DataSet:
+    """`data` with `share` (0 to 1] of each class's training images, at least one; validation and test stay whole.
+
+    Each class is put in an order that `seed` draws once, and the first of it are taken: what 3 % holds, 10 % holds.
+    """
+    train = cast("ArraySamples | FileSamples", data.train)
+    keep = np.zeros(len(train), bool)
+    for label in range(len(data.classes)):
+        members = np.flatnonzero(train.labels == label)
+        order = np.random.default_rng((seed, label)).permutation(len(members))
+        keep[members[order[: max(1, round(share * len(members)))]]] = True
+    return replace(data, train=train.keep(keep))

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from vitcli.checkpoint.config import FORMAT, Checkpoint
-from vitcli.checkpoint.durable import write_file
 from vitcli.checkpoint.layout import CONFIG_NAME
-from vitcli.checkpoint.untrusted import open_regular, read_config
 from vitcli.checkpoint.weights import stored_files
 from vitcli.errors import CheckpointError, DataError
+from vitcli.files import open_regular, read_config, write_file
 from vitcli.inference.engines import Array, probabilities
 from vitcli.metrics import Labels
 from vitcli.text import safe

@@ -4,7 +4,6 @@
 and for models that are not plain ViTs. Knows no files of images and no labels.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ from vitcli.checkpoint.selftest import TOLERANCE, check_selftest, selftest_input
 from vitcli.checkpoint.weights import read_weights
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.inference.exported import ExportPrecision, Options, check_file
-from vitcli.inference.onnx_file import OnnxModel
-from vitcli.inference.onnx_graph import INPUT, Precision, build
+from vitcli.machine import available_cpus, gpu_visible
 from vitcli.model.config import ViTConfig
+from vitcli.onnx.graph import INPUT, Precision, build
+from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
@@ -264,16 +264,3 @@ def operations(vit: ViTConfig) -> float:
 def _share(at_once: int) -> int:
     """Threads for each of so many images at once."""
     return max(available_cpus() // at_once, 1)
-
-
-def available_cpus() -> int:
-    """Cores this process may use: OMP_NUM_THREADS, as in torch, or those that the system lets it run on."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def gpu_visible() -> bool:
-    """Whether there is an NVIDIA driver and this process may use it, without importing torch to ask."""
-    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")

@@ -18,9 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint, build_config
-from vitcli.checkpoint.onnx_metadata import CONFIG_KEY
+from vitcli.checkpoint.exported import CONFIG_KEY
 from vitcli.checkpoint.selftest import selftest_entry, selftest_input
-from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.errors import ImageError, UsageError, VitError
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.engines import (
@@ -31,10 +30,11 @@ from vitcli.inference.engines import (
     temperature_of,
 )
 from vitcli.inference.exported import ExportPrecision, Options, check_file, check_size, write_file
-from vitcli.inference.onnx_file import OnnxModel
-from vitcli.inference.onnx_graph import INPUT, build
 from vitcli.metrics import Interval, wilson
 from vitcli.model.config import Size
+from vitcli.model.shapes import weight_shapes
+from vitcli.onnx.graph import INPUT, build
+from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
 
 Format = Literal["onnx", "openvino", "torch"]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.onnx_metadata import (
+from vitcli.checkpoint.exported import (
     CHECKSUM_KEY,
     CONFIG_KEY,
     PIXELS_KEY,
@@ -27,13 +27,13 @@ from vitcli.checkpoint.onnx_metadata import (
     SIZES_KEY,
     read_metadata,
 )
-from vitcli.checkpoint.shapes import weight_shapes
-from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError
+from vitcli.files import open_regular
 from vitcli.images.preprocess import MAX_SIDE
-from vitcli.inference.onnx_file import OnnxModel, Outline, metadata_entry, size_of
-from vitcli.inference.onnx_graph import build
 from vitcli.model.config import Size, ViTConfig
+from vitcli.model.shapes import weight_shapes
+from vitcli.onnx.graph import build
+from vitcli.onnx.protobuf import OnnxModel, Outline, metadata_entry, size_of
 from vitcli.text import safe
 
 ExportPrecision = Literal["fp32", "fp16", "int8"]

@@ -18,8 +18,8 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.engines import Array, Choice, EngineName, probabilities, temperature_of
-from vitcli.inference.onnx_graph import Precision
 from vitcli.inference.stream import Answer, Input, Source, Stream, sources
+from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 

@@ -32,12 +32,11 @@ from vitcli.inference.engines import (
     Engine,
     EngineName,
     Output,
-    available_cpus,
     choose,
-    gpu_visible,
     open_engine,
 )
-from vitcli.inference.onnx_graph import Precision
+from vitcli.machine import available_cpus, gpu_visible
+from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 Input = str | Path | ImageSource | Image.Image

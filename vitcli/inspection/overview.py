@@ -9,10 +9,10 @@ from math import prod
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.header import Header, read_header, weight_files
-from vitcli.checkpoint.untrusted import read_config
+from vitcli.checkpoint.tensor_file import Header, read_header, weight_files
 from vitcli.checkpoint.weights import check_shapes, unwrapped
 from vitcli.errors import CheckpointError
+from vitcli.files import read_config
 from vitcli.model.config import ViTConfig
 from vitcli.model.cost import cost
 from vitcli.text import safe

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.tensors import Array, read_tensors
+from vitcli.checkpoint.tensor_file import Array, read_tensors
 from vitcli.checkpoint.weights import unwrapped, weights_digest
 from vitcli.model.config import ViTConfig
 from vitcli.text import safe

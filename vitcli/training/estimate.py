@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vitcli.machine import decoding_threads, default_workers
 from vitcli.training.batches import Plan
+from vitcli.training.build import Tune
 from vitcli.training.distributed import World
 from vitcli.training.faults import one_image_explained, out_of_memory
 from vitcli.training.learner import Learner, OutOfMemory, require_room
-from vitcli.training.machine import decoding_threads, default_workers
-from vitcli.training.origin import Tune
 from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.task import Task
 

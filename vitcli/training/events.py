@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vitcli.training.evaluation import Evaluation
+from vitcli.training.validation import Evaluation
 
 
 @dataclass(frozen=True)

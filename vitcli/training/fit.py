@@ -16,14 +16,13 @@ from vitcli.text import plural, safe
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.budget import Clock
 from vitcli.training.distributed import World
-from vitcli.training.evaluation import evaluate
 from vitcli.training.events import Evaluated, Event, FellBack, Lost, Stepped
-from vitcli.training.export import export
+from vitcli.training.folder import Run, as_line, export, what_is_left
 from vitcli.training.learner import Learner
-from vitcli.training.run import Run, as_line, what_is_left
 from vitcli.training.state import Progress
 from vitcli.training.stop import StopFlag
 from vitcli.training.task import Task
+from vitcli.training.validation import evaluate
 
 
 def fit(

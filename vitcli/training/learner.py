@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from vitcli.errors import VitError
+from vitcli.machine import memory_free
 from vitcli.text import safe
 from vitcli.training.augment import batch_transform
 from vitcli.training.batches import Batch
 from vitcli.training.distributed import World
 from vitcli.training.faults import one_image_explained, out_of_memory
-from vitcli.training.groups import parameter_groups
-from vitcli.training.machine import memory_free
-from vitcli.training.muon import Muon
 from vitcli.training.objective import Objective
+from vitcli.training.optimizer import Muon, parameter_groups
 from vitcli.training.recipe import Recipe
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vitcli.checkpoint.model_args import checked_settings
-from vitcli.checkpoint.typed import shown, typed_value
-from vitcli.checkpoint.untrusted import open_regular
 from vitcli.errors import CheckpointError, UsageError
+from vitcli.files import open_regular, shown, typed_value
 from vitcli.text import did_you_mean, safe
 
 Kind = Literal["train", "finetune"]

@@ -16,10 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vitcli.checkpoint.durable import write_file
-from vitcli.checkpoint.typed import read_typed
-from vitcli.checkpoint.untrusted import open_regular, parse_object, read_config
 from vitcli.errors import CheckpointError
+from vitcli.files import open_regular, parse_object, read_config, read_typed, write_file
 from vitcli.text import safe
 
 KEPT = 2

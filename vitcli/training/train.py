@@ -9,31 +9,24 @@ from typing import Any
 
 from vitcli.data.samples import DataSet, Progress
 from vitcli.data.sources import open_data
-from vitcli.data.subset import subset
+from vitcli.data.split import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
+from vitcli.machine import default_device
 from vitcli.text import safe
-from vitcli.training.answers import kept_answers
 from vitcli.training.budget import Clock
+from vitcli.training.build import Settings, build_task
 from vitcli.training.distributed import World, join_world
 from vitcli.training.estimate import tail
 from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
+from vitcli.training.folder import Run, create_run_folder, locked, read_config, went_on, what_is_left, write_config
+from vitcli.training.head import tune_head
 from vitcli.training.learner import CannotCompile, OutOfMemory
 from vitcli.training.recipe import smaller_micro_batch
-from vitcli.training.run import (
-    Run,
-    create_run_folder,
-    locked,
-    read_config,
-    went_on,
-    what_is_left,
-    write_config,
-)
-from vitcli.training.start import Settings, build_task, default_device
 from vitcli.training.state import load_state
 from vitcli.training.stop import StopFlag, stop_on_signals
-from vitcli.training.tune_head import tune_head
+from vitcli.training.teacher import kept_answers
 
 
 def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:

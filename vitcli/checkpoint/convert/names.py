@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitcli.checkpoint.tensors import Array
+from vitcli.checkpoint.tensor_file import Array
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 

@@ -14,10 +14,9 @@ import tempfile
 from pathlib import Path
 
 from vitcli.checkpoint.convert.names import Weights
-from vitcli.checkpoint.header import opened
-from vitcli.checkpoint.tensors import StoredType, read_parts, stored_as
-from vitcli.checkpoint.untrusted import open_regular
+from vitcli.checkpoint.tensor_file import StoredType, opened, read_parts, stored_as
 from vitcli.errors import CheckpointError
+from vitcli.files import open_regular
 from vitcli.text import safe
 
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "OMP_NUM_THREADS", "LANG", "LC_ALL")

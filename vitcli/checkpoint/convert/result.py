@@ -6,7 +6,7 @@ from typing import Any
 
 from vitcli.checkpoint.config import Outputs
 from vitcli.checkpoint.convert.names import Dropped, Weights, leave_out
-from vitcli.checkpoint.tensors import StoredType
+from vitcli.checkpoint.tensor_file import StoredType
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig

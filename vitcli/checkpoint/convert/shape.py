@@ -12,11 +12,11 @@ from typing import Any
 
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.model_args import other_fields_of
-from vitcli.checkpoint.shapes import Shape, weight_shapes
 from vitcli.checkpoint.weights import compare
 from vitcli.errors import CheckpointError
 from vitcli.model.architectures import ARCHITECTURES, SCALES
 from vitcli.model.config import Size, StemConfig, ViTConfig
+from vitcli.model.shapes import Shape, weight_shapes
 
 _ROOTS = ("patch_embed.backbone.stem.conv.weight", "patch_embed.backbone.conv.weight")  # with and without stages
 _STAGE_BLOCK = re.compile(r"patch_embed\.backbone\.stages\.(\d{1,2})\.blocks\.(\d{1,3})\.conv1\.weight")

@@ -19,14 +19,22 @@ from vitcli.checkpoint.convert.instead import told_by
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.convert.pickles import read_pickle
 from vitcli.checkpoint.convert.result import Source
-from vitcli.checkpoint.header import INDEX_SUFFIX, check_index, opened, weight_files
 from vitcli.checkpoint.hub import OnProgress, download_chosen
 from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, snapshot
 from vitcli.checkpoint.resolve import hub_name, is_hub_name
-from vitcli.checkpoint.tensors import StoredType, check_finite, read_parts, stored_as
-from vitcli.checkpoint.untrusted import open_regular, read_config
+from vitcli.checkpoint.tensor_file import (
+    INDEX_SUFFIX,
+    StoredType,
+    check_finite,
+    check_index,
+    opened,
+    read_parts,
+    stored_as,
+    weight_files,
+)
 from vitcli.checkpoint.weights import unwrapped
 from vitcli.errors import CheckpointError, HubError
+from vitcli.files import open_regular, read_config
 from vitcli.text import safe
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")

@@ -11,13 +11,13 @@ import torch
 from vitcli.checkpoint.card import model_card
 from vitcli.checkpoint.convert.names import counted
 from vitcli.checkpoint.convert.result import Converted, Source
-from vitcli.checkpoint.durable import sync_folder, write_file
 from vitcli.checkpoint.load import build
 from vitcli.checkpoint.resolve import resolve
-from vitcli.checkpoint.save import save_model
 from vitcli.checkpoint.selftest import selftest_input
-from vitcli.checkpoint.tensors import StoredType, as_stored
+from vitcli.checkpoint.tensor_file import StoredType, as_stored
+from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError
+from vitcli.files import sync_folder, write_file
 from vitcli.text import safe
 
 TEST_IMAGES = 4

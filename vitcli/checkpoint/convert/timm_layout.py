@@ -9,10 +9,10 @@ from typing import Any
 from vitcli.checkpoint.card import use_command
 from vitcli.checkpoint.config import parse_config
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
-from vitcli.checkpoint.shapes import weight_shapes
 from vitcli.checkpoint.weights import compare
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.model.architectures import not_built
+from vitcli.model.shapes import weight_shapes
 
 
 def is_timm_config(config: Mapping[str, Any]) -> bool:

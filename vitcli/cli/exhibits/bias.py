@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vitcli.cli.exhibits.exhibit import Array, Exhibit, Table, arrays_of, said_of
 from vitcli.inspection.equivariance import Equivariance
+from vitcli.inspection.exhibit import Array, Exhibit, Table, arrays_of, said_of
 from vitcli.inspection.locality import Locality
 from vitcli.report import inspection as figures
 

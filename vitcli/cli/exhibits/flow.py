@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vitcli.cli.exhibits.exhibit import Array, Exhibit, Models, Table, arrays_of, said_of
+from vitcli.inspection.exhibit import Array, Exhibit, Models, Table, arrays_of, said_of
 from vitcli.inspection.tokens import FACTOR
 from vitcli.report import inspection as figures
 

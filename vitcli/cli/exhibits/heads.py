@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vitcli.cli.exhibits import small
-from vitcli.cli.exhibits.exhibit import Array, Exhibit, Models, Table, arrays_of, said_of
+from vitcli.inspection import exhibit as small
+from vitcli.inspection.exhibit import Array, Exhibit, Models, Table, arrays_of, said_of
 from vitcli.inspection.heads import Heads
 from vitcli.report import inspection as figures
 

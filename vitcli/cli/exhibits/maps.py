@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitcli.cli.exhibits import small
-from vitcli.cli.exhibits.exhibit import Array, Exhibit, Models, Table, arrays_of
+from vitcli.inspection import exhibit as small
+from vitcli.inspection.exhibit import Array, Exhibit, Models, Table, arrays_of
 from vitcli.inspection.maps import MASS, fewest
 from vitcli.report import inspection as figures
 

@@ -1,0 +1,293 @@
+"""Reports: pages that are whole, safe and legible by themselves; figures that are the same for the same numbers."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from PIL import Image
+
+from vitcli.errors import ImageError, UsageError
+from vitcli.metrics import measure, mistakes
+from vitcli.report import inspection
+from vitcli.report.figures import (
+    CELL,
+    GAP,
+    confusion_figure,
+    curves_figure,
+    reliability_figure,
+    save,
+    similarity_figure,
+    svg,
+)
+from vitcli.report.page import Page, inline
+from vitcli.training.report import write_run_report
+
+HOSTILE = '</style><script>alert(1)</script>"><img src=http://example.org/x onerror=alert(2)>\u202e\x1b[31m'
+VOID = {"meta", "img", "br", "link", "use", "path"}
+
+
+class Reader(HTMLParser):
+    """Tags and attributes of a page; fails on one that is closed out of turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def lines() -> Iterator[dict[str, Any]]:
+    for step in range(1, 21):
+        yield {"event": "stepped", "step": step, "epoch": step / 10, "loss": 2 / step, "lr": 1e-3 / step}
+        if step % 10 == 0:
+            validation = {"n": 30, "accuracy": 0.5 + step / 100, "loss": 1 / step}
+            yield {"event": "evaluated", "step": step, "epoch": step / 10, "validation": validation}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run with hostile names everywhere."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    probabilities = rng.dirichlet((1, 1, 1), 60)
+    classes = ("cat", HOSTILE, "bird & co")
+    names = [f"{HOSTILE}{i}.png" for i in range(60)]
+
+    def image_of(name: str) -> Image.Image:
+        if name.endswith("0.png"):
+            raise ImageError("gone")
+        return Image.new("RGB", (8, 5), "red")
+
+    return write_run_report(
+        tmp_path_factory.mktemp("run"),
+        title=f"photos {HOSTILE}",
+        facts={"model": HOSTILE, "data": "photos"},
+        metrics_lines=list(lines()),
+        measures=measure(probabilities, labels, classes),
+        mistakes=mistakes(probabilities, labels, classes, names)[:12],
+        image_of=image_of,
+        command=f"vit predict -m {HOSTILE} IMAGE…",
+    )
+
+
+class TestPage:
+    def test_is_well_formed_and_has_its_sections(self, report: Path) -> None:
+        reader = Reader(report.read_text("utf-8"))
+        assert reader.open == []
+        words = " ".join(reader.words)
+        for section in ("Use it", "Training", "Scores", "Classes", "Most confidently wrong"):
+            assert section in words
+        assert reader.tags.count("svg") == 3
+
+    def test_nothing_from_outside_is_markup(self, report: Path) -> None:
+        page = report.read_text("utf-8")
+        reader = Reader(page)
+        assert "script" not in reader.tags
+        assert not any(name.startswith("on") for name, _ in reader.attributes)
+        assert "\u202e" not in page
+        assert "\x1b" not in page
+        assert "alert(1)" in " ".join(reader.words)  # shown as text
+
+    def test_needs_nothing_from_anywhere(self, report: Path) -> None:
+        reader = Reader(report.read_text("utf-8"))
+        for name, value in reader.attributes:
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("data:image/png;base64,", "#"))
+        outside = [(n, v) for n, v in reader.attributes if "//" in v and n not in ("src", "alt")]
+        assert outside == []
+        assert "url(" not in re.sub(r"url\(#", "", report.read_text("utf-8"))
+        assert ("http-equiv", "Content-Security-Policy") in reader.attributes
+
+    def test_figures_do_not_share_names(self, report: Path) -> None:
+        found = re.findall(r' id="([^"]+)"', report.read_text("utf-8"))
+        assert len(found) == len(set(found)) > 10
+        page = report.read_text("utf-8")
+        assert set(re.findall(r'href="#([^"]+)"', page)) <= set(found)
+        assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(found)
+
+    def test_a_picture_that_is_gone_is_left_out(self, report: Path) -> None:
+        pictures = Reader(report.read_text("utf-8")).tags.count("img")
+        assert 0 < pictures <= 12
+
+    def test_pieces_may_be_missing(self, tmp_path: Path) -> None:
+        path = write_run_report(tmp_path, title="cut", facts={}, metrics_lines=[], measures=None)
+        reader = Reader(path.read_text("utf-8"))
+        assert "svg" not in reader.tags
+        assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+    def test_chromium_shows_it_without_complaint(self, report: Path, tmp_path: Path) -> None:
+        browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        if browser is None:
+            pytest.skip("no Chromium on this machine")
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+                   f"--user-data-dir={tmp_path}", report.as_uri()]  # fmt: skip
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert shown.returncode == 0
+        assert "CONSOLE" not in shown.stderr  # a script, or something that the policy forbids
+        reader = Reader(shown.stdout)
+        assert "Most confidently wrong" in " ".join(reader.words)
+        assert "script" not in reader.tags
+
+    def test_files_beside_it_are_linked(self) -> None:
+        page = Page("t")
+        page.files(["a b.npz", '"x".csv'])
+        assert ("href", "a b.npz") in Reader(page.html()).attributes
+
+    def test_inline_svg_loses_its_prologue(self) -> None:
+        markup = '<?xml version="1.0"?><!DOCTYPE svg><svg xmlns="http://x/y" id="a"><metadata>m\n</metadata>' \
+                 '<use xlink:href="#a" clip-path="url(#a)"/></svg>'  # fmt: skip
+        assert inline(markup, 3) == '<svg id="f3-a"><use href="#f3-a" clip-path="url(#f3-a)"/></svg>'
+
+
+class TestFigures:
+    def test_the_same_numbers_give_the_same_bytes(self, tmp_path: Path) -> None:
+        def draw() -> Any:
+            return confusion_figure([[3, 1], [0, 4]], ["cat", "dog"])
+
+        assert svg(draw()) == svg(draw())
+        for kind in ("png", "svg", "pdf"):
+            first, second = save(draw(), tmp_path / f"a.{kind}"), save(draw(), tmp_path / f"b.{kind}")
+            assert first.read_bytes() == second.read_bytes()
+        with Image.open(tmp_path / "a.png") as picture:
+            assert picture.width > 900  # 300 dots an inch
+
+    def test_other_endings(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"ends with \.png, \.svg or \.pdf"):
+            save(confusion_figure([[1]], ["a"]), tmp_path / "a.bmp")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_confusion_shows_shares_of_the_true_class(self) -> None:
+        axes = confusion_figure([[3, 1], [0, 0]], ["cat", "dog"]).axes[0]
+        np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+        assert [t.get_text() for t in axes.texts] == ["3", "1"]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+    def test_many_classes_have_no_names(self) -> None:
+        axes = confusion_figure(np.eye(40, dtype=int).tolist(), [f"c{i}" for i in range(40)]).axes[0]
+        assert "c0" not in [tick.get_text() for tick in axes.get_xticklabels()]
+
+    def test_reliability_bars(self) -> None:
+        top = reliability_figure([(0.0, 0.5, 4, 0.25), (0.5, 1.0, 0, None)]).axes[0]
+        assert [bar.get_height() for bar in top.patches] == [0.25, 0.0]
+
+    def test_curves(self) -> None:
+        axes = curves_figure([("loss, nats", {"a": ([1, 2], [3, 4]), "b": ([1], [2])})], "epoch").axes[0]
+        assert [line.get_label() for line in axes.lines] == ["a", "b"]
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), [3, 4])
+
+    def test_similarity_tiles(self) -> None:
+        patches = np.eye(6, dtype=np.float32)
+        sheet = np.ma.filled(similarity_figure([(patches, (2, 3))], ["x"]).axes[0].images[0].get_array(), np.nan)
+        for i, (row, column) in enumerate(np.ndindex(2, 3)):
+            high, wide = 2 * CELL + GAP, 3 * CELL + GAP
+            tile = sheet[row * high :, column * wide :][: 2 * CELL : CELL, : 3 * CELL : CELL]
+            assert tile.flat[i] == 1
+            assert tile.sum() == 1
+            assert np.isnan(sheet[2 * CELL]).all()  # the gap
+
+    def test_hostile_labels_are_drawn_as_text(self) -> None:
+        drawn = svg(confusion_figure([[1, 0], [0, 1]], [HOSTILE, "$\\frac{$"]))
+        assert "<script" not in drawn
+
+
+LONG = "vit_large_patch14_reg4_dinov2.lvd142m_finetuned_on_photographs_of_birds_and_of_everything_else"
+
+
+def inspection_figures(layers: int, names: list[str]) -> dict[str, Any]:
+    """Every figure of `vit inspect`, of made-up numbers that fill the axes from corner to corner."""
+    rng = np.random.default_rng(0)
+    means = rng.uniform(0, 90, (layers, 6))
+    error, pictures, cosines = np.ones_like(means), rng.uniform(0, 1, (28, 4, 4, 3)), np.eye(16)
+    norms, prefix, shares = rng.uniform(1, 50, (2, layers, 4, 4)), rng.uniform(1, 50, (2, layers, 5)), np.zeros((4, 4))
+    spotted = np.where(np.eye(4) > 0, 0.4, 0.0)
+    moves = rng.uniform(-1, 1, (2, layers + 1, 5))
+    stations = ["patches", *(f"block {i + 1}" for i in range(layers))]
+    tile = np.zeros((8, 8, 3), np.uint8)
+    titles = ["input", *(part for name in names for part in (f"{name}\nrollout", "weights"))]
+    distance, similarity = ("attention distance", means, error, 80.0), (cosines, (4, 4))
+    return {
+        "distance": inspection.distance_figure([(name, means, error, 80.0) for name in names]),
+        "filters": inspection.filters_figure([(name, pictures) for name in names]),
+        "figure 7": inspection.figure_7(("filters", pictures), similarity, distance),
+        "heads": inspection.heads_figure([(name, means / 90, means / 90) for name in names]),
+        "norms": inspection.norms_figure([(name, norms, prefix, shares) for name in names]),
+        "artefacts": inspection.norms_figure([(name, norms, prefix, spotted) for name in names]),
+        "lens": inspection.lens_figure([(name, means[:, 0] / 90, means[:, 1] / 90) for name in names]),
+        "equivariance": inspection.equivariance_figure([(name, *moves, (1, 8, 16, 32, 48)) for name in names]),
+        "fields": inspection.fields_figure([(name, np.ones((layers + 1, 8, 8)), stations) for name in names]),
+        "maps": inspection.maps_figure([(f"layer {layers} and {layers}", [tile] * len(titles))] * 2, titles),
+        "similarity": similarity_figure([similarity] * len(names), names),
+    }
+
+
+@pytest.mark.parametrize(("layers", "names"), [(12, ["a"]), (2, [LONG]), (24, ["a", "b"]), (12, [LONG, f"{LONG}2"])])
+def test_nothing_in_a_figure_is_cut_or_lies_on_something(layers: int, names: list[str]) -> None:
+    """Every text is inside the figure, titles and legends lie beside each other and on no axes."""
+    for kind, drawing in inspection_figures(layers, names).items():
+        FigureCanvasAgg(drawing).draw()  # lays out
+        parts = [drawing, *drawing.subfigs]
+        axes = {one: one.get_window_extent() for part in parts for one in part.axes}
+        texts = [t for t in drawing.findobj(Text) if t.get_visible() and t.get_text().strip()]
+        titles = [t for part in parts for t in part.texts] + [one.title for one in axes if one.title.get_text()]
+        edge = drawing.bbox
+        for text in texts:
+            box = text.get_window_extent()
+            inside = edge.x0 - 1 <= box.x0 and box.x1 <= edge.x1 + 1 and edge.y0 - 1 <= box.y0 and box.y1 <= edge.y1 + 1
+            assert inside or text.axes is None or not box.overlaps(edge), (kind, text.get_text(), box)
+        for one, other in combinations([t.get_window_extent() for t in titles], 2):
+            assert not one.overlaps(other), kind
+        legends = [legend.get_window_extent() for part in parts for legend in part.legends]
+        assert not [kind for legend in legends for box in axes.values() if legend.overlaps(box)], kind
+        assert not [one for one in axes if one.get_legend()], kind
+        for one in axes:
+            shown = [t.get_window_extent() for t in one.get_xticklabels() if t.get_text()]
+            assert not [kind for a, b in pairwise(shown) if a.overlaps(b)], kind
+
+
+def test_no_artefacts_are_no_bar_of_one_colour() -> None:
+    without, with_some = (inspection_figures(12, ["a"])[kind] for kind in ("norms", "artefacts"))
+    assert [sum(len(part.axes) for part in one.subfigs) for one in (without, with_some)] == [2, 3]
+    assert "none" in [text.get_text() for text in without.findobj(Text)]
+
+
+def test_metrics_lines_are_those_of_a_run() -> None:
+    """The keys that the report reads are the keys that a run writes."""
+    from vitcli.training.events import Evaluated, Stepped
+    from vitcli.training.folder import as_line
+    from vitcli.training.validation import Evaluation
+
+    stepped = json.loads(json.dumps(as_line(Stepped(1, 2, 0.5, 1.0, 1e-3, 10.0))))
+    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Evaluation(3, 0.5, 1.0), True))))
+    made = list(lines())
+    assert made[0].keys() <= stepped.keys()
+    assert next(line for line in made if line["event"] == "evaluated").keys() <= evaluated.keys()

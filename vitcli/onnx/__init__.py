@@ -1,0 +1,1 @@
+"""The model once more, as an ONNX graph: writer and reader."""

@@ -1,0 +1,340 @@
+"""Fine-tuning's beginning: a checkpoint without its head, at the resolution and for the classes of new data.
+
+The whole pre-training head goes, its hidden layer too, and a zero-initialised linear layer takes its place (paper,
+section 3.2); where the classes of the data are the checkpoint's own, that layer begins as its head. The patch size
+stays; for another image size the position embedding is resampled in 2-D.
+
+MERGED: From settings to a `Task`: reads the data, builds the model. A run and its resumption both begin here.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from vitcli.checkpoint.load import build, load_any, load_model
+from vitcli.checkpoint.model_args import checked_settings, require_sound
+from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
+from vitcli.data.samples import DataSet
+from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.files import read_typed, shown
+from vitcli.images.preprocess import Preprocess
+from vitcli.machine import memory_free
+from vitcli.model.architectures import ARCHITECTURES, architecture
+from vitcli.model.config import ViTConfig
+from vitcli.model.cost import cost
+from vitcli.model.mimetic import mimic
+from vitcli.model.resample import Kernel
+from vitcli.model.vit import VisionTransformer
+from vitcli.text import did_you_mean, safe
+from vitcli.training.lora import adapt
+from vitcli.training.recipe import Recipe, as_dict, override
+from vitcli.training.seeds import reseed
+from vitcli.training.task import Task
+from vitcli.training.teacher import load_teacher, require_like_tokens
+
+Tune = Literal["head", "all", "head+all", "lora"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fine-tuning run begins with. Kept in run.json."""
+
+    checkpoint: str  # any name that `resolve` takes; a folder or file by its absolute path
+    sha256: str  # of its weights
+    tune: Tune
+    img_size: tuple[int, int] | None = None  # pixels; None: the checkpoint's own
+    kernel: Kernel = "timm"
+    rank: int = 0  # of the low-rank update, for `lora`
+
+    def __post_init__(self) -> None:
+        if self.img_size is not None:
+            object.__setattr__(self, "img_size", tuple(self.img_size))  # JSON knows lists only
+        if (self.tune == "lora") != (self.rank > 0):
+            raise UsageError("a LoRA rank is needed for --tune lora and for nothing else")
+
+
+def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
+    """The checkpoint of `start` with a new head for `data`.
+
+    Raises UsageError when it cannot be had at that size or tuned that way, CheckpointError when it changed meanwhile.
+    """
+    checkpoint = resolve(start.checkpoint)
+    if weights_digest(checkpoint) != start.sha256:
+        raise CheckpointError(f"{safe(start.checkpoint)} is not what it was when this run began; start a new run")
+    notes: list[str] = []
+    classes = len(data.classes)
+    model: nn.Module
+    if checkpoint.vit:
+        _require_whole_patches(start.img_size, checkpoint.vit)
+        known = load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append)
+        model = with_head(_headless(known), classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
+        if checkpoint.labels == data.classes and isinstance(known.head, nn.Linear) and known.config.head_hidden is None:
+            model.head.load_state_dict(known.head.state_dict())
+            notes.append("the classes are the checkpoint's own: its head is where training begins")
+        size = model.config.img_size
+    else:
+        size = start.img_size or checkpoint.preprocess.size
+        if size != checkpoint.preprocess.size and not any_size(checkpoint.architecture):
+            raise UsageError(f"{safe(checkpoint.name)} is a {checkpoint.architecture}, which timm builds for one size")
+        model = load_any(checkpoint)
+        model.reset_classifier(classes)  # type: ignore[operator]  # timm's name for it, on every model
+        for parameter in model.get_classifier().parameters():  # type: ignore[operator]
+            nn.init.zeros_(parameter)
+    if start.tune == "lora":
+        if not isinstance(model, VisionTransformer):
+            raise UsageError(
+                f"--tune lora needs a Vision Transformer; {safe(checkpoint.name)} is a {checkpoint.architecture}"
+            )
+        adapt(model, start.rank)
+    if start.tune == "head":
+        freeze_trunk(model)
+    origin: dict[str, Any] = {
+        "base_model": checkpoint.public_name,
+        "base_weights": start.sha256,
+        "tuned": start.tune,
+        "posemb_kernel": start.kernel,
+    }
+    return Task(
+        architecture=checkpoint.architecture,
+        model_args=dict(checkpoint.timm_args),
+        vit=model.config if isinstance(model, VisionTransformer) else None,
+        model=model,
+        preprocess=replace(checkpoint.preprocess, size=size),
+        data=data,
+        recipe=recipe,
+        origin=origin,
+        notes=tuple(notes),
+    )
+
+
+def _require_whole_patches(img_size: tuple[int, int] | None, vit: ViTConfig) -> None:
+    """Raises UsageError for a size of which the patches would leave a strip out."""
+    for pixels, stride in zip(img_size or (), vit.stride, strict=False):
+        if pixels % stride or pixels < stride:
+            raise UsageError(f"--img-size: {pixels} is not a multiple of the patch's {stride} pixels")
+
+
+def any_size(architecture: str) -> bool:
+    """Whether timm's model of that name takes images of any size, as CNNs do."""
+    import timm
+
+    return timm.is_model(architecture) and not timm.get_pretrained_cfg(architecture).fixed_input_size
+
+
+def _headless(model: VisionTransformer) -> VisionTransformer:
+    """The same trunk, without head and pre-training hidden layer: images → representation (B, D)."""
+    config = replace(model.config, num_classes=0, head_hidden=None)
+    trunk = {n: t for n, t in model.state_dict().items() if not n.startswith(("head.", "pre_logits."))}
+    return build(config, trunk)
+
+
+def with_head(
+    trunk: VisionTransformer, classes: int, *, dropout: float = 0.0, drop_path: float = 0.0
+) -> VisionTransformer:
+    """A trainable ViT with the weights of `trunk` (which has no head) and a linear head of zeros."""
+    config = replace(trunk.config, num_classes=classes)
+    with torch.device("meta"):
+        model = VisionTransformer(config, dropout=dropout, drop_path=drop_path)
+    head = {"head.weight": torch.zeros(classes, config.num_features), "head.bias": torch.zeros(classes)}
+    model.load_state_dict({**trunk.state_dict(), **head}, strict=True, assign=True)
+    return model.requires_grad_(True)
+
+
+def freeze_trunk(model: nn.Module) -> None:
+    """Leave only the head trainable."""
+    model.requires_grad_(False)
+    head_of(model).requires_grad_(True)
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The last linear layer of ours or of a timm model. Raises UsageError where the classifier is something else."""
+    head = model.head if isinstance(model, VisionTransformer) else model.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        raise UsageError(f"the classifier is a {type(head).__name__}, not one linear layer; use --tune all")
+    return head
+
+
+# What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
+MODEL_SETTINGS = (
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token",
+    "global_pool", "init_values", "head_hidden", "head_act", "stem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training run was asked for: enough to begin it again. Kept in run.json."""
+
+    architecture: str
+    model_args: dict[str, Any]  # what differs from the architecture, by ViTConfig's names
+    data: str
+    recipe: Recipe
+    val_fraction: float = 0.1
+    start: Start | None = None  # fine-tuning: the checkpoint and how; architecture and model_args are then its own
+    teacher: str | None = None  # a checkpoint to learn from
+    budget: float | None = None  # seconds
+    share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
+    share_seed: int = 0  # which ones
+    teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
+    folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"val_fraction is {shown(self.val_fraction)}, it must be at least 0 and below 1")
+        if not 0 < self.share <= 1 or self.share_seed < 0:
+            raise UsageError(f"share is {shown(self.share)} of seed {shown(self.share_seed)}, a part of the images")
+        if self.budget is not None and not self.budget > 0:
+            raise UsageError(f"budget is {shown(self.budget)}, it must be above 0 seconds")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "recipe": as_dict(self.recipe)}
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "Settings":
+        """The settings in a run.json. Raises VitError when that is not what it holds."""
+        recipe = config.get("recipe")
+        try:
+            if not isinstance(recipe, dict):
+                raise ValueError(f"recipe must be an object, not {shown(recipe)}")
+            whole = override(Recipe(), recipe, "run.json")
+            settings = read_typed(cls, {**config, "recipe": as_dict(whole)})
+            if settings.start is None:
+                checked_settings(settings.architecture, settings.model_args, "model_args")
+        except (ValueError, CheckpointError) as error:
+            raise VitError(f"run.json is not that of a run: {error}; start again in a new folder") from None
+        return settings
+
+
+def build_task(settings: Settings, data: DataSet) -> Task:
+    """The model that `settings` begin with, on `data`. Raises UsageError for a model that cannot be."""
+    recipe = settings.recipe
+    reseed(recipe.seed, "initialise")
+    task = from_checkpoint(settings.start, data, recipe) if settings.start else _from_scratch(settings, data)
+    if settings.teacher:
+        teacher = load_teacher(settings.teacher, task.preprocess, data.classes)
+        task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
+    if settings.teacher_answers:
+        _require_whole_images(settings)
+    if recipe.token_weight:
+        require_like_tokens(task.teacher, task.vit)
+    if recipe.init != "authors" and (settings.start or task.vit is None):
+        raise UsageError("init is for a Vision Transformer that begins from scratch; leave it out")
+    if recipe.grad_checkpointing:
+        if task.vit is None:
+            raise UsageError(f"grad_checkpointing is for Vision Transformers, not for {safe(task.architecture)}")
+        task.model.grad_checkpointing = True  # type: ignore[assignment]
+    return task
+
+
+def _require_whole_images(settings: Settings) -> None:
+    """Raises UsageError for what answers that were given once, to whole images, cannot serve."""
+    if settings.teacher is None:
+        raise UsageError("--teacher-answers keeps what a teacher says; name one with --teacher")
+    recipe = settings.recipe
+    if moving := [name for name in ("mixup", "cutmix", "token_weight") if getattr(recipe, name)]:
+        raise UsageError(
+            f"--teacher-answers holds one answer for each whole image, {moving[0]} would need others: "
+            f"--set {moving[0]}=0, or leave the file out"
+        )
+
+
+def _from_scratch(settings: Settings, data: DataSet) -> Task:
+    """A freshly initialised model."""
+    recipe = settings.recipe
+    if settings.architecture in ARCHITECTURES:
+        vit = vit_config(settings.architecture, settings.model_args, len(data.classes))
+        model: nn.Module = _fresh(vit, recipe)
+        size = vit.img_size
+    else:
+        args = _checked(settings.architecture, settings.model_args)
+        size = args.get("img_size", (224, 224))
+        settings = replace(settings, model_args=_timm_args(settings))
+        vit, model = None, _timm_model(settings, len(data.classes))
+    # Small images carry no border that a centre crop could spare, at whatever size the model takes them.
+    crop_pct = 1.0 if min(*size, data.side) <= 64 else 0.9
+    preprocess = Preprocess(size=size, crop_pct=crop_pct, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Task(settings.architecture, settings.model_args, vit, model, preprocess, data, recipe)
+
+
+def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
+    free, weights = memory_free("cpu"), 4 * cost(vit).params
+    if free is not None and weights > free:
+        raise UsageError(
+            f"the weights of this model take {weights / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free: lower depth, "
+            "embed_dim, mlp_ratio or img_size"
+        )
+    model = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
+    if recipe.init == "mimetic":
+        try:
+            mimic(model)
+        except ValueError as error:
+            raise UsageError(f"init = mimetic: {error}") from error
+    return model
+
+
+def fitting_model(data: DataSet) -> dict[str, Any]:
+    """Model settings for images as small as these; none for ordinary photographs, which ViT-Ti/16 at 224 suits.
+
+    Judged by the median shorter side of the first images. Small: 4- or 8-pixel patches, for a grid of about eight by
+    eight is left, and half of Ti's depth.
+    """
+    side = data.side
+    if side > 96:
+        return {}
+    patch = 4 if side <= 40 else 8
+    size = max(round(side / patch), 2) * patch
+    return {"img_size": [size, size], "patch_size": [patch, patch], "depth": 6}
+
+
+def vit_config(name: str, model_args: dict[str, Any], classes: int) -> ViTConfig:
+    """The architecture with the changes a user asked for. Raises UsageError naming what does not fit."""
+    config: ViTConfig = replace(architecture(name), **_checked(name, model_args), num_classes=classes)
+    if config.embed_dim % config.num_heads:
+        raise UsageError(f"width {config.embed_dim} is not a multiple of {config.num_heads} heads")
+    for axis, (pixels, stride) in enumerate(zip(config.img_size, config.stride, strict=True)):
+        if pixels % stride or pixels < stride:
+            side = ("height", "width")[axis]
+            raise UsageError(f"image {side} {pixels} is not a multiple of the patch's {stride} pixels")
+    try:
+        require_sound(config)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
+    return config
+
+
+def _checked(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return checked_settings(name, model_args, "model")
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
+
+
+def _timm_args(settings: Settings) -> dict[str, Any]:
+    """What timm's constructor takes: an image size only where the model is built for one."""
+    without = {"img_size"} if any_size(settings.architecture) else set()
+    return {name: value for name, value in settings.model_args.items() if name not in without}
+
+
+def _timm_model(settings: Settings, classes: int) -> nn.Module:
+    import timm
+
+    name = settings.architecture
+    if not timm.is_model(name):
+        raise UsageError(f"no architecture '{safe(name)}'.{did_you_mean(name, [*ARCHITECTURES, *timm.list_models()])}")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=classes, **settings.model_args)
+    except TypeError as error:
+        raise UsageError(f"{safe(name)} does not take these model settings: {safe(error)}") from error
+    return model
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def run_name(settings: Settings) -> str:
+    return Path(settings.data).resolve().name or "data"

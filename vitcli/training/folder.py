@@ -1,0 +1,339 @@
+"""The run folder: what a run was asked to do, what happened, and where it stands. It explains itself without the tool.
+
+run.json        model, data (with fingerprint), recipe, command, versions
+metrics.jsonl   one line a step, one line an evaluation
+checkpoints/    states to resume from, LATEST.json names the newest
+best/ last/     checkpoints that every command (and timm, and transformers) loads
+
+MERGED: A trained model → a checkpoint folder that every command, timm and transformers load.
+"""
+
+import errno
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from torch import Tensor, nn
+
+from vitcli import files as untrusted
+from vitcli.checkpoint.write import save_model
+from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.files import read_typed, write_file
+from vitcli.machine import what_decides_bits
+from vitcli.text import command, safe
+from vitcli.training.events import Evaluated, HeadFitted, Stepped
+from vitcli.training.lora import merged
+from vitcli.training.recipe import as_dict
+from vitcli.training.state import Progress, load_state, save_state
+from vitcli.training.task import Task
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+
+class Restorable(Protocol):
+    """What a run saves and restores (a `Learner`)."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def load(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A locked run folder. Only the leading process writes; every process reads."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def resume_command(self) -> str:
+        if own := self.config.get("resume"):
+            return safe(own, None)
+        return command("vit", "finetune" if self.config.get("start") else "train", "--resume", self.folder)
+
+    def restore(self, learner: Restorable) -> tuple[Progress, tuple[str, ...]] | None:
+        """Load the newest saved state that is whole into `learner`; None for a fresh run. Raises CheckpointError.
+
+        Returns where it stands and which newer states were skipped. The tensors are let go: they are as large as all
+        that the learner holds.
+        """
+        present = sum(tensor.nbytes for tensor in learner.tensors().values())
+        try:
+            state = load_state(self.folder, most=LARGEST_STATE * present + (1 << 20))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{what_is_left(self.folder)}") from error
+        if state is None:
+            return None
+        try:
+            learner.load(state.tensors)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"the state saved in {safe(self.folder)} is not one of the model and recipe that its run.json names; "
+                f"was that file changed?{what_is_left(self.folder)}"
+            ) from error
+        return state.progress, state.skipped
+
+    def save(self, progress: Progress, learner: Restorable) -> None:
+        """Raises VitError when the folder was removed."""
+        _require_there(self.folder)
+        save_state(self.folder, progress, learner.tensors())
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Raises VitError when the folder was removed."""
+        _require_there(self.folder)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self, step: int) -> tuple[list[float], int]:
+        """Drop the metrics of steps that a resumed run will do again.
+
+        Returns the losses since the last evaluation, and how many damaged lines were dropped as well.
+        """
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return [], 0
+        lines, damaged = read_metrics(self.folder)
+        kept = [entry for entry in lines if entry["step"] <= step]
+        write_file(path, ["".join(json.dumps(entry) + "\n" for entry in kept).encode()])
+        evaluated = [i for i, entry in enumerate(kept) if entry["event"] == "evaluated"]
+        since = kept[evaluated[-1] + 1 if evaluated else 0 :]
+        return [entry["loss"] for entry in since if entry["event"] == "stepped"], damaged
+
+
+LARGEST_STATE = 4  # times model and averaged weights, with what the optimiser keeps of each
+MAX_METRICS = 1 << 30  # bytes: ten million steps
+MAX_LINE = 1 << 16
+_LINES: dict[str, Any] = {"stepped": Stepped, "evaluated": Evaluated, "headfitted": HeadFitted}
+
+
+def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a run's metrics.jsonl, each with `event` and `step`, and how many others were damaged.
+
+    A last one that a kill cut off does not count. Raises VitError when it is no file of metrics at all.
+    """
+    path = folder / "metrics.jsonl"
+    entries, damaged = [], 0
+    with untrusted.open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_METRICS:
+            raise VitError(f"{safe(path)}: larger than {MAX_METRICS >> 30} GiB; remove it, and the run goes on without")
+        while line := file.readline(MAX_LINE):
+            try:
+                entries.append(_entry(line))
+            except (CheckpointError, ValueError):
+                damaged += line.endswith(b"\n") or len(line) == MAX_LINE
+    return entries, damaged
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations in a run's metrics.jsonl, those from before it was resumed too; without the event's name."""
+    return [entry for entry in read_metrics(folder)[0] if entry.pop("event") == "evaluated"]
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    entry = untrusted.parse_object(line, "line")
+    read_typed(_Line, entry)
+    if kind := _LINES.get(entry["event"]):
+        read_typed(kind, entry)
+    return entry
+
+
+@dataclass(frozen=True)
+class _Line:
+    event: str
+    step: int
+
+
+@dataclass(frozen=True)
+class About:
+    """What run.json says beside the settings. An older version may have written less."""
+
+    fingerprint: str | None = None  # of the data
+    command: tuple[str, ...] = ()
+    started: str = "unknown"
+    resume: str | None = None  # the command that goes on with the run, where that is not the run's own
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    extended_from: tuple[float, ...] = ()
+    went_on_with: tuple[str, ...] = ()  # what was not as at the beginning, each time that it was resumed
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`run.json` of a run folder, what is in `About` checked. Raises UsageError when there is none."""
+    path = folder / "run.json"
+    if not os.path.lexists(path):
+        raise UsageError(f"{safe(folder)} is no run folder: it has no run.json")
+    try:
+        config = untrusted.read_config(path)
+        read_typed(About, config)
+    except (CheckpointError, ValueError) as error:
+        said = str(error).removeprefix(f"{safe(path)}: ")
+        raise VitError(f"{safe(path)} is damaged: {said}; start again in a new folder{what_is_left(folder)}") from error
+    return config
+
+
+def what_is_left(folder: Path) -> str:
+    """How to use what a run that cannot go on has trained so far; nothing before its first epoch ended."""
+    names = [name for name in ("best", "last") if (folder / name / "model.safetensors").exists()]
+    return f". What it has learned is whole: vit predict -m {shlex.quote(safe(folder / names[0]))}" if names else ""
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    write_file(folder / "run.json", [json.dumps(config, indent=1).encode()])
+
+
+def next_run_folder(name: str) -> Path:
+    """`runs/<name>-<n>` with the least n that is free."""
+    n = 1
+    while (folder := Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return folder
+
+
+def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | None = None) -> None:
+    """A new run folder with its run.json. Raises UsageError when it is not empty, VitError when it cannot be made.
+
+    `device` is the one that will train; what the machine has by default.
+    """
+    _require_empty(folder)
+    config = {
+        **settings,
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **what_decides_bits(device),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            _require_empty(folder)  # another run may have begun here just now
+            write_config(folder, config)
+    except OSError as error:
+        raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
+
+
+def changed_since(config: Mapping[str, Any], device: str | None = None) -> list[str]:
+    """What is no longer as it was when the run in whose run.json `config` is began, or was not at a part of it."""
+    earlier = [f"a part of it had {safe(one)}" for one in config.get("went_on_with", ())]
+    return earlier + [f"{name} {then} then, {now} now" for name, then, now in _differences(config, device)]
+
+
+def went_on(config: Mapping[str, Any], device: str | None = None) -> dict[str, Any]:
+    """`config` with what is not as at the beginning: the parts of a run that follow are not of its machine."""
+    now = [f"{name} {now}" for name, _, now in _differences(config, device)]
+    known = list(dict.fromkeys([*config.get("went_on_with", ()), *now]))
+    return {**config, "went_on_with": known} if known else dict(config)
+
+
+def _differences(config: Mapping[str, Any], device: str | None) -> list[tuple[str, str, str]]:
+    """Name, value in run.json, value now. What an older version did not write down is not compared."""
+    machine = what_decides_bits(device)
+    then, now = _flat(config, machine), _flat(machine, machine)
+    names = [name for name in {**then, **now} if name in then or _group(name, config)]
+    return [
+        (name, then.get(name, "not set"), now.get(name, "not set")) for name in names if then.get(name) != now.get(name)
+    ]
+
+
+def _flat(found: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, str]:
+    """`versions` and `environment` are groups; the names are those of `machine`."""
+    flat: dict[str, str] = {}
+    for name in machine:
+        value = found.get(name)
+        flat |= value if isinstance(value, dict) else {} if value is None else {name: value}
+    return {name: safe(value, 80) for name, value in flat.items()}
+
+
+def _group(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the absence of `name` in run.json means that it was not set; else it was not looked at."""
+    return name.isupper() and "environment" in config
+
+
+def _require_empty(folder: Path) -> None:
+    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+        raise UsageError(
+            f"{safe(folder)} is not empty: resume it with {command('--resume', folder)}, or choose another --out"
+        )
+
+
+LOCK = ".lock"
+_LOCKS: dict[Path, IO[str]] = {}  # of this process, which its own locks would not keep out
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder against a second run in it, and removes what a killed one left half-written.
+
+    The lock dies with the process, however it dies. A POSIX lock, which forked children do not inherit: data workers
+    outlive a killed trainer by seconds.
+    """
+    if fcntl is None:
+        raise VitError("training needs a POSIX system (Linux, macOS); on Windows, WSL is one")
+    place = folder.resolve()
+    busy = UsageError(f"another run is at work in {safe(folder)}; wait for it or choose another --out")
+    if place in _LOCKS:  # not even opened again: closing the second descriptor would drop the lock
+        raise busy
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise busy from None
+            raise VitError(
+                f"{safe(folder)}: its file system cannot lock files ({error.strerror}), and nothing else would keep a "
+                "second run out: choose a folder on another file system, such as a local disk"
+            ) from error
+        _LOCKS[place] = file
+        try:
+            for leftover in folder.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            del _LOCKS[place]
+
+
+def removed(folder: Path) -> VitError:
+    return VitError(f"{safe(folder)} was removed while its run was at work; nothing of it is left to go on with")
+
+
+def _require_there(folder: Path) -> None:
+    """Raises VitError when a folder that we hold was removed, even if another run has made a new one since."""
+    lock = _LOCKS.get(folder.resolve())
+    if lock is not None and not os.fstat(lock.fileno()).st_nlink:
+        raise removed(folder)
+
+
+def as_line(event: Any) -> dict[str, Any]:
+    """An event as a line of metrics.jsonl."""
+    return {"event": type(event).__name__.lower(), **asdict(event)}
+
+
+def export(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
+    """Write `model` as it stands at `event`, with class names, preprocessing and where it comes from."""
+    provenance = {
+        "trained_by": "vit finetune" if "base_model" in task.origin else "vit train",
+        **task.origin,
+        "step": event.step,
+        "epoch": round(event.epoch, 4),
+        "validation_accuracy": event.validation.accuracy,
+        "validation_images": event.validation.n,
+        "data": {"name": task.data.root.name, "fingerprint": task.data.fingerprint, "images": len(task.data.train)},
+        "recipe": as_dict(task.recipe),
+    }
+    save_model(
+        folder,
+        merged(model),
+        architecture=task.architecture,
+        labels=task.data.classes,
+        preprocess=task.preprocess,
+        provenance=provenance,
+        timm_args=None if task.vit else task.model_args,
+    )

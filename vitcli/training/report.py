@@ -1,0 +1,215 @@
+"""After a run: its best checkpoint scored on held-out images through the path of `vit predict`, and report.html.
+
+MERGED: The report of a training run: what was done, how it went, how good the result is, and where it fails.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitcli.data.samples import DataSet, Samples
+from vitcli.text import command, safe
+
+if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for these
+    from vitcli.inference.evaluate import Evaluation
+    from vitcli.metrics import Mistake
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from vitcli.errors import ImageError
+from vitcli.metrics import Measures, Mistake
+from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, svg
+from vitcli.report.page import Page
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the end of a run tells."""
+
+    split: str  # "test" or "val"
+    evaluation: "Evaluation"
+    mistakes: "tuple[Mistake, ...]"  # the most confident first
+    report: Path
+    note: str = ""  # what should be known about the number
+
+
+def score_run(folder: Path, data: DataSet, score: str) -> Outcome | None:
+    """Evaluate `folder`/best on the split that `score` names, and write the report; None without such a split."""
+    split, samples = _split(data, score)
+    if samples is None:
+        write_report(folder, data, None)
+        return None
+    from vitcli.inference.evaluate import evaluate
+    from vitcli.metrics import mistakes
+
+    evaluation = evaluate(folder / "best", samples, data.classes)
+    wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
+    note = "" if split == "test" else "the epoch was chosen on the same images, so expect a little less on new ones"
+    report = write_report(folder, data, evaluation, wrong, samples, split=split, note=note)
+    return Outcome(split, evaluation, wrong, report, note)
+
+
+def predict_command(folder: Path) -> str:
+    return f"{command('vit', 'predict', '-m', folder / 'best')} IMAGE…"
+
+
+def write_report(
+    folder: Path,
+    data: DataSet,
+    evaluation: "Evaluation | None",
+    wrong: "tuple[Mistake, ...]" = (),
+    samples: Samples | None = None,
+    *,
+    split: str = "",
+    note: str = "",
+) -> Path:
+    """report.html of a run folder."""
+    config = json.loads((folder / "run.json").read_text("utf-8"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    places = {} if samples is None else {samples.name(i): i for i in range(len(samples))}
+    start = config.get("start")
+    facts = {
+        "model": start["checkpoint"] if start else config["architecture"],
+        "trained": start["tune"] if start else "from scratch",
+        "data": f"{data.root.name}: {len(data.train)} train, {len(data.val)} validation images, "
+        f"{len(data.classes)} classes",
+        "started": config["started"],
+        "versions": ", ".join(f"{name} {number}" for name, number in config["versions"].items()),
+        "command": command("vit", *config["command"][1:]),
+    }
+    pass
+
+    return write_run_report(
+        folder,
+        title=f"{safe(folder.name)}",
+        facts=facts,
+        metrics_lines=lines,
+        measures=evaluation.measures if evaluation else None,
+        mistakes=wrong[:24],
+        image_of=(lambda name: samples.image(places[name])) if samples is not None else None,
+        command=predict_command(folder),
+        split="validation" if split == "val" else split,
+        note=note,
+    )
+
+
+def _split(data: DataSet, score: str) -> tuple[str, Samples | None]:
+    """The images to score on; the test split when it is left to us and there is one."""
+    if score == "none":
+        return "none", None
+    if score == "test" or (score == "auto" and data.test is not None):
+        return "test", data.test
+    return "val", data.val if len(data.val) else None
+
+
+POINTS = 400  # of a curve: more cannot be seen
+SHOWN = 160  # pixels of a picture's longer side
+
+
+def write_run_report(
+    folder: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    metrics_lines: Sequence[Mapping[str, Any]],
+    measures: Measures | None,
+    mistakes: Sequence[Mistake] = (),
+    image_of: Callable[[str], Image.Image] | None = None,
+    command: str = "",
+    split: str = "held-out",
+    note: str = "",
+) -> Path:
+    """`folder`/report.html. `metrics_lines`: of metrics.jsonl; `image_of`: from a mistake's name to its picture;
+    `note`: what should be known about the number.
+
+    Whatever is missing (no evaluation, no steps yet) leaves its section out.
+    """
+    page = Page(title)
+    if measures:
+        low, high = measures.top1_interval.low, measures.top1_interval.high
+        page.paragraph(
+            f"Accuracy {measures.top1:.4f} on {measures.n} {split} images (95 % interval {low:.4f} to {high:.4f})."
+            + (f" But {note}." if note else "")
+        )
+    page.facts(facts.items())
+    if command:
+        page.section("Use it")
+        page.command(command)
+    if panels := _curves(metrics_lines):
+        page.section("Training")
+        page.svg(svg(curves_figure(panels, "epoch")), "The averaged weights are validated after each epoch.")
+    if measures:
+        _scores(page, measures)
+    if mistakes and image_of:
+        page.section("Most confidently wrong")
+        page.pictures(_pictures(mistakes, image_of))
+    return page.write(folder / "report.html")
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Curve]]]:
+    steps = [line for line in lines if line.get("event") == "stepped"]
+    ends = [line for line in lines if line.get("event") == "evaluated" and line["step"]]
+    if not steps:
+        return []
+    size = -(-len(steps) // POINTS)
+    groups = [steps[i : i + size] for i in range(0, len(steps), size)]
+    epochs = [group[-1]["epoch"] for group in groups]
+    loss: dict[str, Curve] = {"training": (epochs, [sum(s["loss"] for s in g) / len(g) for g in groups])}
+    panels = [("loss, nats", loss)]
+    validated = [line for line in ends if line["validation"]["n"]]
+    if validated:
+        at = [line["epoch"] for line in validated]
+        loss["validation"] = (at, [line["validation"]["loss"] for line in validated])
+        panels.append(("validation accuracy", {"": (at, [line["validation"]["accuracy"] for line in validated])}))
+    panels.append(("learning rate", {"": (epochs, [group[-1]["lr"] for group in groups])}))
+    return panels
+
+
+def _scores(page: Page, measures: Measures) -> None:
+    page.section("Scores")
+    top5 = [] if measures.top5 is None else [("top-5 accuracy", f"{measures.top5:.4f}")]
+    page.facts(
+        [
+            ("top-1 accuracy", f"{measures.top1:.4f}"),
+            *top5,
+            ("balanced accuracy", f"{measures.balanced_accuracy:.4f}"),
+            ("macro F1", f"{measures.macro_f1:.4f}"),
+            ("negative log-likelihood", f"{measures.nll:.4f} nats"),
+            ("Brier score", f"{measures.brier:.4f}"),
+            ("expected calibration error", f"{measures.ece:.4f}"),
+        ]
+    )
+    labels = [one.label for one in measures.classes]
+    page.svg(svg(confusion_figure(measures.confusion, labels)), "Confusion matrix, counts of images.")
+    bins = [(b.low, b.high, b.n, b.accuracy) for b in measures.reliability]
+    page.svg(
+        svg(reliability_figure(bins)), "Reliability: bars on the line mean probabilities to be taken at their word."
+    )
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    page.section("Classes")
+    rows = [(c.label, str(c.n), share(c.precision), share(c.recall), share(c.f1)) for c in measures.classes]
+    columns = ("class", "images", "precision", "recall", "F1")
+    page.table(columns, rows, numbers=columns[1:])
+
+
+def _pictures(mistakes: Sequence[Mistake], image_of: Callable[[str], Image.Image]) -> list[tuple[bytes, str]]:
+    pictures = []
+    for mistake in mistakes:
+        try:
+            image = image_of(mistake.name)
+        except ImageError:
+            continue  # the file went away since it was scored
+        scale = SHOWN / max(image.size)
+        size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+        file = io.BytesIO()
+        image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS).save(file, "PNG")
+        said = f"{mistake.predicted} {mistake.probability:.2f}, is {mistake.true}: {Path(mistake.name).name}"
+        pictures.append((file.getvalue(), said))
+    return pictures

@@ -1,0 +1,54 @@
+"""Accuracy and loss of a model on labelled samples, through the preprocessing that its checkpoint will carry."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.data.samples import Samples
+from vitcli.images.preprocess import Preprocess
+from vitcli.machine import decoding_threads
+from vitcli.training.distributed import World
+from vitcli.training.task import Task
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    n: int
+    accuracy: float
+    loss: float  # mean negative log-likelihood, nats
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, task: Task, samples: Samples, world: World) -> Evaluation:
+    """The whole split, shared between the processes without padding: no image counts twice."""
+    model.eval()
+    n = correct = loss = 0.0
+    mine = range(world.rank, len(samples), world.size)
+    for pixels, indices in batches(samples, mine, task.preprocess):
+        labels = torch.from_numpy(samples.labels[indices]).to(world.device)
+        logits = model(pixels.to(world.device))
+        n += len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+    n, correct, loss = world.sum([n, correct, loss])
+    return Evaluation(int(n), correct / max(n, 1), loss / max(n, 1))
+
+
+def batches(samples: Samples, indices: Sequence[int], preprocess: Preprocess) -> Iterator[tuple[Tensor, list[int]]]:
+    """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead."""
+    with ThreadPoolExecutor(decoding_threads()) as threads:
+
+        def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
+            chosen = list(indices[start : start + BATCH])
+            return chosen, threads.map(lambda i: torch.from_numpy(samples.load(i, preprocess)), chosen)
+
+        ahead = begin(0)
+        for start in range(0, len(indices), BATCH):
+            (chosen, images), ahead = ahead, begin(start + BATCH)
+            yield torch.stack(list(images)), chosen
