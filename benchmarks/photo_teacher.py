@@ -7,7 +7,7 @@ The tensors are timm's `tf_efficientnet_lite0`, by order and shape; of the 1000 
 
     python benchmarks/photo_teacher.py tiny-imagenet-200/ lite0-refit/ --answers answers.safetensors --data photos/train
 
-Then it is a better one: with `--answers`, which `vit finetune --teacher lite0/ --teacher-answers` has left, a linear map
+Then it is a better one. With `--answers`, which `vit finetune --teacher lite0/ --teacher-answers` leaves, a linear map
 of its 200 logits is fitted to the labels of the training images by logistic regression and becomes part of the
 classifier. The answers that the new teacher would give are written to FOLDER.answers.safetensors: the same map of those
 that it gave. (`vit finetune -m lite0/ --tune head` fits the whole classifier instead, at the price of two more passes.)
