@@ -13,6 +13,7 @@ import timm
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from tests.helpers import originals
@@ -364,6 +365,7 @@ class TestTimmsOthers:
     def test_what_timm_does_not_take_is_one_line(self, argument: str, tmp_path: Path) -> None:
         value: Any = "no_such_layer" if argument == "act_layer" else 3
         folder = edit_config(write_tiny(tmp_path), architecture="resnet18", model_args={argument: value}, vit={})
+        save_file({"conv1.weight": torch.zeros(64, 3, 7, 7)}, folder / "model.safetensors")
         with pytest.raises(CheckpointError, match="timm cannot build resnet18") as error:
             load_any(resolve(str(folder)))
         assert "\n" not in str(error.value)

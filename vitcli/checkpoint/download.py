@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub
 from huggingface_hub import errors as hf
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from vitcli import text
 from vitcli.checkpoint.hub import PROXIES, Choose, OnProgress, command, missing
 from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, hub_cache, snapshot
 from vitcli.checkpoint.tensor_file import weight_files
@@ -157,7 +158,7 @@ def explain(error: Exception, repo: str, revision: str, file: str, *, stores: bo
     if isinstance(error, hf.RevisionNotFoundError):
         return HubError(f"{repo} has no revision '{safe(revision)}'; see {where}/tree/main for its branches")
     if isinstance(error, hf.RemoteEntryNotFoundError):
-        convert = f"`vit convert {repo}` reads other forms; see {where}/tree/main for what is there"
+        convert = f"`{text.command('vit', 'convert', repo)}` reads other forms; see {where}/tree/main for what is there"
         if file in (WEIGHTS_NAME, INDEX_NAME):
             return NotThereError(f"{repo} has no {WEIGHTS_NAME}; pickles are not read. {convert}")
         return NotThereError(f"{repo} has no {file}, so it is not a timm or `vit` model. {convert}")

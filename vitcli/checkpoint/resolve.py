@@ -30,7 +30,7 @@ from vitcli.errors import CheckpointError, HubError
 from vitcli.files import read_config
 from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
-from vitcli.text import did_you_mean, safe
+from vitcli.text import command, did_you_mean, safe
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z", re.ASCII)
@@ -94,7 +94,11 @@ def _holds_checkpoint(path: Path) -> bool:
 
 def _hides(name: str) -> str:
     """What is said where a folder is taken for one of our own names."""
-    own = f"the alias of {ALIASES[name]}; that is -m {ALIASES[name]}" if name in ALIASES else "a bundled model"
+    own = (
+        f"the alias of {ALIASES[name]}; that is {command('-m', ALIASES[name])}"
+        if name in ALIASES
+        else "a bundled model"
+    )
     rename = "" if name in ALIASES else "; rename the folder for that"
     return f"the folder {name} in this directory is taken; {name} is also {own}{rename}"
 

@@ -11,7 +11,6 @@ MERGED: A trained model → a checkpoint folder that every command, timm and tra
 import errno
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -184,7 +183,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def what_is_left(folder: Path) -> str:
     """How to use what a run that cannot go on has trained so far; nothing before its first epoch ended."""
     names = [name for name in ("best", "last") if (folder / name / "model.safetensors").exists()]
-    return f". What it has learned is whole: vit predict -m {shlex.quote(safe(folder / names[0]))}" if names else ""
+    return f". What it has learned is whole: {command('vit', 'predict', '-m', folder / names[0])}" if names else ""
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -26,6 +26,8 @@ def convert(source: Source, settings: Settings) -> Converted:
         raise UsageError("--set, --no-head: config.json beside the weights says it all")
     path = Path(source.name)
     found = parse_config(source.config, name=source.name, source="folder", config_path=path, weights_path=path)
+    if found.vit is not None:
+        compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
     if ready:
         use = use_command(source.name, classifies=found.why_no_classes is None)
         runs = "" if found.vit else f" runs it, by timm ({not_built(found.architecture)})"
@@ -35,7 +37,6 @@ def convert(source: Source, settings: Settings) -> Converted:
             f"{source.where}: not converted: {not_built(found.architecture)}; stored by timm as safetensors it can "
             "predict (timm.models.save_for_hf(…, safe_serialization=True))"
         )
-    compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
     return Converted(
         "timm, pickled" if source.kind == "pickle" else "timm",
         found.vit,
