@@ -125,6 +125,17 @@ def test_no_test_module_is_imported() -> None:
     assert {path for path, names in wrong.items() if names} == set()
 
 
+def test_the_longest_files_are_there() -> None:
+    """A name that is gone would be begun late and without a word."""
+    source = (TESTS / "conftest.py").read_text("utf-8")
+    (names,) = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LONGEST"
+    ]
+    assert [name for name in names if not (TESTS / name).is_file()] == []
+
+
 def test_a_borrowed_test_is_found() -> None:
     assert borrowed("from tests.helpers.runs import MODEL") == set()
     for line in ("from tests.cli import test_cli", "import test_cli", "CHILD = '''\nimport test_cli\n'''"):
