@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,15 @@ PAGE = (TESTS.parent / "docs" / "torture.md").read_text("utf-8")
 COMPLETE = range(25, 154)
 
 
-def collected(source: str) -> set[str]:
-    """Names of what pytest collects from `source`: classes called Test…, functions in them and at the top."""
-    tree = ast.parse(source)
+@cache
+def collected(file: str) -> frozenset[str]:
+    """What pytest collects from `file`, if that is there: classes called Test…, functions in them and at the top."""
+    if not (TESTS / file).exists():
+        return frozenset()
+    tree = ast.parse((TESTS / file).read_text("utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[:4] == "Test"]
     bodies = [tree.body, *(node.body for node in classes)]
-    return {node.name for node in classes} | {
+    return frozenset(node.name for node in classes) | {
         node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)
     }
 
@@ -33,7 +37,7 @@ def problems(page: str) -> list[str]:
         if not TEST.search(held_by) and not held_by.startswith("none: "):
             found.append(f"{number} has neither a test nor a reason")
         for file, name in TEST.findall(held_by):
-            if not (TESTS / file).exists() or name not in collected((TESTS / file).read_text("utf-8")):
+            if name not in collected(file):
                 found.append(f"{number}: no {file}::{name}")
         if held_by.count("::") != len(TEST.findall(held_by)):
             found.append(f"{number}: a test is not written as `file.py::name`")
