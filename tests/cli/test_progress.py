@@ -7,17 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from tests.helpers import fake_hub
 from tests.helpers.checkpoints import write_tiny
 from tests.helpers.process import environment
+from tests.helpers.terminal import invoke
 from vitcli.cli import console as progress
-from vitcli.cli.app import app
 
 REPO = "someone/vit"
 
@@ -42,10 +40,6 @@ def data(tmp_path: Path) -> Path:
         for i in range(4):
             Image.new("RGB", (32, 32), (i, len(name), 0)).save(tmp_path / "data" / name / f"{i}.png")
     return tmp_path / "data"
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.mark.parametrize(
