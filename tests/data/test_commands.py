@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tests.helpers.checkpoints import LABELS, write_tiny
 from vitcli.cli.app import app
 from vitcli.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
-from vitcli.training.build import Settings
+from vitcli.training.settings import Settings
 from vitcli.training.train import begin, open_settings_data, resumed
 
 SMALL = ["--batch-size", "2", "--set", "depth=1", "--set", "embed_dim=24", "--img-size", "32", "--patch-size", "16"]

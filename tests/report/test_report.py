@@ -284,10 +284,10 @@ def test_metrics_lines_are_those_of_a_run() -> None:
     """The keys that the report reads are the keys that a run writes."""
     from vitcli.training.events import Evaluated, Stepped
     from vitcli.training.folder import as_line
-    from vitcli.training.validation import Evaluation
+    from vitcli.training.validation import Validation
 
     stepped = json.loads(json.dumps(as_line(Stepped(1, 2, 0.5, 1.0, 1e-3, 10.0))))
-    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Evaluation(3, 0.5, 1.0), True))))
+    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Validation(3, 0.5, 1.0), True))))
     made = list(lines())
     assert made[0].keys() <= stepped.keys()
     assert next(line for line in made if line["event"] == "evaluated").keys() <= evaluated.keys()

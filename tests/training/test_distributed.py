@@ -14,13 +14,14 @@ import torch
 from tests.training.test_training import MODEL, RECIPE, _without_rates, run_to_end, state_digest, write_idx
 from vitcli.errors import UsageError
 from vitcli.training import train as training
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.fit import fit
 from vitcli.training.folder import Run, read_config
 from vitcli.training.recipe import as_dict
+from vitcli.training.settings import Settings
 from vitcli.training.stop import StopFlag
-from vitcli.training.validation import evaluate
+from vitcli.training.validation import validate
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 COUNTS = (1, 2, 5, 10)  # images of the validation split: fewer than processes, and odd numbers
@@ -35,7 +36,7 @@ import torch
 from vitcli.cli.app import app
 from vitcli.errors import DataError
 from vitcli.training import train as training
-from vitcli.training.evaluation import evaluate
+from vitcli.training.validation import validate
 from vitcli.training.events import Stepped
 from vitcli.training.fit import fit
 
@@ -45,7 +46,7 @@ attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["RANK"]
 def count(task, world):
     sys.path.insert(0, os.environ["TESTS"])
     from tests.training.test_distributed import COUNTS, decided, first
-    found = [evaluate(decided(task.model), task, first(task.data.val, n), world) for n in COUNTS]
+    found = [validate(decided(task.model), task, first(task.data.val, n), world) for n in COUNTS]
     if rank == 0:
         (place / "counts.json").write_text(json.dumps([[e.n, e.accuracy] for e in found]))
 
@@ -155,7 +156,7 @@ def test_a_killed_process_and_torchruns_restart_change_no_bit(settings: Settings
 
     # and both processes together counted what one counts
     task = build_task(settings, training.open_settings_data(settings))
-    expected = [evaluate(decided(task.model), task, first(task.data.val, n), World()) for n in COUNTS]  # type: ignore[arg-type]
+    expected = [validate(decided(task.model), task, first(task.data.val, n), World()) for n in COUNTS]  # type: ignore[arg-type]
     assert json.loads((tmp_path / "counts.json").read_text()) == [[e.n, e.accuracy] for e in expected]
     assert len({e.accuracy for e in expected}) > 1
 
@@ -174,8 +175,8 @@ def test_shares_of_an_evaluation_add_up(settings: Settings, n: int, size: int) -
     task = build_task(settings, training.open_settings_data(settings))
     model, samples = decided(task.model), first(task.data.val, n)
     for rank in range(size):
-        evaluate(model, task, samples, Part(rank, size))  # type: ignore[arg-type]
-    whole = evaluate(model, task, samples, World())  # type: ignore[arg-type]
+        validate(model, task, samples, Part(rank, size))  # type: ignore[arg-type]
+    whole = validate(model, task, samples, World())  # type: ignore[arg-type]
     counted, correct, loss = np.sum(parts, axis=0)
     assert (counted, correct / n) == (whole.n, whole.accuracy) == (n, whole.accuracy)
     assert loss / n == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order

@@ -34,7 +34,7 @@ from vitcli.training import folder as running
 from vitcli.training import train as training
 from vitcli.training.augment import training_transform
 from vitcli.training.batches import Plan, training_batches
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Stepped, Uncompiled
@@ -43,6 +43,7 @@ from vitcli.training.fit import fit
 from vitcli.training.folder import create_run_folder, locked, read_config, write_config
 from vitcli.training.learner import Learner
 from vitcli.training.seeds import reseed
+from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
 
 SHORT = replace(RECIPE, epochs=2)
@@ -196,7 +197,7 @@ class TestFolder:
 
     def test_two_runs_in_one(self, whole: Path) -> None:
         """The second one is refused, in this process and in another, and changes nothing of the first's."""
-        code = f"from vitcli.training.run import *; locked(Path({str(whole)!r})).__enter__()"
+        code = f"from vitcli.training.folder import *; locked(Path({str(whole)!r})).__enter__()"
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         before = (whole / "run.json").read_bytes()
         with locked(whole):
@@ -372,7 +373,7 @@ class TestLocks:
         code = (
             "import sys; sys.modules['fcntl'] = None\n"
             "from pathlib import Path; from vitcli.errors import VitError\n"
-            "from vitcli.training.run import locked\n"
+            "from vitcli.training.folder import locked\n"
             f"try: locked(Path({str(tmp_path)!r})).__enter__()\n"
             "except VitError as error: print(error)\n"
             "sys.platform = 'win32'\n"

@@ -30,11 +30,11 @@ import test_training, test_finetune
 from vitcli.errors import Stopped
 from vitcli.training import train as training
 from vitcli.training.fit import fit
-from vitcli.training.run import Run, locked, read_config
+from vitcli.training.folder import Run, locked, read_config
 from vitcli.training.distributed import World
-from vitcli.training.start import build_task
+from vitcli.training.build import build_task
 from vitcli.training.stop import stop_on_signals
-from vitcli.training.tune_head import tune_head
+from vitcli.training.head import tune_head
 from pathlib import Path
 
 def attempt(folder, workers, fail_at):
@@ -140,7 +140,7 @@ def _begin(place: Path, **changes: float) -> Path:
 
     from tests.training.test_training import MODEL, RECIPE, write_idx
     from vitcli.training import train as training
-    from vitcli.training.build import Settings
+    from vitcli.training.settings import Settings
 
     data = place / "data"
     data.mkdir(parents=True)
