@@ -101,7 +101,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 @pytest.fixture(autouse=True)
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a quarter of a GiB free: what does not fit must be refused before it is asked for."""
-    for module in ("start", "learner"):
+    for module in ("build", "learner"):
         monkeypatch.setattr(f"vitcli.training.{module}.memory_free", lambda _: 1 << 28)
 
 
