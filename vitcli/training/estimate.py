@@ -141,6 +141,7 @@ def _kept_for_backward(task: Task, images: Tensor, device: torch.device) -> int:
 
 
 def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers of `model` training changes."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

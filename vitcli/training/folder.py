@@ -49,6 +49,7 @@ class Run:
 
     @property
     def resume_command(self) -> str:
+        """What to type to go on with the run."""
         if own := self.config.get("resume"):
             return safe(own, None)
         return command("vit", "finetune" if self.config.get("start") else "train", "--resume", self.folder)
@@ -200,6 +201,7 @@ def what_is_left(folder: Path) -> str:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write run.json, whole or not at all."""
     write_file(folder / "run.json", [json.dumps(config, indent=1).encode()])
 
 
@@ -313,6 +315,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def removed(folder: Path) -> VitError:
+    """The error that says so of a run folder."""
     return VitError(f"{safe(folder)} was removed while its run was at work; nothing of it is left to go on with")
 
 

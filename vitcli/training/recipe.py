@@ -96,6 +96,7 @@ class Recipe:
             )
 
     def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
         return self.steps or max(1, round(self.epochs * steps_per_epoch))
 
     def lr_at(self, step: float, total: int) -> float:

@@ -41,6 +41,8 @@ class Position:
 
 
 class State(NamedTuple):
+    """What a saved state holds, read whole."""
+
     position: Position
     tensors: dict[str, Tensor]
     skipped: tuple[str, ...] = ()  # newer states that could not be read, and why
