@@ -13,7 +13,7 @@ from PIL import Image
 
 from vitcli.data.samples import DataSet, Samples
 from vitcli.errors import ImageError
-from vitcli.metrics import Measures, Mistake
+from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, svg
 from vitcli.report.page import Page
 from vitcli.text import command, safe
@@ -46,7 +46,6 @@ def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None
         write_report(folder, data, None)
         return None
     from vitcli.inference.evaluate import evaluate
-    from vitcli.metrics import mistakes
 
     evaluation = evaluate(folder / "best", samples, data.classes)
     wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
@@ -159,11 +158,11 @@ def _scores(page: Page, measures: Measures) -> None:
     page.table(columns, rows, numbers=columns[1:])
 
 
-def _pictures(mistakes: Sequence[Mistake], samples: Samples) -> list[tuple[bytes, str]]:
-    """The images of `mistakes` among `samples`, as PNG, each with what is to be said of it."""
+def _pictures(wrong: Sequence[Mistake], samples: Samples) -> list[tuple[bytes, str]]:
+    """The images of `wrong` among `samples`, as PNG, each with what is to be said of it."""
     places = {samples.name(i): i for i in range(len(samples))}
     pictures = []
-    for mistake in mistakes:
+    for mistake in wrong:
         try:
             image = samples.image(places[mistake.name])
         except ImageError:
