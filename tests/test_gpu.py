@@ -20,11 +20,12 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.inference.engines import open_engine
 from vitcli.training import train as training
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Shrunk, Stepped
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import Settings
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

@@ -39,9 +39,10 @@ from vitcli.inference.evaluate import evaluate
 from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.cost import cost
-from vitcli.training.build import Settings, build_task, parameters, vit_config
+from vitcli.training.build import build_task, parameters, vit_config
 from vitcli.training.folder import locked
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import Settings
 
 RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
 MODELS = {name: {"architecture": name, "model_args": {"img_size": [28, 28]}} for name in ("vit", "cnn")}

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.helpers.checkpoints import LABELS, write_tiny
 from tests.helpers.terminal import invoke
 from vitcli.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
-from vitcli.training.build import Settings
+from vitcli.training.settings import Settings
 from vitcli.training.train import begin, open_settings_data, resumed
 
 SMALL = ["--batch-size", "2", "--set", "depth=1", "--set", "embed_dim=24", "--img-size", "32", "--patch-size", "16"]

@@ -7,8 +7,8 @@ from typing import Any
 from tests.helpers.checkpoints import TINY
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.training.build import Settings, Start
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import FineTuning, Settings
 
 SMALL = replace(TINY, img_size=(28, 28), patch_size=(14, 14), embed_dim=24, num_heads=3, num_classes=5)
 RECIPE = Recipe(
@@ -20,5 +20,5 @@ RECIPE = Recipe(
 def settings_of(base: Path, data: Path, tune: str = "all", recipe: Recipe = RECIPE, **start: Any) -> Settings:
     """Settings that train `tune` of the checkpoint in `base` on the images in `data`."""
     checkpoint = resolve(str(base))
-    begin = Start(str(base), weights_digest(checkpoint), tune, **start)  # type: ignore[arg-type]
+    begin = FineTuning(str(base), weights_digest(checkpoint), tune, **start)  # type: ignore[arg-type]
     return Settings(checkpoint.architecture, {}, str(data), recipe, start=begin)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.training import train as training
-from vitcli.training.build import Settings
 from vitcli.training.events import Stepped
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
 
 # Everything that draws random numbers is on: any draw that is not keyed would break the equality of two runs.

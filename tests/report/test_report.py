@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from vitcli.report.figures import (
     svg,
 )
 from vitcli.report.page import Page, inline
-from vitcli.training.report import write_run_report
+from vitcli.training.report import Outcome, write_report
 
 HOSTILE = '</style><script>alert(1)</script>"><img src=http://example.org/x onerror=alert(2)>\u202e\x1b[31m'
 VOID = {"meta", "img", "br", "link", "use", "path"}
@@ -74,6 +75,37 @@ def lines() -> Iterator[dict[str, Any]]:
             yield {"event": "evaluated", "step": step, "epoch": step / 10, "validation": validation}
 
 
+class Pictures:
+    """Samples of which every tenth cannot be read any more."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def image(self, i: int) -> Image.Image:
+        if i % 10 == 0:
+            raise ImageError("gone")
+        return Image.new("RGB", (8, 5), "red")
+
+
+def run_folder(folder: Path, entries: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    config = {"architecture": HOSTILE, "started": "today", "versions": {"vit": "1"}, "command": ["vit", "train"]}
+    (folder / "run.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+def data_of(names: list[str]) -> Any:
+    pictures = Pictures(names)
+    return SimpleNamespace(root=Path("photos"), train=pictures, val=pictures, test=None, classes=("cat", "bird & co"))
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run with hostile names everywhere."""
@@ -82,22 +114,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probabilities = rng.dirichlet((1, 1, 1), 60)
     classes = ("cat", HOSTILE, "bird & co")
     names = [f"{HOSTILE}{i}.png" for i in range(60)]
-
-    def image_of(name: str) -> Image.Image:
-        if name.endswith("0.png"):
-            raise ImageError("gone")
-        return Image.new("RGB", (8, 5), "red")
-
-    return write_run_report(
-        tmp_path_factory.mktemp("run"),
-        title=f"photos {HOSTILE}",
-        facts={"model": HOSTILE, "data": "photos"},
-        metrics_lines=list(lines()),
-        measures=measure(probabilities, labels, classes),
-        mistakes=mistakes(probabilities, labels, classes, names)[:12],
-        image_of=image_of,
-        command=f"vit predict -m {HOSTILE} IMAGE…",
-    )
+    folder = run_folder(tmp_path_factory.mktemp("runs") / "photos<b>", [dict(line) for line in lines()])
+    evaluation: Any = SimpleNamespace(measures=measure(probabilities, labels, classes))
+    wrong = tuple(mistakes(probabilities, labels, classes, names))[:12]
+    write_report(folder, data_of(names), Outcome("val", evaluation, wrong, folder / "report.html", HOSTILE))
+    return folder / "report.html"
 
 
 class TestPage:
@@ -140,10 +161,10 @@ class TestPage:
         assert 0 < pictures <= 12
 
     def test_pieces_may_be_missing(self, tmp_path: Path) -> None:
-        path = write_run_report(tmp_path, title="cut", facts={}, metrics_lines=[], measures=None)
-        reader = Reader(path.read_text("utf-8"))
+        write_report(run_folder(tmp_path, []), data_of([]), None)
+        reader = Reader((tmp_path / "report.html").read_text("utf-8"))
         assert "svg" not in reader.tags
-        assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "report.html", "run.json"]
 
     def test_chromium_shows_it_without_complaint(self, report: Path, tmp_path: Path) -> None:
         browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -284,10 +305,10 @@ def test_metrics_lines_are_those_of_a_run() -> None:
     """The keys that the report reads are the keys that a run writes."""
     from vitcli.training.events import Evaluated, Stepped
     from vitcli.training.folder import as_line
-    from vitcli.training.validation import Evaluation
+    from vitcli.training.validation import Validation
 
     stepped = json.loads(json.dumps(as_line(Stepped(1, 2, 0.5, 1.0, 1e-3, 10.0))))
-    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Evaluation(3, 0.5, 1.0), True))))
+    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Validation(3, 0.5, 1.0), True))))
     made = list(lines())
     assert made[0].keys() <= stepped.keys()
     assert next(line for line in made if line["event"] == "evaluated").keys() <= evaluated.keys()

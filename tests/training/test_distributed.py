@@ -15,13 +15,14 @@ from tests.helpers.process import environment
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, state_digest, without_rates
 from vitcli.errors import UsageError
 from vitcli.training import train as training
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.fit import fit
 from vitcli.training.folder import Run, read_config
 from vitcli.training.recipe import as_dict
+from vitcli.training.settings import Settings
 from vitcli.training.stop import StopFlag
-from vitcli.training.validation import evaluate
+from vitcli.training.validation import validate
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
@@ -35,7 +36,7 @@ import torch
 from vitcli.cli.app import app
 from vitcli.errors import DataError
 from vitcli.training import train as training
-from vitcli.training.validation import evaluate
+from vitcli.training.validation import validate
 from vitcli.training.events import Stepped
 from vitcli.training.fit import fit
 
@@ -44,7 +45,7 @@ attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["RANK"]
 
 def count(task, world):
     from tests.helpers.counting import COUNTS, decided, first
-    found = [evaluate(decided(task.model), task, first(task.data.val, n), world) for n in COUNTS]
+    found = [validate(decided(task.model), task, first(task.data.val, n), world) for n in COUNTS]
     if rank == 0:
         (place / "counts.json").write_text(json.dumps([[e.n, e.accuracy] for e in found]))
 
@@ -138,7 +139,7 @@ def test_a_killed_process_and_torchruns_restart_change_no_bit(settings: Settings
 
     # and both processes together counted what one counts
     task = build_task(settings, training.open_settings_data(settings))
-    expected = [evaluate(decided(task.model), task, first(task.data.val, n), World()) for n in COUNTS]  # type: ignore[arg-type]
+    expected = [validate(decided(task.model), task, first(task.data.val, n), World()) for n in COUNTS]  # type: ignore[arg-type]
     assert json.loads((tmp_path / "counts.json").read_text()) == [[e.n, e.accuracy] for e in expected]
     assert len({e.accuracy for e in expected}) > 1
 
@@ -157,8 +158,8 @@ def test_shares_of_an_evaluation_add_up(settings: Settings, n: int, size: int) -
     task = build_task(settings, training.open_settings_data(settings))
     model, samples = decided(task.model), first(task.data.val, n)
     for rank in range(size):
-        evaluate(model, task, samples, Part(rank, size))  # type: ignore[arg-type]
-    whole = evaluate(model, task, samples, World())  # type: ignore[arg-type]
+        validate(model, task, samples, Part(rank, size))  # type: ignore[arg-type]
+    whole = validate(model, task, samples, World())  # type: ignore[arg-type]
     counted, correct, loss = np.sum(parts, axis=0)
     assert (counted, correct / n) == (whole.n, whole.accuracy) == (n, whole.accuracy)
     assert loss / n == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order

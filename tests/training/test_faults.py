@@ -34,7 +34,7 @@ from vitcli.training import folder as running
 from vitcli.training import train as training
 from vitcli.training.augment import training_transform
 from vitcli.training.batches import Plan, training_batches
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Stepped, Uncompiled
@@ -43,6 +43,7 @@ from vitcli.training.fit import fit
 from vitcli.training.folder import create_run_folder, locked, read_config, write_config
 from vitcli.training.learner import Learner
 from vitcli.training.seeds import reseed
+from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
 
 SHORT = replace(RECIPE, epochs=2)

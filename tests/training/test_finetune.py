@@ -35,7 +35,7 @@ from vitcli.training import fit as fitting
 from vitcli.training import learner as learning
 from vitcli.training import train as training
 from vitcli.training.budget import Clock, seconds
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.estimate import (
     AFTER,
@@ -52,6 +52,7 @@ from vitcli.training.lora import ALPHA_PER_RANK, LowRank, adapt, merged
 from vitcli.training.objective import class_weights
 from vitcli.training.optimizer import parameter_groups
 from vitcli.training.recipe import Recipe, load_recipe, small_images, smaller_micro_batch
+from vitcli.training.settings import Settings
 from vitcli.training.teacher import Teacher, require_like_tokens
 from vitcli.training.validation import batches
 
@@ -501,15 +502,15 @@ class TestEndings:
     ) -> None:
         """No step follows it, and no second evaluation."""
         monkeypatch.setattr(training, "tail", lambda task, device: 0.0)
-        evaluated = fitting.evaluate
+        validated = fitting.validate
         over = False
 
         def slow(*arguments: Any) -> Any:
             nonlocal over
             over = True
-            return evaluated(*arguments)
+            return validated(*arguments)
 
-        monkeypatch.setattr(fitting, "evaluate", slow)
+        monkeypatch.setattr(fitting, "validate", slow)
         monkeypatch.setattr(Clock, "share", property(lambda self: 1.01 if over else 0.1))
         settings = settings_of(base, data, recipe=replace(RECIPE, epochs=100))
         events = run_to_end(replace(settings, budget=60.0), tmp_path / "run")
@@ -663,8 +664,8 @@ class TestEstimate:
         self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slow = Estimate(1.0, 3.0, 1 << 20, epochs=2, images=80, held_out=10, scored=10)
-        monkeypatch.setattr("vitcli.training.estimate.estimate", lambda *_, **__: slow)
-        monkeypatch.setattr("vitcli.cli.run.Running.used", property(lambda self: 3.0))
+        monkeypatch.setattr("vitcli.training.run.estimate", lambda *_, **__: slow)
+        monkeypatch.setattr(Clock, "used", property(lambda self: 3.0))
         line = ["finetune", "--data", data, "-m", base, "--time-budget", "60s", "--out", tmp_path / "run"]
         result = CliRunner().invoke(app, [str(part) for part in line])
         assert result.exit_code == 0, result.stderr

@@ -25,7 +25,7 @@ from tests.helpers.runs import MODEL, RECIPE, state_digest, without_rates
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.training import train as training
-from vitcli.training.build import Settings
+from vitcli.training.settings import Settings
 
 KILLS = 30
 

@@ -29,15 +29,16 @@ from vitcli.training import fit as fitting
 from vitcli.training import train as training
 from vitcli.training.augment import shifted, training_transform
 from vitcli.training.batches import Plan, training_batches
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Stepped
 from vitcli.training.folder import create_run_folder, locked
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
-from vitcli.training.state import Progress, load_state, save_state
-from vitcli.training.validation import Evaluation, evaluate
+from vitcli.training.settings import Settings
+from vitcli.training.state import Position, load_state, save_state
+from vitcli.training.validation import Validation, validate
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_the_first_of_equal_epochs_is_the_best(
 ) -> None:
     """With a stop before the last one: the resumed run remembers."""
     accuracies = iter([0.5, 0.5, 0.4, 0.5])
-    monkeypatch.setattr(fitting, "evaluate", lambda *_: Evaluation(10, next(accuracies), 1.0))
+    monkeypatch.setattr(fitting, "validate", lambda *_: Validation(10, next(accuracies), 1.0))
     folder, data = tmp_path / "run", training.open_settings_data(settings)
     training.begin(settings, data, folder)
     with pytest.raises(Stopped):
@@ -179,17 +180,17 @@ TENSORS = {"model.w": torch.arange(6.0).view(2, 3)}
 class TestState:
     def test_two_newest_are_kept(self, tmp_path: Path) -> None:
         for step in (1, 2, 3):
-            save_state(tmp_path, Progress(step), TENSORS)
+            save_state(tmp_path, Position(step), TENSORS)
         assert [file.name for file in sorted((tmp_path / "checkpoints").iterdir())] == [
             "step-00000002.safetensors",
             "step-00000003.safetensors",
         ]
-        assert load_state(tmp_path)[0] == Progress(3)  # type: ignore[index]
+        assert load_state(tmp_path)[0] == Position(3)  # type: ignore[index]
 
     @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])
     def test_damage_falls_back_to_the_older_state(self, tmp_path: Path, damage: str) -> None:
-        save_state(tmp_path, Progress(1), TENSORS)
-        newest = save_state(tmp_path, Progress(2), TENSORS)
+        save_state(tmp_path, Position(1), TENSORS)
+        newest = save_state(tmp_path, Position(2), TENSORS)
         content = newest.read_bytes()
         if damage == "delete":
             newest.unlink()
@@ -198,22 +199,22 @@ class TestState:
             newest.write_bytes(spoiled[damage])
         state = load_state(tmp_path)
         assert state is not None
-        assert state.progress == Progress(1)
+        assert state.position == Position(1)
         assert len(state.skipped) == 1
         assert state.skipped[0].startswith(newest.name)
 
     @pytest.mark.parametrize("latest", [None, "", "{", '{"file": 3}', "[]"])
     def test_a_lost_latest_does_not_matter(self, tmp_path: Path, latest: str | None) -> None:
-        save_state(tmp_path, Progress(5), TENSORS)
+        save_state(tmp_path, Position(5), TENSORS)
         if latest is None:
             (tmp_path / "LATEST.json").unlink()
         else:
             (tmp_path / "LATEST.json").write_text(latest)
-        assert load_state(tmp_path)[0] == Progress(5)  # type: ignore[index]
+        assert load_state(tmp_path)[0] == Position(5)  # type: ignore[index]
 
     def test_nothing_readable_is_an_error_and_nothing_saved_is_not(self, tmp_path: Path) -> None:
         assert load_state(tmp_path) is None
-        save_state(tmp_path, Progress(5), TENSORS).write_bytes(b"junk")
+        save_state(tmp_path, Position(5), TENSORS).write_bytes(b"junk")
         with pytest.raises(CheckpointError, match="no saved state can be read"):
             load_state(tmp_path)
         shutil.rmtree(tmp_path / "checkpoints")
@@ -221,17 +222,17 @@ class TestState:
             load_state(tmp_path)
 
     def test_leftovers_of_a_killed_save_are_removed(self, tmp_path: Path) -> None:
-        save_state(tmp_path, Progress(5), TENSORS)
+        save_state(tmp_path, Position(5), TENSORS)
         leftover = tmp_path / "checkpoints" / ".step-00000006.safetensors.0a0a.tmp"
         leftover.write_bytes(b"half")
         with locked(tmp_path):
             assert not leftover.exists()
 
     def test_steps_decide_which_is_newest_not_clocks(self, tmp_path: Path) -> None:
-        save_state(tmp_path, Progress(9), TENSORS)
-        os.utime(save_state(tmp_path, Progress(10), TENSORS), (0, 0))
+        save_state(tmp_path, Position(9), TENSORS)
+        os.utime(save_state(tmp_path, Position(10), TENSORS), (0, 0))
         (tmp_path / "LATEST.json").unlink()
-        assert load_state(tmp_path)[0] == Progress(10)  # type: ignore[index]
+        assert load_state(tmp_path)[0] == Position(10)  # type: ignore[index]
 
 
 class TestPlan:
@@ -433,7 +434,7 @@ class TestAugmentation:
         task = build_task(settings, training.open_settings_data(settings))
         torch.nn.init.normal_(task.model.head.weight)
         samples = task.data.val
-        result = evaluate(task.model, task, samples, World())
+        result = validate(task.model, task, samples, World())
         with torch.inference_mode():
             pixels = torch.stack([torch.from_numpy(task.preprocess(samples.image(i))) for i in range(len(samples))])
             logits = task.model.eval()(pixels)

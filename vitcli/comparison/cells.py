@@ -32,11 +32,12 @@ from vitcli.machine import default_device, default_workers
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import command, safe
 from vitcli.training import train as training
-from vitcli.training.build import Settings, Start, build_task, parameters, vit_config
+from vitcli.training.build import build_task, parameters, vit_config
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.folder import changed_since, read_config
 from vitcli.training.recipe import Recipe, override, small_images
+from vitcli.training.settings import FineTuning, Settings
 
 SHOTS = (1, 5, 10, 25)
 
@@ -75,7 +76,7 @@ class Cells:
             data = subset(self.pretraining[before.data], before.share, before.share_seed)
             name = f"{cell.name}, {cell.pretraining.name}"
             best = self._train(before, data, place / "pretraining", name, workers, spent)
-            start = Start(
+            start = FineTuning(
                 str(best.resolve()), weights_digest(resolve(str(best))), "all", self.finetune_size(cell.model)
             )
             result["pretraining_images"] = len(data.train)
@@ -112,7 +113,7 @@ class Cells:
                     spent.keep()
         return run / "best"
 
-    def settings(self, cell: Cell, start: Start | None = None) -> Settings:
+    def settings(self, cell: Cell, start: FineTuning | None = None) -> Settings:
         """Of the run on the study's data, from `start` where there was pre-training."""
         architecture, model_args = self._model(cell.model)
         recipe = self._recipe(cell.share, cell.seed, model_args["img_size"])
