@@ -203,7 +203,7 @@ def progress(name: str = "") -> Iterator[Callable[[int, int], None] | None]:
 
 
 class Telling:
-    """What a task tells while it works: a bar for what it is at, gone before a note and at the end."""
+    """What a task tells while it works: a bar for what it is at, gone once that is done or a note comes."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -214,24 +214,29 @@ class Telling:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._close()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """`done` of `total` of `what`; another `what` gets another bar."""
         from vitcli.data.sources import READING
 
-        if what != self._what:
-            self._open.close()
+        if what != self._what and done < total:
+            self._close()
             self._bar = self._open.enter_context(files_read(what) if what == READING else progress(what))
             self._what = what
-        if self._bar:
+        if self._bar and what == self._what:
             self._bar(done, total)
+        if done >= total:
+            self._close()
 
     def note(self, line: str) -> None:
         """One dim line on standard error."""
+        self._close()
+        note(line)
+
+    def _close(self) -> None:
         self._open.close()
         self._what = self._bar = None
-        note(line)
 
 
 def half_blocks(image: Image.Image, columns: int = 20) -> Text:

@@ -115,30 +115,31 @@ def evaluate(
                 batch_size=batch_size, note=told.note, progress=told.progress,
             )  # fmt: skip
     else:
-        models = [load(_resolved(name), engine=engine, device=device, precision=precision) for name in names]
-        for model in models:
+        loaded = [load(_resolved(name), engine=engine, device=device, precision=precision) for name in names]
+        for model in loaded:
             refuse_batches(batch_size, model)
         with Telling() as told:
             if calibrate:
                 result = calibration.calibrate(
-                    models[0], data, fit_on=calibrate_on or "val", split=split, folders=folders, out=out,
+                    loaded[0], data, fit_on=calibrate_on or "val", split=split, folders=folders, out=out,
                     batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
                     note=told.note, progress=told.progress,
                 )  # fmt: skip
-            elif len(models) == 2:
+            elif len(loaded) == 2:
                 result = scoring.pairs(
-                    *models, data, split=split, folders=folders,
+                    loaded[0], loaded[1], data, split=split, folders=folders,
                     batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
                     note=told.note, progress=told.progress,
                 )  # fmt: skip
             else:
                 result = scoring.evaluate(
-                    models[0], data, split=split, folders=folders,
+                    loaded[0], data, split=split, folders=folders,
                     batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
                     note=told.note, progress=told.progress,
                 )  # fmt: skip
-    if picture:
-        _draw(result.after if isinstance(result, calibration.Calibration) else result, picture)
+    scored = result.after if isinstance(result, calibration.Calibration) else result
+    if picture and isinstance(scored, scoring.Evaluation):
+        _draw(scored, picture)
     show(form, result)
     _say_failed(result.failed)
 
