@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import JsonOpt
+from vitcli.cli.options import CountOpt, JsonOpt, OptionalCheckpointArg
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import as_json, plural, safe
 
@@ -14,20 +14,16 @@ if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
     from vitcli.inference.export import Exported
 
-CheckpointArg = Annotated[
-    str | None,
-    typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file; the default model if left out."),
-]
 ToOpt = Annotated[
     Literal["onnx", "openvino", "torch"],
     typer.Option("--to", help="openvino needs its extra, vitcli[openvino]; torch is torch.export's .pt2."),
 ]
 FileOpt = Annotated[str | None, typer.Option("--out", "-o", help="File to write; NAME.onnx (.xml, .pt2) by default.")]
-PrecisionOpt = Annotated[
+FilePrecisionOpt = Annotated[
     Literal["fp32", "fp16", "int8"],
     typer.Option("--precision", help="fp16 is half the size, int8 quantises as it runs; both may change a label."),
 ]
-SizesOpt = Annotated[
+ImgSizesOpt = Annotated[
     str | None,
     typer.Option("--img-size", help="Another image size, 384 or 256x384; several, 224,384: the file takes each."),
 ]
@@ -36,24 +32,25 @@ PixelsOpt = Annotated[
 ]
 SoftmaxOpt = Annotated[bool, typer.Option("--softmax", help="Give probabilities, calibrated ones if the model is.")]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
-ImagesOpt = Annotated[
+MeasureImagesOpt = Annotated[
     list[str] | None,
     typer.Option("--images", "-i", help="Files, folders, globs to measure the file with; may be repeated."),
 ]
-DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to measure with, as for vit train.")]
-CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
+MeasureDataOpt = Annotated[
+    str | None, typer.Option("--data", "-d", help="A data set to measure with, as for vit train.")
+]
 
 
 def export(
-    checkpoint: CheckpointArg = None,
+    checkpoint: OptionalCheckpointArg = None,
     to: ToOpt = "onnx",
     out: FileOpt = None,
-    precision: PrecisionOpt = "fp32",
-    img_size: SizesOpt = None,
+    precision: FilePrecisionOpt = "fp32",
+    img_size: ImgSizesOpt = None,
     pixels: PixelsOpt = False,
     softmax: SoftmaxOpt = False,
-    images: ImagesOpt = None,
-    data: DataOpt = None,
+    images: MeasureImagesOpt = None,
+    data: MeasureDataOpt = None,
     count: CountOpt = None,
     force: ForceOpt = False,
     json: JsonOpt = False,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vitcli.cli.options import DeviceOpt, FoldersOpt, ImgSizeOpt, JsonOpt
+from vitcli.cli.options import CountOpt, DeviceOpt, FoldersOpt, ImgSizeOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 
 ModelArg = Annotated[
@@ -35,11 +35,12 @@ BesideOpt = Annotated[
     str | None, typer.Option("--beside", help="Another model for --equivariance and --locality: resnet18, or a run's.")
 ]
 AllOpt = Annotated[bool, typer.Option("--all", help="All of these, figure 7 in one picture, and one HTML page.")]
-ImagesOpt = Annotated[
+DrawnImagesOpt = Annotated[
     list[str] | None, typer.Option("--images", "-i", help="Files, folders, globs to look with; may be repeated.")
 ]
-DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to draw images from, as for vit train.")]
-CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
+DrawnDataOpt = Annotated[
+    str | None, typer.Option("--data", "-d", help="A data set to draw images from, as for vit train.")
+]
 LayersOpt = Annotated[str | None, typer.Option("--layers", help="For --attention: 1,6,12 or all; the last by default.")]
 BeforeOpt = Annotated[str | None, typer.Option("--before", help="With --after: two checkpoints side by side.")]
 AfterOpt = Annotated[str | None, typer.Option("--after", help="The second of the two.")]
@@ -62,8 +63,8 @@ def inspect(
     equivariance: EquivarianceOpt = False,
     locality: LocalityOpt = False,
     all_: AllOpt = False,
-    images: ImagesOpt = None,
-    data: DataOpt = None,
+    images: DrawnImagesOpt = None,
+    data: DrawnDataOpt = None,
     folders: FoldersOpt = None,
     count: CountOpt = None,
     layers: LayersOpt = None,

@@ -8,11 +8,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DeviceOpt, JsonlOpt, JsonOpt, ModelOpt
+from vitcli.cli.options import (
+    CsvOpt,
+    DeviceOpt,
+    EngineOpt,
+    EnginePrecisionOpt,
+    ExactOpt,
+    JsonlOpt,
+    JsonOpt,
+    ModelOpt,
+    TogetherOpt,
+)
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
 from vitcli.text import safe
 
@@ -25,19 +35,9 @@ ImagesArg = Annotated[
     list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
 ]
 TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
-EngineOpt = Annotated[
-    Literal["auto", "onnxruntime", "torch"], typer.Option("--engine", help="What computes; never changes a label.")
-]
-PrecisionOpt = Annotated[
-    Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
-]
-BatchOpt = Annotated[
-    int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
-]
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
-ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 
@@ -51,8 +51,8 @@ def predict(
     from_file: FromFileOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: PrecisionOpt = "fp32",
-    batch_size: BatchOpt = None,
+    precision: EnginePrecisionOpt = "fp32",
+    batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:
     """Name what is in each image.
