@@ -5,7 +5,7 @@ from typing import Any
 
 from vitcli.cli.console import document, row, stdout, table
 from vitcli.cli.options import JsonOpt
-from vitcli.text import safe
+from vitcli.text import by, safe
 
 
 def models(json: JsonOpt = False) -> None:
@@ -31,7 +31,7 @@ def models(json: JsonOpt = False) -> None:
 
 
 def _size(model: Any) -> str:
-    return "x".join(map(str, model.image_size)) if model.image_size else ""
+    return by(model.image_size, "x") if model.image_size else ""
 
 
 def _millions(model: Any) -> str:

@@ -24,7 +24,7 @@ from vitcli.cli.options import (
     TogetherOpt,
 )
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
-from vitcli.text import safe
+from vitcli.text import safe, some
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -106,10 +106,9 @@ def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
 
 
 def _what_was_taken(checkpoint: "Checkpoint") -> str:
-    known = ", ".join(checkpoint.labels[:10]) + (", …" if len(checkpoint.labels) > 10 else "")
     if checkpoint.source != "bundled":
         return checkpoint.why
-    return f"{checkpoint.name} (bundled) knows {known}; for ImageNet's 1000 classes: -m imagenet"
+    return f"{checkpoint.name} (bundled) knows {some(checkpoint.labels, 10)}; for ImageNet's 1000 classes: -m imagenet"
 
 
 def _lines(file: str, before: Iterable[str]) -> Iterator[str]:

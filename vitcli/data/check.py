@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from vitcli.data.folders import alike
-from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits
+from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts
 from vitcli.data.similar import pairs, thumbnail
 from vitcli.data.sources import read_splits
 from vitcli.data.split_names import split_of
@@ -83,11 +83,7 @@ def check(
         raise DataError(f"{safe(found.root)} holds no images")
     images = list(_look(found, near, progress))
     readable = [image for image in images if not image.error]
-    counts: dict[Split, tuple[int, ...]] = {
-        split: tuple(np.bincount(found.named[split].labels, minlength=len(found.classes)).tolist())
-        for split in SPLITS
-        if split in found.named
-    }
+    counts = class_counts(found.named, len(found.classes))
     findings = [
         *_layout(found, folders),
         *_unreadable(images),

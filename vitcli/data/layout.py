@@ -17,7 +17,7 @@ from vitcli.data.samples import Split
 from vitcli.data.split_names import is_unlabelled, is_wrapper, splits_among
 from vitcli.errors import AmbiguousData, DataError, UsageError
 from vitcli.images.find import IMAGE_SUFFIXES, is_system_name, natural_key, walk
-from vitcli.text import safe
+from vitcli.text import safe, some
 
 SHOWN = 20  # of a long list of culprits
 CLASSES = "classes"  # what `--folders` says where no folder is a split
@@ -121,8 +121,8 @@ def holds_images(folder: Path) -> bool:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """The first of `names` in a message."""
-    return ", ".join(f"'{safe(name, 60)}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    """The first of `names`, in quotes, as messages list culprits."""
+    return some(names, SHOWN, quote="'")
 
 
 def _require_one_reading(where: Path, folders: Iterable[str], among: Mapping[str, Split], holding: list[str]) -> None:
