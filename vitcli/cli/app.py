@@ -70,7 +70,7 @@ def _debugging() -> bool:
 
 
 def _refused(error: OSError) -> int:
-    """Say what the system would not do; the exit code. An error without a reason is a bug, and raised again."""
+    """Say what the system refused, and return the exit code. An error without a reason is a bug, and raised again."""
     # `vit … | head`: the reader has what it wants.
     quiet = isinstance(error, BrokenPipeError)
     if not quiet:

@@ -121,7 +121,7 @@ def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
             raise VitError(f"{where}: a list in UTF-16; save it as UTF-8")
         while line:
             if len(line) == MOST_BYTES:
-                raise VitError(f"{where}: no list of paths: a line is longer than any path")
+                raise VitError(f"{where}: not a list of paths: a line is longer than any path")
             if path := os.fsdecode(line.rstrip(b"\r\n")):
                 # What follows on standard input are paths, not an image.
                 yield "./-" if path == file == "-" else path

@@ -34,6 +34,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Finding:
+    """Something about a data set that its owner should know, and what to do about it."""
+
     kind: str  # stable, for programs
     grade: Grade
     count: int
@@ -44,6 +46,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
+    """What a look through a data set found."""
+
     root: Path
     kind: str  # "folders", "manifest", "idx"
     classes: tuple[str, ...]
@@ -59,6 +63,8 @@ class Report:
 
 @dataclass(frozen=True)
 class _Image:
+    """What is kept of an image that was looked at."""
+
     split: Split
     label: int
     name: str

@@ -82,7 +82,10 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
 
 
 def read_idx_folder(root: Path, files: Mapping[Split, tuple[Path, Path]]) -> Splits:
-    """The splits of `find_idx`. Without known names, classes are the numbers that occur. Raises DataError."""
+    """The splits in `files`, which `find_idx` gave for `root`. Without known names, classes are the numbers that occur.
+
+    Raises DataError.
+    """
     named = {split: _read_split(*pair) for split, pair in files.items()}
     numbers = np.unique(np.concatenate([samples.labels for samples in named.values()]))
     known = _class_names(root, [samples.labels for samples in named.values()])

@@ -26,7 +26,7 @@ WRAPPERS = 3  # folders around the data set, one in the other, as archives leave
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders whose folders are classes."""
+    """Which folder is which split; the folders inside it are the classes."""
 
     splits: Mapping[Split, Path]
     notes: tuple[str, ...] = ()
@@ -155,9 +155,9 @@ def _require_apart(splits: Mapping[Split, Path]) -> None:
 
 
 def _unwrapped(folder: Path, *, deep: bool = False) -> Path:
-    """`folder`, or the only one in it with images where its name says nothing ("images") or the same again.
+    """`folder`, or the one folder in it that has images, where its name says nothing ("images") or repeats `folder`'s.
 
-    There must be folders inside; `deep`: or the same name again.
+    That one must hold folders itself; with `deep` a repeated name is enough.
     """
     for _ in range(WRAPPERS):
         folders, images = listing(folder)

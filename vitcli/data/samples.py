@@ -115,9 +115,9 @@ class FileSamples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of names, labels and contents where those were hashed, of names, labels and sizes otherwise.
+        """A digest of names, labels and contents where those were hashed, of names, labels and sizes otherwise.
 
-        Not of times, so that a copy of the data on another disk resumes a run.
+        Times do not count, so that a copy of the data on another disk resumes a run.
         """
         digest = hashlib.sha256()
         for i, name in enumerate(self.names):
@@ -126,7 +126,7 @@ class FileSamples:
         return digest.hexdigest()
 
     def hashed(self, progress: Progress | None = None) -> "FileSamples":
-        """The same samples with `contents`. Reads every file; one that cannot be read is known by its name."""
+        """The same samples with `contents`. Reads every file; for one that cannot be read its name is hashed."""
         contents = []
         for i, name in enumerate(self.names):
             try:
@@ -174,7 +174,7 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the classes and all splits."""
+        """A digest of the classes and of all splits."""
         parts = [
             *self.classes,
             *("" if split is None else split.fingerprint for split in (self.train, self.val, self.test)),

@@ -122,7 +122,7 @@ def oddities(path: Path) -> tuple[str, ...]:
 
 
 def _fault(name: str, error: Exception) -> ImageError:
-    """What a decoder says of a file: of some, that they are sound and not for it."""
+    """What to say of a file that a decoder refused with `error`: some are sound, but of a kind that is not read."""
     said = safe(error) or type(error).__name__
     if _NOT_FOR_IT.search(str(error)):
         return ImageError(f"{name} has pixels of a kind that is not read ({said}): {_CONVERT}")
@@ -130,7 +130,7 @@ def _fault(name: str, error: Exception) -> ImageError:
 
 
 def _sixteen_bits(image: Image.Image) -> bool:
-    """Of colours that Pillow halves on reading: the mode is "RGB", and the raw mode is known until it is loaded."""
+    """Whether colours have 16 bits, of which Pillow drops half: its mode is "RGB" then, and only the raw mode tells."""
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
