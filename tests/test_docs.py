@@ -116,6 +116,14 @@ def test_links_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_files_that_are_named_exist() -> None:
+    """Modules and tests in backticks, as paths in the package or below tests/."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"`([a-z_]+/[a-z_/]+\.py)\b", page.read_text("utf-8")):
+            places = (ROOT, ROOT / "vitcli", ROOT / "tests")
+            assert any((place / name).is_file() for place in places), f"{page.name}: {name}"
+
+
 def test_every_json_document_is_described() -> None:
     written = (ROOT / "docs" / "output.md").read_text("utf-8")
     code = "".join(path.read_text("utf-8") for path in (ROOT / "vitcli").rglob("*.py"))
