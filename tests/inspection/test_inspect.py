@@ -8,8 +8,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 from torch import Tensor
 
-from tests.cli.test_cli import vit
 from tests.helpers.checkpoints import LABELS, PREPROCESS, TINY, edit_config, write_tiny
+from tests.helpers.inspecting import WIDE, build, images
+from tests.helpers.terminal import vit
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import read_header
@@ -45,27 +44,12 @@ from vitcli.inspection.weights import weights
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.vit import VisionTransformer
 
-WIDE = ViTConfig(img_size=(12, 20), patch_size=(4, 4), embed_dim=16, depth=3, num_heads=4, num_classes=5)  # 3×5 patches
 FAMILIES = {
     "class token": WIDE,
     "five prefix tokens": replace(WIDE, reg_tokens=4, no_embed_class=True),
     "no prefix": replace(WIDE, class_token=False, global_pool="avg"),
     "patches that are not square": replace(WIDE, img_size=(12, 24), patch_size=(4, 8)),
 }
-
-
-def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
-    """Weights large enough for attention that is far from even."""
-    torch.manual_seed(seed)
-    model = VisionTransformer(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    return model
-
-
-def images(config: ViTConfig, count: int, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, config.in_chans, *config.img_size, generator=generator)
 
 
 @torch.no_grad()
@@ -398,26 +382,6 @@ class TestOverview:
         one = next(one for one in found.tensors if one.name == "head.weight")
         head = tensors["head.weight"]
         assert (one.mean, one.std) == pytest.approx((head.mean(), head.std()), rel=1e-4)  # of float32, here in float64
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("inspect")
-    write_tiny(place / "a")
-    write_tiny(place / "b", replace(TINY, img_size=(64, 96), class_token=False, global_pool="avg"), seed=1)
-    (place / "images").mkdir()
-    for i in range(4):
-        pixels = np.random.default_rng(i).integers(0, 256, (70, 90, 3), np.uint8)
-        Image.fromarray(pixels).save(place / "images" / f"{i}.png")
-    return place
-
-
-@pytest.fixture
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("COLUMNS", "80")
-    yield place
-    shutil.rmtree(place / "out", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
