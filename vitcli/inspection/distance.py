@@ -136,7 +136,7 @@ def _reading(mean: Array, renormalised: Array, uniform: float) -> list[str]:
 
 
 def distance_figure(panels: Sequence[tuple[str, Array, Array, float]]) -> "Figure":
-    """Title, mean (L, n) and standard error (L, n) of attention distance, and that of even attention, in pixels.
+    """Draw panels of (title, mean (L, n), standard error (L, n), even attention's distance), all in pixels.
 
     One dot a head over the layer, as figure 7 (right) of the paper.
     """

@@ -126,9 +126,9 @@ def _number(value: float) -> str:
 
 
 def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]]) -> "Figure":
-    """Title, cosines (layers, shifts) with features that moved, and (dotted) that stood still; shifts in pixels.
+    """Draw panels of (title, cosines with features that moved, and that stood still, both (layers, shifts), shifts).
 
-    NaN, where no cell is inside, is left out.
+    Shifts are in pixels; what stood still is dotted; NaN, where no cell is inside, is left out.
     """
 
     def draw(i: int, part: Any) -> None:

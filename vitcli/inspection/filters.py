@@ -96,7 +96,7 @@ def _small(pictures: Array) -> Array:
 
 
 def filters_figure(panels: Sequence[tuple[str, Array]]) -> "Figure":
-    """Title and pictures (k, P, Q, 3) in 0 to 1, in rows of seven."""
+    """Draw panels of (title, pictures (k, P, Q, 3) in 0 to 1), in rows of seven."""
     return side_by_side(len(panels), lambda i, part: draw_filters(part, *panels[i]))
 
 

@@ -120,7 +120,7 @@ def _twin(found: Heads, layer: int) -> float | None:
 
 
 def heads_figure(panels: Sequence[tuple[str, Array, Array]]) -> "Figure":
-    """Title, entropy as a share of the greatest (L, n), and the share of attention on prefix tokens (L, n)."""
+    """Draw panels of (title, entropy as a share of the greatest (L, n), share of attention on prefix tokens (L, n))."""
 
     def draw(i: int, part: Any) -> None:
         title, entropy, on_prefix = panels[i]

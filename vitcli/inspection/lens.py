@@ -115,7 +115,7 @@ def exhibit(models: Mapping[str, Lens]) -> Exhibit:
 
 
 def lens_figure(panels: Sequence[tuple[str, Array, Array]]) -> "Figure":
-    """Title, agreement with the last layer (L,) and mean probability of its answer (L,)."""
+    """Draw panels of (title, agreement with the last layer (L,), mean probability of its answer (L,))."""
 
     def draw(i: int, part: Any) -> None:
         title, agrees, confidence = panels[i]

@@ -164,7 +164,7 @@ def exhibit(models: Mapping[str, Locality]) -> Exhibit:
 
 
 def fields_figure(panels: Sequence[tuple[str, Array, Sequence[str]]]) -> "Figure":
-    """Title, receptive fields (layers, H, W), names of the layers: a row a model, up to six layers in it.
+    """Draw a row for each (title, receptive fields (layers, H, W), names of the layers), with up to six layers.
 
     Brightness is the square root.
     """

@@ -155,8 +155,10 @@ def _pictures(
 def _opened(
     names: Mapping[str, str | None], beside: str | None, find: Callable[[str | None], Checkpoint], say: Say
 ) -> tuple[dict[str, Checkpoint], str | None]:
-    """The checkpoints by their titles, and the title of the one that is only `beside`. A model without a title, "",
-    and the one beside get one made of the checkpoint's name."""
+    """The checkpoints by their titles, and the title of the one that is only `beside`.
+
+    That one, and a model whose title is "", get a title made of the checkpoint's name.
+    """
     found: dict[str, Checkpoint] = {}
 
     def add(title: str, name: str | None) -> str:
@@ -239,7 +241,7 @@ def _layers(chosen: str | Iterable[int] | None, depth: int) -> tuple[int, ...]:
 
 
 def _having(subject: Subject, aspects: Iterable[Aspect], say: Say) -> list[Aspect]:
-    """Those of the `aspects` that the model has; of the others it is said why it has not."""
+    """Those of the `aspects` that the model has; why it lacks the others is said."""
     having = []
     for aspect in aspects:
         if why := aspect.lacking(subject):

@@ -244,7 +244,7 @@ def _above(title: str, models: Mapping[str, object], what: str) -> str:
 
 
 def maps_figure(rows: Sequence[tuple[str, Sequence[Array]]], titles: Sequence[str]) -> "Figure":
-    """Pictures (H, W, 3) uint8, all of one size, in rows with their names, a column a kind of picture."""
+    """Draw rows of (name, pictures (H, W, 3) uint8), all of one size, under the `titles` of their columns."""
     from matplotlib import rc_context
 
     columns = len(titles)

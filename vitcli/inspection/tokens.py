@@ -109,7 +109,7 @@ def _most_artefacts(artefacts: Array) -> str:
 
 
 def norms_figure(panels: Sequence[tuple[str, Array, Array, Array]]) -> "Figure":
-    """Title, norms of patches (images, L, h, w) and of prefix tokens (images, L, p), share of artefacts (h, w)."""
+    """Draw panels of (title, norms of patches (images, L, h, w), of prefix tokens (images, L, p), artefacts (h, w))."""
     from matplotlib.ticker import LogFormatter
 
     def draw(i: int, part: Any) -> None:
