@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.training.test_training import write_stripes
+from tests.helpers.data import write_stripes
 from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve

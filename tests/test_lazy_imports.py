@@ -1,10 +1,10 @@
 """What starts light stays light (docs/design.md, 8): what each command has imported by the time it ends."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.process import python
 
 SNEAKER = Path(__file__).parent.parent / "docs" / "images" / "sneaker.png"
 HEAVY = {"torch", "torchvision", "timm", "transformers"}
@@ -22,9 +22,8 @@ print("\\n".join(sorted({{name.split(".")[0] for name in sys.modules}})), file=s
 
 def imported_by(*arguments: str) -> set[str]:
     """Top-level packages imported by `vit ARGUMENTS…`, run in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE.format(arguments=list(arguments))], capture_output=True, text=True, check=True
-    )
+    result = python("-c", PROBE.format(arguments=list(arguments)))
+    assert result.returncode == 0, result.stderr
     return set(result.stderr.split("\n"))
 
 
@@ -60,7 +59,5 @@ def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
     heavy = PROBE.replace("    main()", "    import numpy; main()")
     assert "import numpy" in heavy
-    result = subprocess.run(
-        [sys.executable, "-c", heavy.format(arguments=["--version"])], capture_output=True, text=True
-    )
+    result = python("-c", heavy.format(arguments=["--version"]))
     assert "numpy" in result.stderr.split()

@@ -15,10 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from tests.checkpoint import test_convert
-from tests.checkpoint.test_convert import assert_same, converted, numpy_of, refusal, run, tiny_timm
 from tests.helpers import fake_hub, originals
 from tests.helpers.checkpoints import DELETED, LABELS, edit_config, random_tensors, write_tiny
+from tests.helpers.converting import assert_same, converted, numpy_of, refusal, run, tiny_timm, write_open_clip
 from tests.helpers.originals import TRANSFORMERS, edit, images, save_transformers, shake
 from vitcli.checkpoint.convert.recognise import convert
 from vitcli.checkpoint.convert.result import Settings
@@ -92,7 +91,7 @@ def _pickled_shards(folder: Path) -> None:
 
 def _open_clip(folder: Path) -> None:
     clip = shake(TRANSFORMERS["clip"][0]())
-    test_convert.TestOpenClip().write(folder, clip, width=48, head_width=16, image_size=64)
+    write_open_clip(folder, clip, width=48, head_width=16, image_size=64)
 
 
 def _open_clip_pickle(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.helpers import fake_hub
 from tests.helpers.checkpoints import write_tiny
+from tests.helpers.process import environment
 from vitcli.cli import console as progress
 from vitcli.cli.app import app
 
@@ -76,9 +77,10 @@ def test_every_command_that_may_download_says_so_in_one_line(
 @pytest.mark.parametrize("arguments", [("inspect", REPO), ("inspect", REPO, "--weights")])
 def test_on_a_terminal_there_is_a_bar_with_sizes(arguments: tuple[str, ...], hub: fake_hub.FakeHub) -> None:
     terminal, other = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     command = [sys.executable, "-m", "vitcli", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=other, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=other, env=environment(TERM="xterm", COLUMNS="100")
+    )
     os.close(other)
     said = b""
     while True:

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_cli import vit
-from tests.training.test_training import write_idx
+from tests.helpers.data import write_idx
+from tests.helpers.process import environment
+from tests.helpers.terminal import vit
 from vitcli.cli.comparing import Comparing, shares, stages
 from vitcli.comparison import cells
 from vitcli.comparison import cells as cell_costs
@@ -350,12 +351,11 @@ class TestCommand:
         """SIGKILL inside a run: the other process ends with the table of one that was never disturbed."""
         line = [*SMALL.replace(",test_resnet", "").split(), "--out", "shared"]
         command = [sys.executable, "-m", "vitcli", "compare", "--data", "data", *line]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         logs = [here / f"shared-{i}.log" for i in range(2)]
         with ExitStack() as stack:
             files = [stack.enter_context(log.open("w")) for log in logs]
             both = [
-                stack.enter_context(subprocess.Popen(command, stderr=file, stdout=file, env=environment))
+                stack.enter_context(subprocess.Popen(command, stderr=file, stdout=file, env=environment()))
                 for file in files
             ]
             while "to go" not in logs[0].read_text() and both[0].poll() is None:

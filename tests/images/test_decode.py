@@ -4,8 +4,6 @@ import io
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -19,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.data import rgb16_png
+from tests.helpers.process import python
 from vitcli.errors import ImageError
 from vitcli.images import decode as decoding
 from vitcli.images.decode import open_image
@@ -192,19 +192,6 @@ def test_deep_images_keep_all_256_levels(data: Callable[[], bytes]) -> None:
     image = open_image(data())
     assert image.mode == "RGB"
     assert np.array_equal(np.asarray(image)[..., 0], ramp("uint16") >> 8)
-
-
-def rgb16_png(gray: np.ndarray) -> bytes:
-    rows = b"".join(b"\0" + np.repeat(row, 3).tobytes() for row in gray)
-    height, width = gray.shape
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
 
 
 @pytest.mark.parametrize(
@@ -509,7 +496,7 @@ from vitcli.images.preprocess import Preprocess
 load(Path({str(path)!r}), Preprocess())
 print(*sys.modules)
 """
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    modules = python("-c", code).stdout.split()
     assert "PIL.JpegImagePlugin" in modules
     assert not {"torch", "timm", "torchvision", "scipy", "PIL.WebPImagePlugin", "PIL.PngImagePlugin"} & set(modules)
 

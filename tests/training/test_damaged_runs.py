@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from tests.training.test_training import MODEL, RECIPE, run_to_end, write_idx
+from tests.helpers.data import write_idx
+from tests.helpers.runs import MODEL, RECIPE, run_to_end
 from vitcli.cli.app import app
 from vitcli.cli.settings import assigned
 from vitcli.comparison.queue import done, folder_of

@@ -3,14 +3,12 @@
 All on a tiny ViT and generated images, on the CPU in float32.
 """
 
-import hashlib
 import itertools
 import json
 import math
 import os
 import shutil
 import signal
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.data import write_idx, write_stripes
+from tests.helpers.runs import MODEL, RECIPE, run_and_signal, run_to_end, state_digest, without_rates
 from vitcli.data.samples import Kind
 from vitcli.data.sources import open_data
 from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
@@ -39,30 +39,6 @@ from vitcli.training.seeds import epoch_order, key, reseed
 from vitcli.training.state import Progress, load_state, save_state
 from vitcli.training.validation import Evaluation, evaluate
 
-# Everything that draws random numbers is on: any draw that is not keyed would break the equalities below.
-RECIPE = Recipe(
-    epochs=4, batch_size=16, micro_batch=8, lr=3e-3, dropout=0.1, drop_path=0.2, mixup=0.3, cutmix=0.5, crop_scale=0.6,
-    invert=0.3, random_erasing=0.4, ema_decay=0.9,
-)  # fmt: skip
-MODEL = {"img_size": [16, 16], "patch_size": [4, 4], "embed_dim": 24, "depth": 2, "num_heads": 3}
-
-
-def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    shape = struct.pack(">IIII", 0x803, *images.shape)
-    (folder / f"{split}-images-idx3-ubyte").write_bytes(shape + images.astype(np.uint8).tobytes())
-    (folder / f"{split}-labels-idx1-ubyte").write_bytes(
-        struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
-    )
-
-
-def write_stripes(folder: Path, labels: np.ndarray, side: int) -> None:
-    """Square images in three classes that a tiny model tells apart: which third of the image is bright."""
-    rng, width = np.random.default_rng(0), side // 3
-    images = rng.integers(0, 90, (len(labels), side, side))
-    for image, label in zip(images, labels, strict=True):
-        image[:, width * label : width * label + width] += 150
-    write_idx(folder, "train", images, labels)
-
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,24 +51,6 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(data_folder: Path) -> Settings:
     return Settings("vit_tiny_patch16_224", MODEL, str(data_folder), RECIPE)
-
-
-def run_to_end(settings: Settings, folder: Path, **options: int) -> list[Stepped | Evaluated]:
-    data = training.open_settings_data(settings)
-    if not folder.exists():
-        training.begin(settings, data, folder)
-    return list(training.train(settings, data, folder, device="cpu", **options))
-
-
-def state_digest(folder: Path) -> str:
-    """SHA-256 over every tensor of the newest state: weights, averaged weights, optimiser."""
-    state = load_state(folder)
-    assert state is not None
-    progress, tensors, _ = state
-    digest = hashlib.sha256(repr(progress).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +81,11 @@ def test_interrupted_at_any_step_ends_with_the_same_bits(
     training.begin(settings, data, folder)
     for stop_at, number in [(3, signal.SIGTERM), (10, signal.SIGUSR1), (17, signal.SIGTERM)]:
         with pytest.raises(Stopped, match=f"stopped at step {stop_at} of 20") as stopped:
-            _run_and_signal(settings, folder, stop_at, number)
+            run_and_signal(settings, folder, stop_at, number)
         assert stopped.value.exit_code == EXIT_STOPPED
     run_to_end(settings, folder, workers=1)
     assert state_digest(folder) == state_digest(uninterrupted)
-    assert _without_rates(folder) == _without_rates(uninterrupted)
+    assert without_rates(folder) == without_rates(uninterrupted)
     weights = [(run / "best" / "model.safetensors").read_bytes() for run in (folder, uninterrupted)]
     assert weights[0] == weights[1]
 
@@ -147,27 +105,16 @@ def test_convolutions_resume_with_the_same_bits(
     run_to_end(settings, tmp_path / "whole")
     training.begin(settings, training.open_settings_data(settings), tmp_path / "cut")
     with pytest.raises(Stopped):
-        _run_and_signal(settings, tmp_path / "cut", 2, signal.SIGTERM)
+        run_and_signal(settings, tmp_path / "cut", 2, signal.SIGTERM)
     run_to_end(settings, tmp_path / "cut")
     assert state_digest(tmp_path / "cut") == state_digest(tmp_path / "whole")
-
-
-def _run_and_signal(settings: Settings, folder: Path, stop_at: int, number: int) -> None:
-    for event in training.train(settings, training.open_settings_data(settings), folder, device="cpu"):
-        if isinstance(event, Stepped) and event.step == stop_at:
-            os.kill(os.getpid(), number)
-
-
-def _without_rates(folder: Path) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
 def test_ctrl_c_is_130(settings: Settings, tmp_path: Path) -> None:
     folder, data = tmp_path / "cut", training.open_settings_data(settings)
     training.begin(settings, data, folder)
     with pytest.raises(Stopped, match="vit train --resume") as stopped:
-        _run_and_signal(settings, folder, 1, signal.SIGINT)
+        run_and_signal(settings, folder, 1, signal.SIGINT)
     assert stopped.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -199,7 +146,7 @@ def test_the_first_of_equal_epochs_is_the_best(
     folder, data = tmp_path / "run", training.open_settings_data(settings)
     training.begin(settings, data, folder)
     with pytest.raises(Stopped):
-        _run_and_signal(settings, folder, 17, signal.SIGTERM)
+        run_and_signal(settings, folder, 17, signal.SIGTERM)
     (last,) = [event for event in run_to_end(settings, folder) if isinstance(event, Evaluated)]
     assert not last.is_best
     assert json.loads((folder / "best" / "config.json").read_text())["vit"]["provenance"]["epoch"] == 1

@@ -64,10 +64,10 @@ def export(
         raise UsageError("--images and --data are two ways to say the same; give one")
     from vitcli.cli import console
     from vitcli.cli.console import resolved
-    from vitcli.cli.inspecting import COUNT, pictures_of
     from vitcli.cli.settings import size
     from vitcli.inference.export import SUFFIXES, export
     from vitcli.inference.exported import Options
+    from vitcli.inspection.images import COUNT, pictures_of
 
     source = resolved(checkpoint)
     if checkpoint is None:
@@ -81,7 +81,7 @@ def export(
         raise UsageError(f"{safe(path.parent)}: no such folder")
     pairs = [size(text, "--img-size") or [] for text in img_size.split(",")] if img_size else []
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
-    pictures = pictures_of(images, data, count or COUNT, doing="measuring")
+    pictures = pictures_of(images, data, count or COUNT, doing="measuring", say=console.note)
     made = export(source, path, to, options, [picture.load for picture in pictures])
     if json:
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}
