@@ -351,7 +351,7 @@ class TestLocks:
         with pytest.raises(VitError) as failed, locked(tmp_path):
             pass
         with pytest.raises(VitError) as queued:  # not passed by for ever, as a cell that another process does
-            list(work_through(tmp_path, study, locked, lambda cell, place: {}))
+            list(work_through(tmp_path, study, lambda cell, place: {}))
         for error in (failed.value, queued.value):
             assert not isinstance(error, UsageError)
             assert f"its file system cannot lock files ({os.strerror(code)})" in str(error)

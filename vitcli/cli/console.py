@@ -232,3 +232,40 @@ def data_opened(path: str | Path, **options: Any) -> "DataSet":
 
     with files_read("reading the data") as tell:
         return open_data(path, progress=tell, **options)
+
+
+class Telling:
+    """What a task tells while it works: a bar for what it is at, gone once that is done or a note comes."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._what: str | None = None
+        self._bar: Callable[[int, int], None] | None = None
+
+    def __enter__(self) -> "Telling":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` of `what`; another `what` gets another bar."""
+        from vitcli.data.sources import READING
+
+        if what != self._what and done < total:
+            self._close()
+            self._bar = self._open.enter_context(files_read(what) if what == READING else progress(what))
+            self._what = what
+        if self._bar and what == self._what:
+            self._bar(done, total)
+        if done >= total:
+            self._close()
+
+    def note(self, line: str) -> None:
+        """One dim line on standard error."""
+        self._close()
+        note(line)
+
+    def _close(self) -> None:
+        self._open.close()
+        self._what = self._bar = None

@@ -26,6 +26,7 @@ Kind = Literal["idx", "folders", "manifest"]
 Split = Literal["train", "val", "test"]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]  # done, of how many
+Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 
 
 class Samples(Protocol):

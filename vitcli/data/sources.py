@@ -21,6 +21,8 @@ from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
 from vitcli.text import plural, safe
 
+READING = "reading the data"  # what `open_data` and `open_splits` do, for whoever tells of their progress
+
 
 def read_splits(path: str | Path, *, folders: str | None = None) -> Splits:
     """The splits and classes at `path`: class folders, a manifest, or MNIST-style IDX files. Raises DataError.
