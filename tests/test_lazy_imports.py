@@ -49,6 +49,13 @@ def test_what_a_model_is_is_told_without_torch(more: list[str]) -> None:
     assert imported_by("inspect", *more) & (HEAVY | {"huggingface_hub", "onnx", "matplotlib"}) == set()
 
 
+def test_the_package_is_light_until_it_is_used() -> None:
+    program = "import sys, vitcli; vitcli.__all__; print(*{name.split('.')[0] for name in sys.modules})"
+    names = set(python("-c", program).stdout.split())
+    assert "vitcli" in names
+    assert names & (HEAVY | {"numpy", "PIL", "rich", "typer", "huggingface_hub", "onnx", "onnxruntime"}) == set()
+
+
 def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
     heavy = PROBE.replace("    main()", "    import numpy; main()")

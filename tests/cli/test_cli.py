@@ -590,6 +590,9 @@ def test_half_blocks_carry_two_pixels_each() -> None:
 def test_python_api_is_lazy_and_public() -> None:
     import vitcli
 
-    assert callable(vitcli.load)
-    assert callable(vitcli.predict)
+    for name in ("load", "predict", "evaluate", "finetune", "train", "inspect", "compare"):
+        assert callable(getattr(vitcli, name))
+        assert name in vitcli.__all__
     assert "numpy" in sys.modules
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = vitcli.nothing

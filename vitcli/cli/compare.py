@@ -20,11 +20,11 @@ ModelsOpt = Annotated[
     ),
 ]
 SIZES = ",".join(f"{share:.0%}" for share in SHARES)
-SizesOpt = Annotated[
+SharesOpt = Annotated[
     str | None, typer.Option("--sizes", help=f"Shares of each class's training images.  [default: {SIZES}]")
 ]
-SeedsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help=f"Repetitions.  [default: {SEEDS}]")]
-EpochsOpt = Annotated[
+RepeatsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help=f"Repetitions.  [default: {SEEDS}]")]
+StudyEpochsOpt = Annotated[
     float | None,
     typer.Option(
         "--epochs", help="Passes over all of the data; a share s gets 1/√s times as many.  [default: the recipe's, 10]"
@@ -51,16 +51,18 @@ ScaleOpt = Annotated[
 StudyOpt = Annotated[
     str | None, typer.Option("--out", "-o", help="Folder of the study; runs/compare-<data> by default.")
 ]
-ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Folder of a study to go on with, or to show again.")]
+StudyResumeOpt = Annotated[
+    str | None, typer.Option("--resume", help="Folder of a study to go on with, or to show again.")
+]
 
 
 def compare(
     data: DataOpt = None,
     folders: FoldersOpt = None,
     models: ModelsOpt = None,
-    sizes: SizesOpt = None,
-    seeds: SeedsOpt = None,
-    epochs: EpochsOpt = None,
+    sizes: SharesOpt = None,
+    seeds: RepeatsOpt = None,
+    epochs: StudyEpochsOpt = None,
     most_epochs: MostOpt = None,
     recipe: RecipeOpt = None,
     set_: SetOpt = None,
@@ -69,7 +71,7 @@ def compare(
     pretrain_folders: PretrainFoldersOpt = None,
     finetune_scale: ScaleOpt = None,
     out: StudyOpt = None,
-    resume: ResumeOpt = None,
+    resume: StudyResumeOpt = None,
     workers: WorkersOpt = None,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,

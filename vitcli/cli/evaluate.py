@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DataOpt, DeviceOpt, FoldersOpt, JsonOpt
-from vitcli.cli.predict import BatchOpt, EngineOpt, ExactOpt, PrecisionOpt, refuse_batches
+from vitcli.cli.options import (
+    CsvOpt,
+    DataOpt,
+    DeviceOpt,
+    EngineOpt,
+    EnginePrecisionOpt,
+    ExactOpt,
+    FoldersOpt,
+    JsonOpt,
+    TogetherOpt,
+)
+from vitcli.cli.predict import refuse_batches
 from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import safe
@@ -44,7 +54,7 @@ FewShotOpt = Annotated[
     str | None,
     typer.Option("--few-shot", help="Images a class, as 1,5,10,25: fit a linear map on the model's features instead."),
 ]
-SeedsOpt = Annotated[
+DrawsOpt = Annotated[
     int | None, typer.Option("--seeds", min=1, help="With --few-shot: draws of the images; 5 by default.")
 ]
 DEFAULT_SEEDS = 5
@@ -65,11 +75,11 @@ def evaluate(
     calibrate_on: CalibrateOnOpt = None,
     out: CopyOpt = None,
     few_shot: FewShotOpt = None,
-    seeds: SeedsOpt = None,
+    seeds: DrawsOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: PrecisionOpt = "fp32",
-    batch_size: BatchOpt = None,
+    precision: EnginePrecisionOpt = "fp32",
+    batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:
     """Score a model on labelled images, with its uncertainty; two models: which is better.

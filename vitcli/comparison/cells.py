@@ -192,7 +192,7 @@ class Cells:
         stream = Stream(checkpoint, engine="torch", output="both")
         both = read_features(stream, self.data.test, range(len(self.data.test)))
         features, logits = np.split(both.x, [-len(self.data.classes)], axis=1)
-        fewest = np.bincount(self.data.train.labels, minlength=len(self.data.classes)).min()
+        fewest = min(self.data.counts["train"])
         few: dict[str, float] = {}
         if shots := [k for k in SHOTS if k <= fewest]:
             known = Features(features, both.labels, both.indices, both.failed)
