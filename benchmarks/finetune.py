@@ -33,12 +33,14 @@ import transformers
 from torchvision import transforms
 
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import ArraySamples, DataSet, Samples
 from vitcli.data.sources import open_data
-from vitcli.training.build import Settings, Start, build_task, weights_digest
+from vitcli.training.build import build_task
 from vitcli.training.estimate import choose_tune, estimate
 from vitcli.training.events import Evaluated
 from vitcli.training.recipe import load_recipe, small_images
+from vitcli.training.settings import FineTuning, Settings
 from vitcli.training.train import begin, train
 
 GIVE_UP = 300.0  # seconds
@@ -155,11 +157,11 @@ def vit_time(path: Path, data: DataSet, model: str, mark: float) -> float:
     if min(checkpoint.preprocess.size) <= 64:
         recipe = small_images(recipe, min(checkpoint.preprocess.size))
     settings = Settings(
-        checkpoint.architecture, {}, str(path), recipe, start=Start(model, weights_digest(checkpoint), "all")
+        checkpoint.architecture, {}, str(path), recipe, start=FineTuning(model, weights_digest(checkpoint), "all")
     )
     tune, _ = choose_tune(estimate(build_task(settings, data), "cpu"), len(data.classes), None)
     settings = Settings(
-        checkpoint.architecture, {}, str(path), recipe, start=Start(model, weights_digest(checkpoint), tune)
+        checkpoint.architecture, {}, str(path), recipe, start=FineTuning(model, weights_digest(checkpoint), tune)
     )
     with tempfile.TemporaryDirectory() as place:
         begin(settings, data, Path(place))

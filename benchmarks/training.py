@@ -25,10 +25,11 @@ from torchvision import transforms
 
 from vitcli.data.samples import ArraySamples, DataSet
 from vitcli.training.batches import Plan, training_batches
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import Settings
 
 Work = Callable[[], None]
 FM = {"img_size": [28, 28], "patch_size": [4, 4], "embed_dim": 192, "depth": 6, "num_heads": 3}

@@ -17,10 +17,11 @@ from pathlib import Path
 from digits import digits
 
 from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.sources import open_data
 from vitcli.inference.evaluate import evaluate
-from vitcli.training.build import Settings, Start, weights_digest
 from vitcli.training.recipe import Recipe, load_recipe, override, small_images
+from vitcli.training.settings import FineTuning, Settings
 from vitcli.training.train import begin, train
 
 # Of so many images a class, None for all of them; the fewer there are, the shorter an epoch is.
@@ -42,7 +43,7 @@ def cell(out: Path, model: str, pretrained: bool, shots: int | None, size: int, 
     recipe = override(recipe, changes, "here")
     if not pretrained:
         recipe = replace(recipe, layer_decay=1.0, epochs=recipe.epochs * 2)  # twice as long, every layer at full rate
-    start = Start(model, weights_digest(checkpoint), "head+all", img_size=(size, size)) if pretrained else None
+    start = FineTuning(model, weights_digest(checkpoint), "head+all", img_size=(size, size)) if pretrained else None
     vit = checkpoint.vit
     assert vit is not None
     args = {"img_size": [size, size], "patch_size": list(vit.patch_size), "embed_dim": vit.embed_dim}

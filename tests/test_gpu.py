@@ -13,18 +13,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.training.test_training import write_stripes
+from tests.helpers.data import write_stripes
 from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.inference.engines import open_engine
 from vitcli.training import train as training
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Shrunk, Stepped
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import Settings
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

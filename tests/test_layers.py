@@ -1,6 +1,10 @@
-"""Imports point down the floors of the house, and no two files import each other (docs/design.md, "The house")."""
+"""Imports point down the floors of the house, and no two files import each other (docs/design.md, "The house").
+
+Tests are alike: what two of them share is in tests/helpers or a conftest.py.
+"""
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,3 +109,34 @@ def test_circles_are_found() -> None:
     imports = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
     assert circles(imports) == ["a", "b", "c"]
     assert circles({**imports, "c": set()}) == []
+
+
+TESTS = Path(__file__).parent
+
+
+def borrowed(source: str) -> set[str]:
+    """Modules of tests that Python `source` imports, or names in text that it runs: `test_x` or `….test_x`."""
+    named = set(re.findall(r"^\s*(?:from|import)\s+([\w.]+)", source, re.MULTILINE))
+    return {name for name in imports_of(source) | named if any(part[:5] == "test_" for part in name.split("."))}
+
+
+def test_no_test_module_is_imported() -> None:
+    wrong = {str(path.relative_to(TESTS)): borrowed(path.read_text("utf-8")) for path in TESTS.rglob("*.py")}
+    assert {path for path, names in wrong.items() if names} == set()
+
+
+def test_the_longest_files_are_there() -> None:
+    """A name that is gone would be begun late and without a word."""
+    source = (TESTS / "conftest.py").read_text("utf-8")
+    (names,) = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LONGEST"
+    ]
+    assert [name for name in names if not (TESTS / name).is_file()] == []
+
+
+def test_a_borrowed_test_is_found() -> None:
+    assert borrowed("from tests.helpers.runs import MODEL") == set()
+    for line in ("from tests.cli import test_cli", "import test_cli", "CHILD = '''\nimport test_cli\n'''"):
+        assert borrowed(line), line

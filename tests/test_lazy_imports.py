@@ -1,10 +1,10 @@
 """What starts light stays light (docs/design.md, 8): what each command has imported by the time it ends."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.process import python
 
 SNEAKER = Path(__file__).parent.parent / "docs" / "images" / "sneaker.png"
 HEAVY = {"torch", "torchvision", "timm", "transformers"}
@@ -22,9 +22,8 @@ print("\\n".join(sorted({{name.split(".")[0] for name in sys.modules}})), file=s
 
 def imported_by(*arguments: str) -> set[str]:
     """Top-level packages imported by `vit ARGUMENTS…`, run in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE.format(arguments=list(arguments))], capture_output=True, text=True, check=True
-    )
+    result = python("-c", PROBE.format(arguments=list(arguments)))
+    assert result.returncode == 0, result.stderr
     return set(result.stderr.split("\n"))
 
 
@@ -33,9 +32,9 @@ def test_starts_without_the_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) & (HEAVY | {"numpy", "PIL", "huggingface_hub", "onnx"}) == set()
 
 
-@pytest.mark.parametrize("form", ["--json", "--jsonl", "--csv"])
-def test_only_what_is_drawn_imports_rich(form: str) -> None:
-    assert "rich" not in imported_by("predict", str(SNEAKER), form)
+def test_only_what_is_drawn_imports_rich() -> None:
+    for form in ("--json", "--jsonl", "--csv"):
+        assert "rich" not in imported_by("predict", str(SNEAKER), form), form
     assert "rich" in imported_by("predict", str(SNEAKER))
 
 
@@ -50,11 +49,16 @@ def test_what_a_model_is_is_told_without_torch(more: list[str]) -> None:
     assert imported_by("inspect", *more) & (HEAVY | {"huggingface_hub", "onnx", "matplotlib"}) == set()
 
 
+def test_the_package_is_light_until_it_is_used() -> None:
+    program = "import sys, vitcli; vitcli.__all__; print(*{name.split('.')[0] for name in sys.modules})"
+    names = set(python("-c", program).stdout.split())
+    assert "vitcli" in names
+    assert names & (HEAVY | {"numpy", "PIL", "rich", "typer", "huggingface_hub", "onnx", "onnxruntime"}) == set()
+
+
 def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
     heavy = PROBE.replace("    main()", "    import numpy; main()")
     assert "import numpy" in heavy
-    result = subprocess.run(
-        [sys.executable, "-c", heavy.format(arguments=["--version"])], capture_output=True, text=True
-    )
+    result = python("-c", heavy.format(arguments=["--version"]))
     assert "numpy" in result.stderr.split()

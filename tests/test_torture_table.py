@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,20 @@ TESTS = Path(__file__).parent
 ROW = re.compile(r"^\| (\d+) \| (.+?) \| (.+) \|$", re.MULTILINE)
 TEST = re.compile(r"`([\w/]*test_\w+\.py)::(\w+)`")
 PAGE = (TESTS.parent / "docs" / "torture.md").read_text("utf-8")
-COMPLETE = range(25, 86)
+COMPLETE = range(25, 154)
 
 
-def functions(source: str) -> set[str]:
-    """Names of the functions in `source` that pytest collects: at the top, and in classes called Test…."""
-    tree = ast.parse(source)
-    bodies = [
-        tree.body,
-        *(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name[:4] == "Test"),
-    ]
-    return {node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
+@cache
+def collected(file: str) -> frozenset[str]:
+    """What pytest collects from `file`, if that is there: classes called Test…, functions in them and at the top."""
+    if not (TESTS / file).exists():
+        return frozenset()
+    tree = ast.parse((TESTS / file).read_text("utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[:4] == "Test"]
+    bodies = [tree.body, *(node.body for node in classes)]
+    return frozenset(node.name for node in classes) | {
+        node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)
+    }
 
 
 def problems(page: str) -> list[str]:
@@ -33,7 +37,7 @@ def problems(page: str) -> list[str]:
         if not TEST.search(held_by) and not held_by.startswith("none: "):
             found.append(f"{number} has neither a test nor a reason")
         for file, name in TEST.findall(held_by):
-            if not (TESTS / file).exists() or name not in functions((TESTS / file).read_text("utf-8")):
+            if name not in collected(file):
                 found.append(f"{number}: no {file}::{name}")
         if held_by.count("::") != len(TEST.findall(held_by)):
             found.append(f"{number}: a test is not written as `file.py::name`")

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 
 def main() -> None:
+    """Run `vit` on this process's arguments, streams and environment."""
     if sys.platform == "win32":
         print("error: vit runs on Linux and macOS; on Windows, use it in WSL", file=sys.stderr)
         raise SystemExit(1)
@@ -40,9 +41,9 @@ class _Notes(io.TextIOWrapper):
 def _ready_streams() -> None:
     """Make the three standard streams usable, whatever the caller left of them.
 
-    A number that is closed would be given to the next file that is opened, and what is said would be written into that
-    file. So each is opened again: for reading nothing, for nobody's notes; and standard output so that writing data to
-    it fails instead of losing them.
+    The number of a closed stream would be given to the next file that is opened, and notes would be written into that
+    file. So each is opened again: standard input to read nothing, standard error to lose its notes, standard output so
+    that writing data to it fails instead of losing them.
     """
     for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vitcli import __version__
 
-# What other libraries read, and then compute by other instructions or in another order.
+# Variables that make other libraries compute by other instructions or in another order.
 VARIABLES = (
     "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_DYNAMIC",
     "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_DYNAMIC", "ONEDNN_MAX_CPU_ISA",
@@ -17,7 +17,7 @@ VARIABLES = (
 
 
 def what_decides_bits(device: str | None = None) -> dict[str, Any]:
-    """What the bits of a result depend on beside settings and data: the same of all this gives the same bits."""
+    """What the bits of a result depend on beside settings and data: where all of this is equal, the bits are."""
     import torch
     from PIL import features
 
@@ -58,7 +58,7 @@ def processor() -> str:
 
 
 def memory_free(device: str) -> int | None:
-    """Bytes that the GPU, or this machine, could still give; None where nobody says."""
+    """Bytes of memory that the GPU `device`, or this machine, could still give; None where the system does not say."""
     if device.startswith("cuda"):
         import torch
 
@@ -72,14 +72,15 @@ def memory_free(device: str) -> int | None:
 
 
 def decoding_threads() -> int:
-    """Of a pass without training, which decodes beside the model in one process."""
+    """How many threads decode images beside a model that is not trained, in its process."""
     return min(4, os.cpu_count() or 1)
 
 
 def default_workers(kind: str, device: str) -> int:
-    """Decoding processes. For a GPU, which would wait for its images, this process's share of the cores, up to 16.
+    """How many processes decode images beside training, for data of this `kind` ("folders", "manifest", "idx").
 
-    Beside training on a CPU none for images in memory, else one a core, up to four.
+    For a GPU, which would wait for its images, this process's share of the cores, up to 16. On a CPU one a core, up to
+    four, and none where the images are in memory already ("idx").
     """
     cores = os.cpu_count() or 1
     if device.startswith("cuda"):

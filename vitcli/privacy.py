@@ -1,4 +1,4 @@
-"""What other packages would send or leave behind by themselves, switched off (design decision 16).
+"""What other packages would send or leave behind by themselves, switched off (docs/design.md, 13).
 
 `import vitcli` comes before each of our imports of theirs, and calls `telemetry_off`; the command line, which owns its
 process, also moves their caches into ours. Whoever set one of these variables keeps it.

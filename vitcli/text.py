@@ -1,4 +1,4 @@
-"""Strings from outside (labels, file names, config values) made safe to show, near misses, commands to type, JSON.
+"""Strings from outside (labels, file names, config values) made safe to show, lists cut short, commands to type, JSON.
 
 Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (docs/design.md, 12).
 """
@@ -9,7 +9,7 @@ import math
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MAX_SHOWN = 200
@@ -27,6 +27,19 @@ def safe(value: object, limit: int | None = MAX_SHOWN) -> str:
     if limit is None or len(shown) <= limit:
         return "".join(shown)
     return "".join(shown[:limit]) + "…"
+
+
+def some(names: Sequence[object], most: int, *, quote: str = "", limit: int = 60, counted: bool = False) -> str:
+    """The first of `names`, `most` of them, each as `safe` text in `quote`s; `counted`: and how many more there are."""
+    shown = ", ".join(f"{quote}{safe(name, limit)}{quote}" for name in names[:most])
+    if len(names) <= most:
+        return shown
+    return f"{shown} and {len(names) - most} more" if counted else f"{shown}, …"
+
+
+def by(size: Iterable[int], sign: str = "×") -> str:
+    """A size in words: `224×320`."""
+    return sign.join(map(str, size))
 
 
 def csv_cell(value: object, limit: int | None = MAX_SHOWN) -> str:

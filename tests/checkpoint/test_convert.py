@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,14 +27,15 @@ from typer.testing import CliRunner
 
 from tests.helpers import fake_hub, originals
 from tests.helpers.checkpoints import DELETED, LABELS, PREPROCESS, TINY, edit_config, random_tensors, write_tiny
+from tests.helpers.converting import assert_same, converted, numpy_of, refusal, run, tiny_timm, write_open_clip
 from tests.helpers.originals import TRANSFORMERS, edit, images, save_transformers, shake
 from vitcli.checkpoint.convert import pickles
 from vitcli.checkpoint.convert.processor import preprocess_of
 from vitcli.checkpoint.convert.recognise import convert
-from vitcli.checkpoint.convert.result import Converted, Settings
+from vitcli.checkpoint.convert.result import Settings
 from vitcli.checkpoint.convert.shape import nearest_architecture
 from vitcli.checkpoint.convert.source import open_source
-from vitcli.checkpoint.load import build, load_model
+from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import read_header, write_tensors
 from vitcli.cli.app import app
@@ -44,38 +45,10 @@ from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.vit import VisionTransformer
 
-TOLERANCE = 2e-6
 HEADS = Settings({"num_heads": 3})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
-
-
-def converted(path: Path, settings: Settings | None = None, **options: Any) -> Converted:
-    return convert(open_source(str(path), **options), settings)[0]
-
-
-def run(found: Converted, x: Tensor) -> Tensor:
-    model = build(found.vit, {name: torch.from_numpy(array.copy()) for name, array in found.tensors.items()})
-    with torch.inference_mode():
-        return model(x)
-
-
-def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
-    torch.testing.assert_close(ours, theirs.detach(), rtol=0, atol=tolerance * float(theirs.detach().abs().max()))
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(CheckpointError) as error:
-        call()
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 class TestTransformers:
@@ -448,15 +421,6 @@ def _flax(layout: dict[str, Any], size: int) -> Tensor:
     return torch.from_numpy(originals.flax_forward(originals.flax_vit(**layout), images(size=size)))
 
 
-def tiny_timm(name: str = "vit_base_patch16_224", **arguments: Any) -> Any:
-    settings = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 3} | arguments
-    return shake(timm.create_model(name, **settings))
-
-
-def numpy_of(model: Any, rename: Callable[[str], str] = str) -> dict[str, np.ndarray[Any, Any]]:
-    return {rename(name): tensor.numpy() for name, tensor in model.state_dict().items()}
-
-
 class TestOriginal:
     """Written as safetensors: what a pickle is and how it is read is another matter (`TestPickle`)."""
 
@@ -606,51 +570,19 @@ class TestOpenClip:
     def clip(self) -> Any:
         return shake(TRANSFORMERS["clip"][0]())
 
-    def write(self, folder: Path, clip: Any, **tower: Any) -> Path:
-        tensors: dict[str, Any] = {"logit_scale": np.ones(1, np.float32), "ln_final.weight": np.ones(3, np.float32)}
-        vision = {n: t.numpy() for n, t in clip.vision_model.state_dict().items()}
-        for name, array in vision.items():
-            new = name.replace("encoder.layers.", "transformer.resblocks.").replace("layer_norm", "ln_")
-            for theirs, original in {
-                "embeddings.class_embedding": "class_embedding",
-                "embeddings.patch_embedding.": "conv1.",
-                "embeddings.position_embedding.weight": "positional_embedding",
-                "pre_layrnorm": "ln_pre",
-                "post_layernorm": "ln_post",
-                "self_attn.out_proj": "attn.out_proj",
-                "mlp.fc1": "mlp.c_fc",
-                "mlp.fc2": "mlp.c_proj",
-            }.items():
-                new = new.replace(theirs, original)
-            if ".self_attn." not in new:
-                tensors[f"visual.{new}"] = array
-            elif ".q_proj." in new:
-                joined = np.concatenate([vision[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
-                tensors["visual." + new.replace("self_attn.q_proj.", "attn.in_proj_")] = joined
-        tensors["visual.proj"] = clip.visual_projection.weight.detach().numpy().T
-        write_tensors(folder / "open_clip_model.safetensors", tensors, {})
-        if tower:
-            preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-            edit(
-                folder / "open_clip_config.json",
-                model_cfg={"vision_cfg": tower, "quick_gelu": True},
-                preprocess_cfg=preprocess,
-            )
-        return folder
-
     def expected(self, clip: Any) -> Any:
         with torch.inference_mode():
             return TRANSFORMERS["clip"][1](clip, images())
 
     def test_with_its_config(self, clip: Any, tmp_path: Path) -> None:
-        found = converted(self.write(tmp_path, clip, width=48, head_width=16, image_size=64))
+        found = converted(write_open_clip(tmp_path, clip, width=48, head_width=16, image_size=64))
         assert_same(run(found, images()), self.expected(clip))
         assert found.preprocess == Preprocess((64, 64), 1.0, "squash", "bilinear", (0.5,) * 3, (0.5,) * 3)
         assert [(one.what, one.weights) for one in found.dropped] == [("the text tower", 2)]
         assert found.labels[0] == "embedding 0"
 
     def test_without_it(self, clip: Any, tmp_path: Path) -> None:
-        folder = self.write(tmp_path, clip)
+        folder = write_open_clip(tmp_path, clip)
         found = converted(folder, Settings({"num_heads": 3, "act": "quick_gelu"}))
         assert_same(run(found, images()), self.expected(clip))
         assert found.vit.norm_eps == 1e-5
@@ -661,7 +593,7 @@ class TestOpenClip:
     def test_mean_of_the_patches_and_no_first_norm(self, clip: Any, tmp_path: Path) -> None:
         """The other settings of open_clip's tower, against the same weights computed by hand."""
         tower = {"width": 48, "head_width": 16, "image_size": 64, "pool_type": "avg"}
-        folder = self.write(tmp_path, clip, **tower)
+        folder = write_open_clip(tmp_path, clip, **tower)
         source = open_source(str(folder))
         tensors = {n: a for n, a in source.tensors.items() if "ln_pre" not in n}
         vision = clip.vision_model
@@ -692,7 +624,7 @@ class TestOpenClip:
         ],
     )
     def test_other_towers(self, clip: Any, name: str, message: str, tmp_path: Path) -> None:
-        source = open_source(str(self.write(tmp_path, clip)))
+        source = open_source(str(write_open_clip(tmp_path, clip)))
         more = replace(source, tensors=dict(source.tensors) | {name: np.ones(3, np.float32)})
         assert message in refusal(lambda: convert(more, HEADS))
 

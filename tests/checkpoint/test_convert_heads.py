@@ -1,7 +1,6 @@
 """What a head's outputs mean, from transformers' config to every command: classes, labels, embeddings, quantities."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +36,7 @@ from vitcli.training.teacher import load_teacher
 MULTI, ONE, REGRESSION = "multi_label_classification", "single_label_classification", "regression"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def original(folder: Path, classes: int = 3, kind: str = "vit", **config: Any) -> Path:

@@ -6,7 +6,6 @@ Against those that work with Pillow: rounding of float32.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,7 @@ from vitcli.images.preprocess import Preprocess
 TORCHVISION, PILLOW = 3.01, 1e-3  # of 255
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> Iterator[None]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    yield
-    transformers.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def picture(rng: np.random.Generator) -> Image.Image:

@@ -13,13 +13,12 @@ import torch
 import torchvision
 import transformers
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from tests.checkpoint import test_convert
-from tests.checkpoint.test_convert import assert_same, converted, numpy_of, refusal, run, tiny_timm
 from tests.helpers import fake_hub, originals
 from tests.helpers.checkpoints import DELETED, LABELS, edit_config, random_tensors, write_tiny
+from tests.helpers.converting import assert_same, converted, numpy_of, refusal, run, tiny_timm, write_open_clip
 from tests.helpers.originals import TRANSFORMERS, edit, images, save_transformers, shake
+from tests.helpers.terminal import invoke
 from vitcli.checkpoint.convert.recognise import convert
 from vitcli.checkpoint.convert.result import Settings
 from vitcli.checkpoint.convert.source import open_source
@@ -28,7 +27,6 @@ from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import write_tensors
 from vitcli.checkpoint.weights import read_weights, weights_digest
-from vitcli.cli.app import app
 from vitcli.errors import CheckpointError
 
 REPO = "someone/vit"
@@ -48,10 +46,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_hub.Fa
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def sharded(folder: Path, tensors: dict[str, Any], save: Callable[..., Any], stem: str, suffix: str) -> None:
@@ -92,7 +86,7 @@ def _pickled_shards(folder: Path) -> None:
 
 def _open_clip(folder: Path) -> None:
     clip = shake(TRANSFORMERS["clip"][0]())
-    test_convert.TestOpenClip().write(folder, clip, width=48, head_width=16, image_size=64)
+    write_open_clip(folder, clip, width=48, head_width=16, image_size=64)
 
 
 def _open_clip_pickle(folder: Path) -> None:

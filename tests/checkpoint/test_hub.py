@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from tests.helpers.checkpoints import LABELS, TINY, random_tensors, write_tiny
 from tests.helpers.fake_hub import FakeHub, Fault, running
+from tests.helpers.process import python
 from vitcli.checkpoint.catalog import list_models, model_names
 from vitcli.checkpoint.layout import ALIASES, find_cached, hub_cache
 from vitcli.checkpoint.resolve import resolve
@@ -329,9 +328,8 @@ def test_what_of_the_environment_is_in_the_way_is_named(
     variable: str, value: str, message: str, hub: FakeHub, tmp_path: Path
 ) -> None:
     """In a process of its own: huggingface_hub reads some of these when it is imported."""
-    environment = os.environ | {variable: value}
     code = f"from vitcli.checkpoint.resolve import resolve; resolve({REPO!r})"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = python("-c", code, **{variable: value})
     last = done.stderr.splitlines()[-1]
     assert last.startswith("vitcli.errors.HubError: ")
     assert message in last

@@ -3,8 +3,6 @@ transformers read what we write.
 """
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tests.helpers.checkpoints import (
     random_tensors,
     write_tiny,
 )
+from tests.helpers.process import python
 from vitcli.checkpoint.load import build, load_any, load_model, selftest_logits
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.selftest import selftest_input
@@ -403,7 +402,7 @@ def test_another_architecture_is_refused_before_timm_is_imported(
         f"try: load_any(resolve({str(folder)!r}))\n"
         "except Exception as error: print(error, 'timm' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout
+    said = python("-c", code).stdout
     assert message in said
     assert said.endswith("False\n")
 

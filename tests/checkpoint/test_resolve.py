@@ -6,13 +6,12 @@ Also that none of it imports what is heavy.
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.checkpoints import DELETED, LABELS, edit_config, write_tiny
+from tests.helpers.process import python
 from vitcli.checkpoint import layout
 from vitcli.checkpoint.catalog import list_models, model_names
 from vitcli.checkpoint.layout import DEFAULT_BUNDLED
@@ -210,7 +209,6 @@ PROBE = """
 import json, sys
 from pathlib import Path
 from vitcli.checkpoint import layout
-sys.path.insert(0, {tests!r})
 layout.files = lambda package: Path({package!r})
 from vitcli.checkpoint.catalog import list_models, model_names
 list_models(), model_names()
@@ -227,8 +225,9 @@ HEAVY = {"torch", "torchvision", "timm", "transformers", "huggingface_hub", "saf
 
 
 def imported(tmp_path: Path, extra: str = "") -> list[set[str]]:
-    code = PROBE.format(package=str(tmp_path / "package"), tests=str(Path(__file__).parent), extra=extra)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = PROBE.format(package=str(tmp_path / "package"), extra=extra)
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
     return [{name.partition(".")[0] for name in names} for names in json.loads(result.stdout)]
 
 

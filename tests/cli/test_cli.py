@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import typer
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import vitcli
 from tests.helpers.checkpoints import LABELS, random_tensors, write_tiny
+from tests.helpers.process import environment
+from tests.helpers.terminal import vit
 from vitcli.checkpoint.tensor_file import write_tensors
 from vitcli.cli import train as train_command
 from vitcli.cli.app import app
@@ -32,17 +34,8 @@ from vitcli.text import as_json, command
 from vitcli.training.recipe import Recipe
 
 
-def vit(line: str, **options: object) -> Result:
-    """`vit LINE` without a terminal; a bug shows its traceback."""
-    result = CliRunner().invoke(app, shlex.split(line), **options)  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
 def shell(line: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -597,6 +590,9 @@ def test_half_blocks_carry_two_pixels_each() -> None:
 def test_python_api_is_lazy_and_public() -> None:
     import vitcli
 
-    assert callable(vitcli.load)
-    assert callable(vitcli.predict)
+    for name in ("load", "predict", "evaluate", "finetune", "train", "inspect", "compare"):
+        assert callable(getattr(vitcli, name))
+        assert name in vitcli.__all__
     assert "numpy" in sys.modules
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = vitcli.nothing

@@ -7,16 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from tests.helpers import fake_hub
 from tests.helpers.checkpoints import write_tiny
+from tests.helpers.process import environment
+from tests.helpers.terminal import invoke
 from vitcli.cli import console as progress
-from vitcli.cli.app import app
 
 REPO = "someone/vit"
 
@@ -41,10 +40,6 @@ def data(tmp_path: Path) -> Path:
         for i in range(4):
             Image.new("RGB", (32, 32), (i, len(name), 0)).save(tmp_path / "data" / name / f"{i}.png")
     return tmp_path / "data"
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.mark.parametrize(
@@ -76,9 +71,10 @@ def test_every_command_that_may_download_says_so_in_one_line(
 @pytest.mark.parametrize("arguments", [("inspect", REPO), ("inspect", REPO, "--weights")])
 def test_on_a_terminal_there_is_a_bar_with_sizes(arguments: tuple[str, ...], hub: fake_hub.FakeHub) -> None:
     terminal, other = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     command = [sys.executable, "-m", "vitcli", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=other, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=other, env=environment(TERM="xterm", COLUMNS="100")
+    )
     os.close(other)
     said = b""
     while True:

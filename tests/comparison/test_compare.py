@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_cli import vit
-from tests.training.test_training import write_idx
-from vitcli.cli.comparing import Comparing, shares, stages
+from tests.helpers.data import write_idx
+from tests.helpers.process import environment
+from tests.helpers.terminal import vit
+from vitcli.cli.compare import shares, stages
 from vitcli.comparison import cells
-from vitcli.comparison import cells as cell_costs
+from vitcli.comparison.compare import carry_out, compare, resume
 from vitcli.comparison.contenders import contender
 from vitcli.comparison.queue import folder_of, results, work_through
 from vitcli.comparison.report import _curves, accuracy_figure
@@ -38,9 +39,10 @@ from vitcli.inference.evaluate import evaluate
 from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.cost import cost
-from vitcli.training.build import Settings, build_task, parameters, vit_config
+from vitcli.training.build import build_task, parameters, vit_config
 from vitcli.training.folder import locked
 from vitcli.training.recipe import Recipe
+from vitcli.training.settings import Settings
 
 RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
 MODELS = {name: {"architecture": name, "model_args": {"img_size": [28, 28]}} for name in ("vit", "cnn")}
@@ -118,11 +120,6 @@ class TestStudy:
             read_study(tmp_path / "s")
 
 
-@contextmanager
-def no_lock(_: Path) -> Iterator[None]:
-    yield
-
-
 class TestQueue:
     def test_a_finished_cell_is_never_done_again(self, tmp_path: Path) -> None:
         worked: list[str] = []
@@ -134,13 +131,13 @@ class TestQueue:
             return {"x": len(worked)}
 
         with pytest.raises(KeyboardInterrupt):
-            list(work_through(tmp_path, STUDY, no_lock, work))
+            list(work_through(tmp_path, STUDY, work))
         assert len(results(tmp_path, STUDY)) == 3
-        rest = dict(work_through(tmp_path, STUDY, no_lock, work))
+        rest = dict(work_through(tmp_path, STUDY, work))
         assert len(rest) == 5
         assert worked.count("cnn-100%-seed0") == 2, "the one that was interrupted"
         assert len(worked) == 9
-        assert list(work_through(tmp_path, STUDY, no_lock, work)) == []
+        assert list(work_through(tmp_path, STUDY, work)) == []
 
     def test_two_processes_share_the_cells(self, tmp_path: Path) -> None:
         """What another process holds is left to it; locks are real."""
@@ -148,7 +145,7 @@ class TestQueue:
         held = folder_of(tmp_path, cells[2])
         held.mkdir(parents=True)
         with locked(held):
-            done = dict(work_through(tmp_path, STUDY, locked, lambda cell, place: {}))
+            done = dict(work_through(tmp_path, STUDY, lambda cell, place: {}))
         assert set(cells) - set(done) == {cells[2]}
 
     def test_a_damaged_result(self, tmp_path: Path) -> None:
@@ -262,7 +259,7 @@ class TestContenders:
         for name in ("vit", "hybrid", "resnet-small"):
             chosen = contender(name, side)
             task = build_task(Settings(chosen.architecture, chosen.model_args, str(data.root), Recipe()), data)
-            found[name] = parameters(task.model), cell_costs._macs(task.model, task.preprocess.size)
+            found[name] = parameters(task.model), cells._macs(task.model, task.preprocess.size)
         assert 0.75 < found["hybrid"][0] / found["vit"][0] < 1.25
         assert 0.5 < found["resnet-small"][1] / found["vit"][1] < 1.5
         if side > 96:
@@ -314,6 +311,43 @@ class TestCommand:
         assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")} == before
         assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,pretraining_images,share")
 
+    def test_from_python_it_is_the_same_study(
+        self, whole: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The same arguments go on with the command's study, which is done; nothing is printed."""
+        told: list[str] = []
+        arguments: dict[str, Any] = {"sizes": (1, 0.3), "seeds": 2, "epochs": 1, "settings": {"batch_size": 8}}
+        found = compare("data", models=["vit-small", "test_resnet"], **arguments, out="whole", note=told.append)
+        assert (told, capsys.readouterr()) == ([], ("", ""))
+        shown = json.loads(vit("compare --resume whole --json").stdout)["points"]
+        assert [point.mean for point in found.points] == [point["mean"] for point in shown]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"sizes": [0.5, 0.5]}, "an amount of data is there twice"),
+            ({"sizes": [50]}, "a share is not above 0 and at most 1"),
+            ({"seeds": 0}, "it has 0 cells"),
+            ({"models": ["a/b"]}, "is not a model with its image size"),
+            ({"pretrainings": [Pretraining("a b", "data", 1.0)]}, "cannot be the name of a pre-training"),
+            ({"finetune_scale": 2.0}, "belongs to pretrainings"),
+        ],
+    )
+    def test_from_python_what_no_study_is(self, here: Path, arguments: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            compare("data", **arguments, out="wrong")
+        assert not (here / "wrong").exists()
+
+    def test_what_it_does_is_told(self, here: Path) -> None:
+        notes: list[str] = []
+        stages: list[str] = []
+        compare(
+            "data", models=["vit-small"], sizes=[1.0], seeds=1, epochs=1, settings={"batch_size": 8}, workers=0,
+            out="told", note=notes.append, progress=lambda what, done, total: stages.append(what),
+        )  # fmt: skip
+        assert [note.partition(":")[0] for note in notes] == ["vit-small-100%-seed0"]
+        assert "vit-small-100%-seed0" in stages
+
     def test_under_torchrun_only_the_first_process_shows_the_table(
         self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -350,12 +384,11 @@ class TestCommand:
         """SIGKILL inside a run: the other process ends with the table of one that was never disturbed."""
         line = [*SMALL.replace(",test_resnet", "").split(), "--out", "shared"]
         command = [sys.executable, "-m", "vitcli", "compare", "--data", "data", *line]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         logs = [here / f"shared-{i}.log" for i in range(2)]
         with ExitStack() as stack:
             files = [stack.enter_context(log.open("w")) for log in logs]
             both = [
-                stack.enter_context(subprocess.Popen(command, stderr=file, stdout=file, env=environment))
+                stack.enter_context(subprocess.Popen(command, stderr=file, stdout=file, env=environment()))
                 for file in files
             ]
             while "to go" not in logs[0].read_text() and both[0].poll() is None:
@@ -372,9 +405,9 @@ class TestCommand:
         before = json.loads((cell / "result.json").read_text())["cpu_seconds"]
         kept = float((cell / "cpu_seconds").read_text())
         assert 0 < kept <= before, "of the last epoch; scoring comes after it"
-        subject = Comparing.resumed(str(whole))
+        subject = resume(whole)
         (cell / "cpu_seconds").write_text("1000")
-        again = subject.cells.work(next(c for c in subject.study.cells() if c.name == cell.name), cell, workers=0)
+        again = subject.work(next(c for c in subject.study.cells() if c.name == cell.name), cell, workers=0)
         assert again["cpu_seconds"] > 1000
         (cell / "cpu_seconds").write_text(f"{kept}")
 
@@ -384,12 +417,12 @@ class TestCommand:
             str(here / "data"), open_data(here / "data").fingerprint, {"vit-small": asdict(contender("vit-small", 8))},
             (1.0,), 1, 2.0, 2.0, {"batch_size": 8, "micro_batch": 8},
         )  # fmt: skip
-        subject = Comparing(here / "unread", study)
-        size = cell_costs.sizes(subject.cells)["vit-small"]
+        subject = cells.Cells(study, here / "unread")
+        size = cells.model_sizes(subject)["vit-small"]
         chosen = contender("vit-small", 8)
         assert size.macs == cost(vit_config(chosen.architecture, chosen.model_args, 2)).macs  # attention included
         read: list[str] = []
-        test = subject.cells.data.test
+        test = subject.data.test
         assert isinstance(test, ArraySamples)
         real = ArraySamples.image
 
@@ -399,7 +432,7 @@ class TestCommand:
             return real(self, i)
 
         monkeypatch.setattr(ArraySamples, "image", image)
-        subject.run("json", workers=0, dry_run=False)
+        carry_out(subject, workers=0)
         assert {entry.split()[0] for entry in read} == {"1"}, "never before there was a best checkpoint"
         assert sorted(read) == sorted(f"1 {i}" for i in range(len(test)))
 
@@ -459,10 +492,10 @@ class TestCommand:
                 raise KeyboardInterrupt
             return {**RESULT, "validation_accuracy": 0.5, "failed": 0}
 
-        subject = Comparing(here / "early", read_study(whole))
-        monkeypatch.setattr(subject.cells, "work", work)
+        subject = cells.Cells(read_study(whole), here / "early")
+        monkeypatch.setattr(subject, "work", work)
         with pytest.raises(KeyboardInterrupt):
-            subject.run("table", workers=0, dry_run=False)
+            carry_out(subject, workers=0)
         assert "6 cells of 8 still to come" in (here / "early" / "report.html").read_text()
         assert len(table(here / "early")) == 2
 

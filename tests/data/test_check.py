@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.images.test_decode import rgb16_png
-from tests.training.test_training import write_idx
+from tests.helpers.data import rgb16_png, write_idx
 from vitcli.cli.app import app
 from vitcli.data.check import check
 from vitcli.data.similar import pairs, thumbnail

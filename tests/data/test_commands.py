@@ -2,17 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from tests.helpers.checkpoints import LABELS, write_tiny
-from vitcli.cli.app import app
+from tests.helpers.terminal import invoke
 from vitcli.errors import EXIT_FAILED, EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE
-from vitcli.training.build import Settings
+from vitcli.training.settings import Settings
 from vitcli.training.train import begin, open_settings_data, resumed
 
 SMALL = ["--batch-size", "2", "--set", "depth=1", "--set", "embed_dim=24", "--img-size", "32", "--patch-size", "16"]
@@ -26,10 +24,6 @@ COMMANDS: dict[str, Callable[[Path, Path, Path], list[object]]] = {
     "resize-posemb": lambda data, model, out: ["resize-posemb", model, "-s", "64", "-o", out, "--check", data],
     "check": lambda data, _, __: ["check", data, "--no-near"],
 }  # fmt: skip
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def fill(root: Path, *folders: str, n: int = 4) -> Path:

@@ -89,14 +89,14 @@ def test_absolute_paths_and_paths_above(root: Path) -> None:
     ("row", "said"),
     [
         ("images/77.png,cat", "images/77.png does not exist"),
-        ("images,cat", "images is no file"),
+        ("images,cat", "images is not a file"),
         (",cat", "no file_name or path"),
         ("images/5.png,", "no label"),
         ("images/5.png", "1 cells for 2 columns"),
         ("images/5.png,cat,dog", "3 cells for 2 columns"),
         ("https://example.org/1.png,cat", "address"),
-        ("images/1.png,cat", "stands on line 2 already"),
-        ("./images/1.png,dog", "stands on line 2 already"),
+        ("images/1.png,cat", "is on line 2 already"),
+        ("./images/1.png,dog", "is on line 2 already"),
         ('"images/5.png"x,cat', "expected after"),
         ("nul\0.png,cat", "does not exist"),
         ("a\x1b[31m.png,cat", r"a\\x1b\[31m.png does not exist"),
@@ -195,7 +195,7 @@ def test_one_file_by_two_names_is_one_image(root: Path) -> None:
         ("images/1.png", "images/1.png  "),
     ]:
         (root / "m.jsonl").write_text("\n".join(json.dumps({"path": p, "label": "a"}) for p in (first, second)))
-        with pytest.raises(DataError, match=r"line 2: .*stands on line 1 already"):
+        with pytest.raises(DataError, match=r"line 2: .*is on line 1 already"):
             read_splits(root / "m.jsonl")
 
 

@@ -1,6 +1,5 @@
 """The short version of `python -m tests.fuzz`, and that its judgement can fail."""
 
-import os
 import random
 import signal
 import subprocess
@@ -11,15 +10,13 @@ import pytest
 
 from tests.fuzz.damage import damaged_bytes, damaged_json
 from tests.fuzz.engine import Ended, verdict
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.process import ROOT, environment
 
 
 def test_damaged_files_of_every_kind_end_as_documented() -> None:
     """In a process of its own: it forks, which is safe only before the first thread."""
     line = [sys.executable, "-m", "tests.fuzz", "--cases", "40", "--seed", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

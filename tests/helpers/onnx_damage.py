@@ -266,12 +266,12 @@ def damaged(data: bytes, seed: int) -> tuple[str, bytes]:
 
 def main() -> None:
     import os
-    import subprocess
     import sys
     import tempfile
     from collections import Counter
 
     from tests.helpers.checkpoints import TINY, write_tiny
+    from tests.helpers.process import python
     from vitcli.checkpoint.resolve import resolve
     from vitcli.inference.export import Options, export
 
@@ -288,8 +288,7 @@ def main() -> None:
             name, data = damaged(wholes[seed % len(wholes)], seed)
             (Path(place) / "d.onnx").write_bytes(data)
             began = os.times()
-            command = [sys.executable, "-m", "vitcli", "predict", "-m", f"{place}/d.onnx", str(image)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            done = python("-m", "vitcli", "predict", "-m", f"{place}/d.onnx", image)
             ended = os.times()  # of a busy machine the clock says little
             slowest = max(slowest, sum(ended[2:4]) - sum(began[2:4]))
             shown = done.stdout + done.stderr

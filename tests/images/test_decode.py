@@ -4,8 +4,6 @@ import io
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -19,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.data import rgb16_png
+from tests.helpers.process import python
 from vitcli.errors import ImageError
 from vitcli.images import decode as decoding
 from vitcli.images.decode import open_image
@@ -194,19 +194,6 @@ def test_deep_images_keep_all_256_levels(data: Callable[[], bytes]) -> None:
     assert np.array_equal(np.asarray(image)[..., 0], ramp("uint16") >> 8)
 
 
-def rgb16_png(gray: np.ndarray) -> bytes:
-    rows = b"".join(b"\0" + np.repeat(row, 3).tobytes() for row in gray)
-    height, width = gray.shape
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -369,13 +356,16 @@ def test_bombs_are_refused_before_decoding(width: int, height: int, monkeypatch:
     assert "limit" not in str(error.value)  # which no command can raise
 
 
-def test_the_pixel_limit_can_be_moved() -> None:
+def test_one_limit_of_pixels_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(Image.new("L", (300, 200)), "PNG")
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 50_000)
     with pytest.raises(ImageError, match=r"more than 0\.05 million"):
-        open_image(data, max_pixels=50_000)
-    assert open_image(data, max_pixels=60_000).size == (300, 200)
+        open_image(data)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 60_000)
+    assert open_image(data).size == (300, 200)
     large = saved(Image.new("1", (10_000, 9_500)), "PNG")  # above the limit at which Pillow itself would warn
-    assert open_image(large, max_pixels=95_000_000).size == (10_000, 9_500)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 95_000_000)
+    assert open_image(large).size == (10_000, 9_500)
 
 
 def test_files_too_large_to_be_images_are_not_read(tmp_path: Path) -> None:
@@ -506,7 +496,7 @@ from vitcli.images.preprocess import Preprocess
 load(Path({str(path)!r}), Preprocess())
 print(*sys.modules)
 """
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    modules = python("-c", code).stdout.split()
     assert "PIL.JpegImagePlugin" in modules
     assert not {"torch", "timm", "torchvision", "scipy", "PIL.WebPImagePlugin", "PIL.PngImagePlugin"} & set(modules)
 
@@ -527,6 +517,8 @@ def test_any_damage_gives_an_image_or_an_image_error(data: bytes, changes: list[
         if damaged:
             damaged[position % len(damaged)] = value
     try:
-        assert open_image(bytes(damaged), max_pixels=10**6).mode == "RGB"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoding, "MAX_PIXELS", 10**6)
+            assert open_image(bytes(damaged)).mode == "RGB"
     except ImageError as error:
         assert "\n" not in str(error)  # noqa: PT017

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.cli.views.evaluation import _measures
 from vitcli.data.sources import read_splits
-from vitcli.errors import DataError
-from vitcli.inference.calibrate import fit_temperature
-from vitcli.inference.evaluate import evaluate
-from vitcli.inference.few_shot import BIAS, L2, STD_EPS, fit
+from vitcli.errors import CheckpointError, DataError, UsageError
+from vitcli.inference.calibrate import calibrate, fit_temperature
+from vitcli.inference.evaluate import evaluate, pairs
+from vitcli.inference.few_shot import BIAS, L2, STD_EPS, few_shot, fit
 from vitcli.inference.predict import load
 from vitcli.metrics import t_quantile
 
@@ -146,6 +146,47 @@ class TestEvaluate:
         assert message in " ".join(result.stderr.split())
 
 
+class TestFromPython:
+    """What the commands print, as values: by a name and a place, without a terminal."""
+
+    def test_evaluate(self, base: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        told: list[tuple[str, int, int]] = []
+        found = evaluate(str(base), photos, progress=lambda *what: told.append(what))
+        assert (told[-1], capsys.readouterr()) == (("tiny", 20, 20), ("", ""))
+        shown = document(base, "--data", photos)
+        assert (found.data, found.split) == (shown["data"], shown["split"]) == (str(photos), "test")
+        assert (found.measures.top1, found.measures.nll) == (shown["measures"]["top1"], shown["measures"]["nll"])
+
+    def test_what_should_be_known_is_told(self, base: Path, photos: Path, tmp_path: Path) -> None:
+        shutil.copytree(photos / "test", tmp_path / "some", ignore=shutil.ignore_patterns("bird"))
+        notes: list[str] = []
+        assert evaluate(load(str(base)), str(tmp_path / "some"), note=notes.append).split == "all"
+        assert any(note.startswith("no images of 1 of the model's 3 classes") for note in notes)
+
+    def test_samples_without_classes(self, base: Path, photos: Path) -> None:
+        with pytest.raises(UsageError, match="the names of their classes"):
+            evaluate(str(base), read_splits(photos).named["test"])
+
+    def test_pairs(self, base: Path, photos: Path, tmp_path: Path) -> None:
+        other = write_tiny(tmp_path / "other", seed=1)
+        found, shown = pairs(str(base), load(str(other)), photos), document(base, other, "--data", photos)
+        assert [asdict(flip) for flip in found.flips] == shown["flips"]
+        assert found.paired.p_value == shown["paired"]["p_value"]
+
+    def test_few_shot(self, base: Path, photos: Path) -> None:
+        shown = document(base, "--data", photos, "--few-shot", "1,5", "--seeds", 2)
+        for model in (str(base), load(str(base))):
+            found = few_shot(model, photos, [1, 5], seeds=2)
+            assert [list(one.accuracies) for one in found.results] == [one["accuracies"] for one in shown["results"]]
+
+    def test_calibrate(self, base: Path, photos: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="so that split cannot be scored"):
+            calibrate(str(base), photos, fit_on="test", split="test", out=tmp_path / "copy")
+        with pytest.raises(CheckpointError, match="there already"):
+            calibrate(str(base), photos, out=photos)
+        assert not (tmp_path / "copy").exists()
+
+
 class TestCalibration:
     def test_temperature_is_where_the_likelihood_is_greatest(self) -> None:
         """Labels drawn from softmax(z / 2.5) give 2.5 back; the likelihood is worse on both sides."""
@@ -184,6 +225,9 @@ class TestCalibration:
         temperature = found["calibration"]["temperature"]
         assert found["measures"]["nll"] < found["calibration"]["before"]["nll"]
         assert resolve(str(tmp_path / "copy")).extra["temperature"] == temperature
+        again = calibrate(str(base), easy, out=tmp_path / "again")
+        assert (again.temperature, again.folder) == (temperature, tmp_path / "again")
+        assert again.after.measures.nll == found["measures"]["nll"]
         assert "temperature" not in resolve(str(base)).extra
         assert document(base, "--data", photos)["measures"] == before["measures"]
         name = next(iter(photos.glob("test/*/1.png")))

@@ -1,7 +1,5 @@
 """Predictions as a stream: right, in order, lazy, and not spoilt by one bad file."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from PIL import Image
 
 import vitcli
 from tests.helpers.checkpoints import LABELS, TINY, random_tensors, write_tiny
+from tests.helpers.process import python
 from vitcli import Model, Prediction, Score, load, predict
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.errors import CheckpointError, UsageError
@@ -244,8 +243,7 @@ def test_a_damaged_checkpoint_is_an_error_of_its_own(tmp_path: Path, pictures: P
 
 def test_one_image_imports_neither_torch_nor_onnx(folder: Path, pictures: Path) -> None:
     code = "import sys; from vitcli import predict; p, = predict(sys.argv[1], sys.argv[2]); print(*sys.modules)"
-    command = [sys.executable, "-c", code, str(pictures / "0.png"), str(folder)]
-    imported = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    imported = set(python("-c", code, pictures / "0.png", folder).stdout.split())
     assert {"numpy", "PIL", "onnxruntime"} <= imported
     assert not imported & {"torch", "timm", "torchvision", "onnx", "typer", "rich", "safetensors", "huggingface_hub"}
 

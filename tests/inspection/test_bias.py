@@ -13,9 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor, nn
 
 from tests.helpers.fake_hub import running
-from tests.inspection.test_inspect import WIDE, build, images, vit
-from tests.inspection.test_inspect import here as here
-from tests.inspection.test_inspect import place as place
+from tests.helpers.inspecting import WIDE, build, images
+from tests.helpers.terminal import vit
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess

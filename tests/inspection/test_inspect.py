@@ -8,8 +8,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 from torch import Tensor
 
-from tests.cli.test_cli import vit
 from tests.helpers.checkpoints import LABELS, PREPROCESS, TINY, edit_config, write_tiny
+from tests.helpers.inspecting import WIDE, build, images
+from tests.helpers.terminal import vit
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import read_header
@@ -36,7 +35,8 @@ from vitcli.inspection.filters import filters
 from vitcli.inspection.heads import ALIKE, HeadKinds
 from vitcli.inspection.images import BATCH, Feed, built_in, from_files
 from vitcli.inspection.lens import LogitLens
-from vitcli.inspection.maps import AttentionMaps
+from vitcli.inspection.look import inspect
+from vitcli.inspection.maps import AttentionMaps, Rollout
 from vitcli.inspection.observe import Instrument, observe
 from vitcli.inspection.overview import overview
 from vitcli.inspection.positions import positions
@@ -45,27 +45,13 @@ from vitcli.inspection.weights import weights
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.vit import VisionTransformer
 
-WIDE = ViTConfig(img_size=(12, 20), patch_size=(4, 4), embed_dim=16, depth=3, num_heads=4, num_classes=5)  # 3×5 patches
+NO_FEED = Feed([], PREPROCESS, torch.device("cpu"))  # for instruments that are shown tensors
 FAMILIES = {
     "class token": WIDE,
     "five prefix tokens": replace(WIDE, reg_tokens=4, no_embed_class=True),
     "no prefix": replace(WIDE, class_token=False, global_pool="avg"),
     "patches that are not square": replace(WIDE, img_size=(12, 24), patch_size=(4, 8)),
 }
-
-
-def build(config: ViTConfig, seed: int = 0) -> VisionTransformer:
-    """Weights large enough for attention that is far from even."""
-    torch.manual_seed(seed)
-    model = VisionTransformer(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    return model
-
-
-def images(config: ViTConfig, count: int, seed: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, config.in_chans, *config.img_size, generator=generator)
 
 
 @torch.no_grad()
@@ -198,9 +184,9 @@ class TestHeads:
 class TestMaps:
     def test_rollout_is_the_product_of_the_layers(self, model: VisionTransformer) -> None:
         config, pixels = model.config, images(model.config, 3)
-        instrument = AttentionMaps(config, [0, 2], most=2)
-        observe(model, [pixels[:2], pixels[2:]], [instrument])
-        joint, found = torch.stack(instrument._joint).double().numpy(), instrument.result()
+        rollout, attention = Rollout(config, NO_FEED, most=2), AttentionMaps(config, [0, 2], NO_FEED, most=2)
+        observe(model, [pixels[:2], pixels[2:]], [rollout, attention])
+        joint, found = torch.stack(rollout._joint).double().numpy(), rollout.result()
         seen = all_weights(model, pixels)
         for image in range(2):
             expected = np.eye(config.num_tokens)
@@ -213,7 +199,7 @@ class TestMaps:
             row = expected[0, prefix:] if prefix else expected.mean(axis=0)
             assert_allclose(found.rollout[image], row.reshape(config.grid), rtol=1e-4)
         rows = seen[:2, ::2, :, 0, prefix:] if prefix else seen[:2, ::2].mean(axis=-2)
-        assert_allclose(found.attention, rows.reshape(2, 2, 4, *config.grid), rtol=1e-4, atol=1e-7)
+        assert_allclose(attention.result().attention, rows.reshape(2, 2, 4, *config.grid), rtol=1e-4, atol=1e-7)
         assert len(found.rollout) == 2, "no more images than asked for"
 
     def test_masks_hold_the_mass_with_the_fewest_patches(self) -> None:
@@ -221,7 +207,7 @@ class TestMaps:
         seen = torch.zeros(4, 16, 16)
         seen[:, 0, 1:6] = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.1])  # and 0.1 on the class token
         seen[:, 0, 0] = 0.1
-        mask = shown(AttentionMaps(config, [0], most=1), [seen]).masks(0.6)[0, 0, 0]
+        mask = shown(AttentionMaps(config, [0], NO_FEED, most=1), [seen]).masks(0.6)[0, 0, 0]
         assert_array_equal(mask.ravel()[:5], [0, 1, 0, 1, 0])  # 0.65 of 0.9
         assert mask.sum() == 2
 
@@ -401,34 +387,11 @@ class TestOverview:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("inspect")
-    write_tiny(place / "a")
-    write_tiny(place / "b", replace(TINY, img_size=(64, 96), class_token=False, global_pool="avg"), seed=1)
-    (place / "images").mkdir()
-    for i in range(4):
-        pixels = np.random.default_rng(i).integers(0, 256, (70, 90, 3), np.uint8)
-        Image.fromarray(pixels).save(place / "images" / f"{i}.png")
-    return place
-
-
-@pytest.fixture
-def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("COLUMNS", "80")
-    yield place
-    shutil.rmtree(place / "out", ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def exhibits(place: Path) -> dict[str, Any]:
     write_tiny(place / "deep", replace(TINY, depth=4), seed=3)
-    found: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setattr("vitcli.cli.views.exhibits.document", lambda _, __, exhibits: found.extend(exhibits))
-        assert vit("inspect deep --all --images images --json -o out").exit_code == 0
-    return {exhibit.name: exhibit for exhibit in found}
+    folder = write_tiny(place / "deep", replace(TINY, depth=4), seed=3)
+    found = inspect(str(folder), images=[str(place / "images")])
+    return {exhibit.name: exhibit for exhibit in found.exhibits}
 
 
 class TestSentences:
@@ -443,10 +406,11 @@ class TestSentences:
             assert f"from layer 1 to {len(column)} it goes from {column[0]} to {column[-1]} pixels" in line
             r = np.corrcoef(np.arange(len(column)), [float(cell) for cell in column])[0, 1]
             assert float(re.findall(r"depth ([+-][\d.]+)", line)[0]) == pytest.approx(r, abs=0.1)  # cells are rounded
-        columns, rows = exhibit.records
+        columns, rows = exhibit.records.columns, exhibit.records.rows
         even = float(re.findall(r"would give ([\d.]+) pixels", exhibit.words)[0])
         at, by = columns.index("layer"), columns.index("renormalised")
-        wide = [sum(row[by] >= 0.8 * even for row in rows if row[at] == layer) for layer in (1, len(exhibit.rows))]
+        last = len(exhibit.table.rows)
+        wide = [sum(row[by] >= 0.8 * even for row in rows if row[at] == layer) for layer in (1, last)]
         assert re.findall(r"(\d+) of \d+", first) == [str(count) for count in wide]
 
     def test_heads(self, exhibits: dict[str, Any]) -> None:
@@ -471,13 +435,14 @@ class TestSentences:
 
     def test_filters(self, exhibits: dict[str, Any]) -> None:
         (line,) = exhibits["filters"].findings
-        columns, rows = exhibits["filters"].records
+        records = exhibits["filters"].records
+        columns, rows = records.columns, records.rows
         sums = [row[columns.index("cumulative")] for row in rows]
         assert f": {next(i for i, share in enumerate(sums, 1) if share >= 0.9)} components" in line
 
     def test_position_similarity(self, exhibits: dict[str, Any]) -> None:
         (line,) = exhibits["position-similarity"].findings
-        cells = dict(exhibits["position-similarity"].rows)
+        cells = dict(exhibits["position-similarity"].table.rows)
         beside, far = cells["patches side by side"], cells["half the image apart"]
         assert [float(n) for n in re.findall(r"-?\d\.\d\d", line)] == pytest.approx(
             [float(beside), float(far)], abs=0.006
@@ -494,7 +459,8 @@ class TestSentences:
 
     def test_locality(self, exhibits: dict[str, Any]) -> None:
         (line,) = exhibits["locality"].findings
-        columns, rows = exhibits["locality"].records
+        records = exhibits["locality"].records
+        columns, rows = records.columns, records.rows
         kept = [row[columns.index("answers_kept")] for row in rows if row[0] in ("shuffled", "dropped")]
         said = re.findall(r"(?:\d×\d|\d+%) (\d+)%", line)
         assert said == [f"{share:.0%}".rstrip("%") for share in kept]
@@ -505,7 +471,7 @@ class TestSentences:
 
 
 def column_of(exhibit: Any, name: str) -> list[str]:
-    return [row[exhibit.columns.index(name)] for row in exhibit.rows]
+    return [row[exhibit.table.columns.index(name)] for row in exhibit.table.rows]
 
 
 def test_buffers_are_no_parameters(tmp_path: Path) -> None:

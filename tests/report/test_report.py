@@ -6,19 +6,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from itertools import combinations, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
 from PIL import Image
 
 from vitcli.errors import ImageError, UsageError
 from vitcli.metrics import measure, mistakes
-from vitcli.report import inspection
 from vitcli.report.figures import (
     CELL,
     GAP,
@@ -30,7 +27,7 @@ from vitcli.report.figures import (
     svg,
 )
 from vitcli.report.page import Page, inline
-from vitcli.training.report import write_run_report
+from vitcli.training.report import Outcome, write_report
 
 HOSTILE = '</style><script>alert(1)</script>"><img src=http://example.org/x onerror=alert(2)>\u202e\x1b[31m'
 VOID = {"meta", "img", "br", "link", "use", "path"}
@@ -74,6 +71,37 @@ def lines() -> Iterator[dict[str, Any]]:
             yield {"event": "evaluated", "step": step, "epoch": step / 10, "validation": validation}
 
 
+class Pictures:
+    """Samples of which every tenth cannot be read any more."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return self.names[i]
+
+    def image(self, i: int) -> Image.Image:
+        if i % 10 == 0:
+            raise ImageError("gone")
+        return Image.new("RGB", (8, 5), "red")
+
+
+def run_folder(folder: Path, entries: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    config = {"architecture": HOSTILE, "started": "today", "versions": {"vit": "1"}, "command": ["vit", "train"]}
+    (folder / "run.json").write_text(json.dumps(config))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+def data_of(names: list[str]) -> Any:
+    pictures = Pictures(names)
+    return SimpleNamespace(root=Path("photos"), train=pictures, val=pictures, test=None, classes=("cat", "bird & co"))
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a run with hostile names everywhere."""
@@ -82,22 +110,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probabilities = rng.dirichlet((1, 1, 1), 60)
     classes = ("cat", HOSTILE, "bird & co")
     names = [f"{HOSTILE}{i}.png" for i in range(60)]
-
-    def image_of(name: str) -> Image.Image:
-        if name.endswith("0.png"):
-            raise ImageError("gone")
-        return Image.new("RGB", (8, 5), "red")
-
-    return write_run_report(
-        tmp_path_factory.mktemp("run"),
-        title=f"photos {HOSTILE}",
-        facts={"model": HOSTILE, "data": "photos"},
-        metrics_lines=list(lines()),
-        measures=measure(probabilities, labels, classes),
-        mistakes=mistakes(probabilities, labels, classes, names)[:12],
-        image_of=image_of,
-        command=f"vit predict -m {HOSTILE} IMAGE…",
-    )
+    folder = run_folder(tmp_path_factory.mktemp("runs") / "photos<b>", [dict(line) for line in lines()])
+    evaluation: Any = SimpleNamespace(measures=measure(probabilities, labels, classes))
+    wrong = tuple(mistakes(probabilities, labels, classes, names))[:12]
+    write_report(folder, data_of(names), Outcome("val", evaluation, wrong, folder / "report.html", HOSTILE))
+    return folder / "report.html"
 
 
 class TestPage:
@@ -140,10 +157,10 @@ class TestPage:
         assert 0 < pictures <= 12
 
     def test_pieces_may_be_missing(self, tmp_path: Path) -> None:
-        path = write_run_report(tmp_path, title="cut", facts={}, metrics_lines=[], measures=None)
-        reader = Reader(path.read_text("utf-8"))
+        write_report(run_folder(tmp_path, []), data_of([]), None)
+        reader = Reader((tmp_path / "report.html").read_text("utf-8"))
         assert "svg" not in reader.tags
-        assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "report.html", "run.json"]
 
     def test_chromium_shows_it_without_complaint(self, report: Path, tmp_path: Path) -> None:
         browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -220,74 +237,14 @@ class TestFigures:
         assert "<script" not in drawn
 
 
-LONG = "vit_large_patch14_reg4_dinov2.lvd142m_finetuned_on_photographs_of_birds_and_of_everything_else"
-
-
-def inspection_figures(layers: int, names: list[str]) -> dict[str, Any]:
-    """Every figure of `vit inspect`, of made-up numbers that fill the axes from corner to corner."""
-    rng = np.random.default_rng(0)
-    means = rng.uniform(0, 90, (layers, 6))
-    error, pictures, cosines = np.ones_like(means), rng.uniform(0, 1, (28, 4, 4, 3)), np.eye(16)
-    norms, prefix, shares = rng.uniform(1, 50, (2, layers, 4, 4)), rng.uniform(1, 50, (2, layers, 5)), np.zeros((4, 4))
-    spotted = np.where(np.eye(4) > 0, 0.4, 0.0)
-    moves = rng.uniform(-1, 1, (2, layers + 1, 5))
-    stations = ["patches", *(f"block {i + 1}" for i in range(layers))]
-    tile = np.zeros((8, 8, 3), np.uint8)
-    titles = ["input", *(part for name in names for part in (f"{name}\nrollout", "weights"))]
-    distance, similarity = ("attention distance", means, error, 80.0), (cosines, (4, 4))
-    return {
-        "distance": inspection.distance_figure([(name, means, error, 80.0) for name in names]),
-        "filters": inspection.filters_figure([(name, pictures) for name in names]),
-        "figure 7": inspection.figure_7(("filters", pictures), similarity, distance),
-        "heads": inspection.heads_figure([(name, means / 90, means / 90) for name in names]),
-        "norms": inspection.norms_figure([(name, norms, prefix, shares) for name in names]),
-        "artefacts": inspection.norms_figure([(name, norms, prefix, spotted) for name in names]),
-        "lens": inspection.lens_figure([(name, means[:, 0] / 90, means[:, 1] / 90) for name in names]),
-        "equivariance": inspection.equivariance_figure([(name, *moves, (1, 8, 16, 32, 48)) for name in names]),
-        "fields": inspection.fields_figure([(name, np.ones((layers + 1, 8, 8)), stations) for name in names]),
-        "maps": inspection.maps_figure([(f"layer {layers} and {layers}", [tile] * len(titles))] * 2, titles),
-        "similarity": similarity_figure([similarity] * len(names), names),
-    }
-
-
-@pytest.mark.parametrize(("layers", "names"), [(12, ["a"]), (2, [LONG]), (24, ["a", "b"]), (12, [LONG, f"{LONG}2"])])
-def test_nothing_in_a_figure_is_cut_or_lies_on_something(layers: int, names: list[str]) -> None:
-    """Every text is inside the figure, titles and legends lie beside each other and on no axes."""
-    for kind, drawing in inspection_figures(layers, names).items():
-        FigureCanvasAgg(drawing).draw()  # lays out
-        parts = [drawing, *drawing.subfigs]
-        axes = {one: one.get_window_extent() for part in parts for one in part.axes}
-        texts = [t for t in drawing.findobj(Text) if t.get_visible() and t.get_text().strip()]
-        titles = [t for part in parts for t in part.texts] + [one.title for one in axes if one.title.get_text()]
-        edge = drawing.bbox
-        for text in texts:
-            box = text.get_window_extent()
-            inside = edge.x0 - 1 <= box.x0 and box.x1 <= edge.x1 + 1 and edge.y0 - 1 <= box.y0 and box.y1 <= edge.y1 + 1
-            assert inside or text.axes is None or not box.overlaps(edge), (kind, text.get_text(), box)
-        for one, other in combinations([t.get_window_extent() for t in titles], 2):
-            assert not one.overlaps(other), kind
-        legends = [legend.get_window_extent() for part in parts for legend in part.legends]
-        assert not [kind for legend in legends for box in axes.values() if legend.overlaps(box)], kind
-        assert not [one for one in axes if one.get_legend()], kind
-        for one in axes:
-            shown = [t.get_window_extent() for t in one.get_xticklabels() if t.get_text()]
-            assert not [kind for a, b in pairwise(shown) if a.overlaps(b)], kind
-
-
-def test_no_artefacts_are_no_bar_of_one_colour() -> None:
-    without, with_some = (inspection_figures(12, ["a"])[kind] for kind in ("norms", "artefacts"))
-    assert [sum(len(part.axes) for part in one.subfigs) for one in (without, with_some)] == [2, 3]
-    assert "none" in [text.get_text() for text in without.findobj(Text)]
-
-
 def test_metrics_lines_are_those_of_a_run() -> None:
     """The keys that the report reads are the keys that a run writes."""
     from vitcli.training.events import Evaluated, Stepped
     from vitcli.training.folder import as_line
-    from vitcli.training.validation import Evaluation
+    from vitcli.training.validation import Validation
 
     stepped = json.loads(json.dumps(as_line(Stepped(1, 2, 0.5, 1.0, 1e-3, 10.0))))
-    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Evaluation(3, 0.5, 1.0), True))))
+    evaluated = json.loads(json.dumps(as_line(Evaluated(1, 2, 0.5, 1.0, Validation(3, 0.5, 1.0), True))))
     made = list(lines())
     assert made[0].keys() <= stepped.keys()
     assert next(line for line in made if line["event"] == "evaluated").keys() <= evaluated.keys()

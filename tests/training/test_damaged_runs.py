@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from tests.training.test_training import MODEL, RECIPE, run_to_end, write_idx
+from tests.helpers.data import write_idx
+from tests.helpers.runs import MODEL, RECIPE, run_to_end
 from vitcli.cli.app import app
 from vitcli.cli.settings import assigned
 from vitcli.comparison.queue import done, folder_of
@@ -28,13 +29,14 @@ from vitcli.data.sources import open_data
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, typed_value
 from vitcli.training import train as training
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.fit import fit
 from vitcli.training.folder import Run, evaluations, read_config, read_metrics
 from vitcli.training.learner import OutOfMemory, least_bytes, require_room
 from vitcli.training.recipe import Recipe, load_recipe, override
-from vitcli.training.state import Progress, load_state, save_state
+from vitcli.training.settings import Settings
+from vitcli.training.state import Position, load_state, save_state
 from vitcli.training.stop import StopFlag
 
 # Values that something somewhere is not made for, as TOML and as JSON write them.
@@ -100,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 @pytest.fixture(autouse=True)
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a quarter of a GiB free: what does not fit must be refused before it is asked for."""
-    for module in ("start", "learner"):
+    for module in ("build", "learner"):
         monkeypatch.setattr(f"vitcli.training.{module}.memory_free", lambda _: 1 << 28)
 
 
@@ -256,7 +258,7 @@ class TestTyped:
             (tuple[float, float], [[1, 2]], [[1], [1, 2, 3], "ab", 3, ["a", "b"]]),
             (tuple[str, ...], [[], ["a", "b"]], ["ab", [1], {}]),
             (dict[str, float], [{"a": 1}], [[1], {"a": "b"}]),
-            (Progress, [{"step": 3}], [3, [], {}, {"step": "3"}, {"step": -1}, {"step": 1, "best_step": 2}]),
+            (Position, [{"step": 3}], [3, [], {}, {"step": "3"}, {"step": -1}, {"step": 1, "best_step": 2}]),
         ],
     )
     def test_values(self, hint: Any, good: list[Any], bad: list[Any]) -> None:
@@ -268,7 +270,7 @@ class TestTyped:
 
     def test_a_missing_field_is_named(self) -> None:
         with pytest.raises(ValueError, match=r"latest\.step is missing"):
-            read_typed(Progress, {}, "latest")
+            read_typed(Position, {}, "latest")
 
 
 @pytest.fixture(scope="module")
@@ -406,7 +408,7 @@ class TestRunFolders:
     ) -> None:
         folder = shutil.copytree(whole, tmp_path / "run")
         (path,) = (folder / "checkpoints").iterdir()
-        tensors, progress = load_file(path), Progress(2, 2, 0.5)
+        tensors, progress = load_file(path), Position(2, 2, 0.5)
         (folder / "LATEST.json").unlink()
         if spoil == "nan":
             tensors["model.head.bias"][0] = torch.nan
@@ -416,7 +418,7 @@ class TestRunFolders:
         elif spoil == "huge":
             tensors["model.more"] = torch.zeros(1 << 20)
         elif spoil == "later":
-            progress = Progress(10**6)
+            progress = Position(10**6)
         save_state(folder, progress, tensors)
         if spoil == "progress":
             save_file(tensors, path, {"progress": '{"step": [], "best": 1}'})

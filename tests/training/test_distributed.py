@@ -1,7 +1,6 @@
 """Two processes under `torchrun`: the curve of one, the counts of one, a death that changes no bit."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,21 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tests.training.test_training import MODEL, RECIPE, _without_rates, run_to_end, state_digest, write_idx
+from tests.helpers.counting import COUNTS, decided, first
+from tests.helpers.data import write_idx
+from tests.helpers.process import environment
+from tests.helpers.runs import MODEL, RECIPE, run_to_end, state_digest, without_rates
 from vitcli.errors import UsageError
 from vitcli.training import train as training
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.fit import fit
 from vitcli.training.folder import Run, read_config
 from vitcli.training.recipe import as_dict
+from vitcli.training.settings import Settings
 from vitcli.training.stop import StopFlag
-from vitcli.training.validation import evaluate
+from vitcli.training.validation import validate
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-COUNTS = (1, 2, 5, 10)  # images of the validation split: fewer than processes, and odd numbers
 
 # The command line with a save after every step, and what a test asks for: in the first attempt, process 1 counts the
 # validation images and then dies before step 7 is saved; or it cannot read the data.
@@ -35,7 +36,7 @@ import torch
 from vitcli.cli.app import app
 from vitcli.errors import DataError
 from vitcli.training import train as training
-from vitcli.training.evaluation import evaluate
+from vitcli.training.validation import validate
 from vitcli.training.events import Stepped
 from vitcli.training.fit import fit
 
@@ -43,9 +44,8 @@ place, fault = Path(sys.argv.pop(1)), sys.argv.pop(1)
 attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], int(os.environ["RANK"])
 
 def count(task, world):
-    sys.path.insert(0, os.environ["TESTS"])
-    from tests.training.test_distributed import COUNTS, decided, first
-    found = [evaluate(decided(task.model), task, first(task.data.val, n), world) for n in COUNTS]
+    from tests.helpers.counting import COUNTS, decided, first
+    found = [validate(decided(task.model), task, first(task.data.val, n), world) for n in COUNTS]
     if rank == 0:
         (place / "counts.json").write_text(json.dumps([[e.n, e.accuracy] for e in found]))
 
@@ -70,20 +70,6 @@ app()
 """
 
 
-def decided(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose answers differ from image to image; a fresh head gives every class the same."""
-    from copy import deepcopy
-
-    copy = deepcopy(model)
-    torch.manual_seed(0)
-    torch.nn.init.normal_(copy.head.weight)  # type: ignore[arg-type]
-    return copy
-
-
-def first(samples: "object", n: int) -> "object":
-    return samples.keep(np.arange(len(samples)) < n)  # type: ignore[attr-defined,arg-type]
-
-
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
@@ -95,14 +81,12 @@ def torchrun(settings: Settings, folder: Path, *program: str, restarts: int = 0)
     recipe = [f"--set={name}={json.dumps(value)}" for name, value in as_dict(settings.recipe).items()]
     model = [f"--set={name}={value}" for name, value in settings.model_args.items()]
     places = ["--data", settings.data, "--out", str(folder)]
-    tests = Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests.parent), "TESTS": str(tests)}
     return subprocess.run(
         [
             *[*TORCHRUN, f"--max-restarts={restarts}", *program, "train", *places, "--model", settings.architecture],
             *[*recipe, *model, "--device", "cpu", "--score", "none"],
         ],
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -133,9 +117,9 @@ def test_two_processes_follow_the_curve_of_one(alone: Path, pair: Path) -> None:
     Sums of gradients are taken in another order, so the curves drift apart by float noise that Adam's division
     amplifies; 1e-3 of the loss is far below what one wrong sample would change (about 1e-1).
     """
-    losses = [np.array([line["loss"] for line in _without_rates(run) if "lr" in line]) for run in (pair, alone)]
+    losses = [np.array([line["loss"] for line in without_rates(run) if "lr" in line]) for run in (pair, alone)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
-    ends = [[line["validation"] for line in _without_rates(run) if "validation" in line] for run in (pair, alone)]
+    ends = [[line["validation"] for line in without_rates(run) if "validation" in line] for run in (pair, alone)]
     assert [end["n"] for end in ends[0]] == [end["n"] for end in ends[1]]  # nothing padded, nothing counted twice
 
 
@@ -149,13 +133,13 @@ def test_a_killed_process_and_torchruns_restart_change_no_bit(settings: Settings
     assert "another process of this run ended" in result.stderr
     assert "Traceback" not in result.stderr
     assert state_digest(folder) == state_digest(pair)
-    assert _without_rates(folder) == _without_rates(pair)
+    assert without_rates(folder) == without_rates(pair)
     for name in ("best", "last"):
         assert (folder / name / "model.safetensors").read_bytes() == (pair / name / "model.safetensors").read_bytes()
 
     # and both processes together counted what one counts
     task = build_task(settings, training.open_settings_data(settings))
-    expected = [evaluate(decided(task.model), task, first(task.data.val, n), World()) for n in COUNTS]  # type: ignore[arg-type]
+    expected = [validate(decided(task.model), task, first(task.data.val, n), World()) for n in COUNTS]  # type: ignore[arg-type]
     assert json.loads((tmp_path / "counts.json").read_text()) == [[e.n, e.accuracy] for e in expected]
     assert len({e.accuracy for e in expected}) > 1
 
@@ -174,8 +158,8 @@ def test_shares_of_an_evaluation_add_up(settings: Settings, n: int, size: int) -
     task = build_task(settings, training.open_settings_data(settings))
     model, samples = decided(task.model), first(task.data.val, n)
     for rank in range(size):
-        evaluate(model, task, samples, Part(rank, size))  # type: ignore[arg-type]
-    whole = evaluate(model, task, samples, World())  # type: ignore[arg-type]
+        validate(model, task, samples, Part(rank, size))  # type: ignore[arg-type]
+    whole = validate(model, task, samples, World())  # type: ignore[arg-type]
     counted, correct, loss = np.sum(parts, axis=0)
     assert (counted, correct / n) == (whole.n, whole.accuracy) == (n, whole.accuracy)
     assert loss / n == pytest.approx(whole.loss, rel=1e-6)  # float32 sums in another order

@@ -10,8 +10,6 @@ import resource
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,7 +22,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.training.test_training import MODEL, RECIPE, run_to_end, state_digest, write_idx
+from tests.helpers.data import write_idx
+from tests.helpers.process import python
+from tests.helpers.runs import MODEL, RECIPE, run_to_end, state_digest
 from vitcli.cli.app import app
 from vitcli.comparison.queue import work_through
 from vitcli.comparison.study import Study
@@ -34,7 +34,7 @@ from vitcli.training import folder as running
 from vitcli.training import train as training
 from vitcli.training.augment import training_transform
 from vitcli.training.batches import Plan, training_batches
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Stepped, Uncompiled
@@ -43,6 +43,7 @@ from vitcli.training.fit import fit
 from vitcli.training.folder import create_run_folder, locked, read_config, write_config
 from vitcli.training.learner import Learner
 from vitcli.training.seeds import reseed
+from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
 
 SHORT = replace(RECIPE, epochs=2)
@@ -196,8 +197,7 @@ class TestFolder:
 
     def test_two_runs_in_one(self, whole: Path) -> None:
         """The second one is refused, in this process and in another, and changes nothing of the first's."""
-        code = f"from vitcli.training.run import *; locked(Path({str(whole)!r})).__enter__()"
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        code = f"from vitcli.training.folder import *; locked(Path({str(whole)!r})).__enter__()"
         before = (whole / "run.json").read_bytes()
         with locked(whole):
             with pytest.raises(UsageError, match="another run is at work"), locked(whole):
@@ -205,7 +205,7 @@ class TestFolder:
             longer, _ = training.resumed(whole, 8)
             with pytest.raises(UsageError, match="another run is at work"):
                 training.extend(longer, whole)
-            other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+            other = python("-c", code)
         assert "UsageError: another run is at work" in other.stderr
         assert (whole / "run.json").read_bytes() == before
 
@@ -352,7 +352,7 @@ class TestLocks:
         with pytest.raises(VitError) as failed, locked(tmp_path):
             pass
         with pytest.raises(VitError) as queued:  # not passed by for ever, as a cell that another process does
-            list(work_through(tmp_path, study, locked, lambda cell, place: {}))
+            list(work_through(tmp_path, study, lambda cell, place: {}))
         for error in (failed.value, queued.value):
             assert not isinstance(error, UsageError)
             assert f"its file system cannot lock files ({os.strerror(code)})" in str(error)
@@ -372,14 +372,13 @@ class TestLocks:
         code = (
             "import sys; sys.modules['fcntl'] = None\n"
             "from pathlib import Path; from vitcli.errors import VitError\n"
-            "from vitcli.training.run import locked\n"
+            "from vitcli.training.folder import locked\n"
             f"try: locked(Path({str(tmp_path)!r})).__enter__()\n"
             "except VitError as error: print(error)\n"
             "sys.platform = 'win32'\n"
             "from vitcli.__main__ import main; main()\n"
         )
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        result = python("-c", code)
         assert result.stdout == "training needs a POSIX system (Linux, macOS); on Windows, WSL is one\n"
         assert result.stderr == "error: vit runs on Linux and macOS; on Windows, use it in WSL\n"
         assert result.returncode == 1
@@ -476,12 +475,9 @@ class TestWorkers:
     def test_a_whole_run(self, settings: Settings, tmp_path: Path, method: str) -> None:
         program = tmp_path / "start.py"
         program.write_text(START)
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
         line = ["train", "--data", settings.data, "--out", str(tmp_path / "run"), "--epochs", "1", *TINY.split()]
         line[line.index("-j") + 1] = "1"
-        result = subprocess.run(
-            [sys.executable, str(program), method, *line], env=environment, capture_output=True, text=True
-        )
+        result = python(program, method, *line)
         assert result.returncode == 0, result.stderr
         assert (tmp_path / "run" / "best" / "model.safetensors").exists()
 

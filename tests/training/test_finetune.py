@@ -20,11 +20,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from typer.testing import CliRunner
 
-from tests.helpers.checkpoints import TINY, write_tiny
-from tests.training.test_training import _run_and_signal, state_digest, write_stripes
+from tests.helpers.checkpoints import write_tiny
+from tests.helpers.data import write_stripes
+from tests.helpers.finetuning import RECIPE, SMALL, settings_of
+from tests.helpers.runs import run_and_signal, run_to_end, state_digest
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
-from vitcli.checkpoint.weights import weights_digest
 from vitcli.cli.app import app
 from vitcli.errors import Stopped, UsageError, VitError
 from vitcli.machine import emulated, memory_free
@@ -34,7 +35,7 @@ from vitcli.training import fit as fitting
 from vitcli.training import learner as learning
 from vitcli.training import train as training
 from vitcli.training.budget import Clock, seconds
-from vitcli.training.build import Settings, Start, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.estimate import (
     AFTER,
@@ -51,14 +52,9 @@ from vitcli.training.lora import ALPHA_PER_RANK, LowRank, adapt, merged
 from vitcli.training.objective import class_weights
 from vitcli.training.optimizer import parameter_groups
 from vitcli.training.recipe import Recipe, load_recipe, small_images, smaller_micro_batch
+from vitcli.training.settings import Settings
 from vitcli.training.teacher import Teacher, require_like_tokens
 from vitcli.training.validation import batches
-
-SMALL = replace(TINY, img_size=(28, 28), patch_size=(14, 14), embed_dim=24, num_heads=3, num_classes=5)
-RECIPE = Recipe(
-    epochs=2, batch_size=16, micro_batch=8, lr=3e-3, mixup=0, crop_scale=1, randaugment="", hflip=0, random_erasing=0,
-    drop_path=0, ema_decay=0.5, layer_decay=0.75, label_smoothing=0,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +68,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("base") / "tiny", SMALL)
-
-
-def settings_of(base: Path, data: Path, tune: str = "all", recipe: Recipe = RECIPE, **start: Any) -> Settings:
-    checkpoint = resolve(str(base))
-    begin = Start(str(base), weights_digest(checkpoint), tune, **start)  # type: ignore[arg-type]
-    return Settings(checkpoint.architecture, {}, str(data), recipe, start=begin)
-
-
-def run_to_end(settings: Settings, folder: Path, **options: Any) -> list[Any]:
-    samples = training.open_settings_data(settings)
-    if not folder.exists():
-        training.begin(settings, samples, folder)
-    return list(training.train(settings, samples, folder, device="cpu", **options))
 
 
 def one_step(settings: Settings) -> tuple[float, Learner]:
@@ -468,7 +451,7 @@ def interrupt(settings: Settings, folder: Path, step: int) -> None:
     """Run until SIGTERM at `step`."""
     training.begin(settings, training.open_settings_data(settings), folder)
     with pytest.raises(Stopped, match="vit finetune --resume"):
-        _run_and_signal(settings, folder, step, signal.SIGTERM)
+        run_and_signal(settings, folder, step, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("tune", "rank"), [("all", 0), ("head+all", 0), ("lora", 2)])
@@ -519,15 +502,15 @@ class TestEndings:
     ) -> None:
         """No step follows it, and no second evaluation."""
         monkeypatch.setattr(training, "tail", lambda task, device: 0.0)
-        evaluated = fitting.evaluate
+        validated = fitting.validate
         over = False
 
         def slow(*arguments: Any) -> Any:
             nonlocal over
             over = True
-            return evaluated(*arguments)
+            return validated(*arguments)
 
-        monkeypatch.setattr(fitting, "evaluate", slow)
+        monkeypatch.setattr(fitting, "validate", slow)
         monkeypatch.setattr(Clock, "share", property(lambda self: 1.01 if over else 0.1))
         settings = settings_of(base, data, recipe=replace(RECIPE, epochs=100))
         events = run_to_end(replace(settings, budget=60.0), tmp_path / "run")
@@ -681,8 +664,8 @@ class TestEstimate:
         self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slow = Estimate(1.0, 3.0, 1 << 20, epochs=2, images=80, held_out=10, scored=10)
-        monkeypatch.setattr("vitcli.training.estimate.estimate", lambda *_, **__: slow)
-        monkeypatch.setattr("vitcli.cli.run.Running.used", property(lambda self: 3.0))
+        monkeypatch.setattr("vitcli.training.run.estimate", lambda *_, **__: slow)
+        monkeypatch.setattr(Clock, "used", property(lambda self: 3.0))
         line = ["finetune", "--data", data, "-m", base, "--time-budget", "60s", "--out", tmp_path / "run"]
         result = CliRunner().invoke(app, [str(part) for part in line])
         assert result.exit_code == 0, result.stderr

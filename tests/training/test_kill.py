@@ -11,9 +11,21 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.helpers import finetuning
+from tests.helpers.checkpoints import write_tiny
+from tests.helpers.data import write_idx
+from tests.helpers.process import environment
+from tests.helpers.runs import MODEL, RECIPE, state_digest, without_rates
+from vitcli.checkpoint.load import load_model
+from vitcli.checkpoint.resolve import resolve
+from vitcli.training import train as training
+from vitcli.training.settings import Settings
 
 KILLS = 30
 
@@ -25,16 +37,15 @@ os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 import torch
 torch.set_num_threads(1)
 import timm.data.auto_augment, timm.data.transforms, timm.data.random_erasing, timm.optim, timm.data
-sys.path.insert(0, os.environ["TESTS"])
-import test_training, test_finetune
+import tests.helpers.finetuning, tests.helpers.runs
 from vitcli.errors import Stopped
 from vitcli.training import train as training
 from vitcli.training.fit import fit
-from vitcli.training.run import Run, locked, read_config
+from vitcli.training.folder import Run, locked, read_config
 from vitcli.training.distributed import World
-from vitcli.training.start import build_task
+from vitcli.training.build import build_task
 from vitcli.training.stop import stop_on_signals
-from vitcli.training.tune_head import tune_head
+from vitcli.training.head import tune_head
 from pathlib import Path
 
 def attempt(folder, workers, fail_at):
@@ -92,10 +103,8 @@ class Forks:
     """The child that has imported everything."""
 
     def __init__(self) -> None:
-        tests = Path(__file__).parent
-        environment = {**os.environ, "TESTS": str(tests), "PYTHONPATH": str(tests.parent)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
         )
 
     def start(self, folder: Path, workers: int = 0, fail_at: int = 0) -> int:
@@ -134,14 +143,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
 
 def _begin(place: Path, **changes: float) -> Path:
     """A run of 20 steps or as `changes` to its recipe say, not yet started."""
-    from dataclasses import replace
-
-    import numpy as np
-
-    from tests.training.test_training import MODEL, RECIPE, write_idx
-    from vitcli.training import train as training
-    from vitcli.training.build import Settings
-
     data = place / "data"
     data.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -163,10 +164,8 @@ def _lines(folder: Path) -> int:
 
 
 def _same(folder: Path, whole: Path) -> None:
-    from tests.training.test_training import _without_rates, state_digest
-
     assert state_digest(folder) == state_digest(whole)
-    assert _without_rates(folder) == _without_rates(whole)
+    assert without_rates(folder) == without_rates(whole)
     for name in ("best", "last"):
         assert (folder / name / "model.safetensors").read_bytes() == (whole / name / "model.safetensors").read_bytes()
 
@@ -203,9 +202,6 @@ def test_dying_between_any_two_calls_of_a_save(tmp_path: Path, forks: Forks, who
     assert forks.end() == 137
     for name in ("best", "last"):  # a checkpoint that is there can be loaded at every moment
         if (folder / name / "model.safetensors").exists() and (folder / name / "config.json").exists():
-            from vitcli.checkpoint.load import load_model
-            from vitcli.checkpoint.resolve import resolve
-
             load_model(resolve(str(folder / name)))
     forks.start(folder)
     assert forks.end() == 0
@@ -243,18 +239,11 @@ def test_signals_to_the_whole_group(tmp_path: Path, forks: Forks, whole: Path, t
 
 def test_killed_while_fine_tuning(tmp_path: Path, forks: Forks) -> None:
     """Head first, then all of it: killed in either part, the end has the same bits."""
-    import numpy as np
-
-    from tests.helpers.checkpoints import write_tiny
-    from tests.training.test_finetune import RECIPE, SMALL, settings_of
-    from tests.training.test_training import state_digest, write_idx
-    from vitcli.training import train as training
-
     rng, place = np.random.default_rng(0), tmp_path / "data"
     place.mkdir()
     write_idx(place, "train", rng.integers(0, 256, (90, 28, 28)), np.arange(90) % 3)
-    base = write_tiny(tmp_path / "tiny", SMALL)
-    settings = settings_of(base, place, "head+all", RECIPE)
+    base = write_tiny(tmp_path / "tiny", finetuning.SMALL)
+    settings = finetuning.settings_of(base, place, "head+all")
     for name in ("whole", "cut"):
         training.begin(settings, training.open_settings_data(settings), tmp_path / name)
     forks.start(tmp_path / "whole")

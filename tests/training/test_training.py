@@ -3,14 +3,12 @@
 All on a tiny ViT and generated images, on the CPU in float32.
 """
 
-import hashlib
 import itertools
 import json
 import math
 import os
 import shutil
 import signal
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers.data import write_idx, write_stripes
+from tests.helpers.runs import MODEL, RECIPE, run_and_signal, run_to_end, state_digest, without_rates
 from vitcli.data.samples import Kind
 from vitcli.data.sources import open_data
 from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
@@ -29,39 +29,16 @@ from vitcli.training import fit as fitting
 from vitcli.training import train as training
 from vitcli.training.augment import shifted, training_transform
 from vitcli.training.batches import Plan, training_batches
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Stepped
 from vitcli.training.folder import create_run_folder, locked
 from vitcli.training.learner import Learner
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
-from vitcli.training.state import Progress, load_state, save_state
-from vitcli.training.validation import Evaluation, evaluate
-
-# Everything that draws random numbers is on: any draw that is not keyed would break the equalities below.
-RECIPE = Recipe(
-    epochs=4, batch_size=16, micro_batch=8, lr=3e-3, dropout=0.1, drop_path=0.2, mixup=0.3, cutmix=0.5, crop_scale=0.6,
-    invert=0.3, random_erasing=0.4, ema_decay=0.9,
-)  # fmt: skip
-MODEL = {"img_size": [16, 16], "patch_size": [4, 4], "embed_dim": 24, "depth": 2, "num_heads": 3}
-
-
-def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-    shape = struct.pack(">IIII", 0x803, *images.shape)
-    (folder / f"{split}-images-idx3-ubyte").write_bytes(shape + images.astype(np.uint8).tobytes())
-    (folder / f"{split}-labels-idx1-ubyte").write_bytes(
-        struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
-    )
-
-
-def write_stripes(folder: Path, labels: np.ndarray, side: int) -> None:
-    """Square images in three classes that a tiny model tells apart: which third of the image is bright."""
-    rng, width = np.random.default_rng(0), side // 3
-    images = rng.integers(0, 90, (len(labels), side, side))
-    for image, label in zip(images, labels, strict=True):
-        image[:, width * label : width * label + width] += 150
-    write_idx(folder, "train", images, labels)
+from vitcli.training.settings import Settings
+from vitcli.training.state import Position, load_state, save_state
+from vitcli.training.validation import Validation, validate
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +52,6 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(data_folder: Path) -> Settings:
     return Settings("vit_tiny_patch16_224", MODEL, str(data_folder), RECIPE)
-
-
-def run_to_end(settings: Settings, folder: Path, **options: int) -> list[Stepped | Evaluated]:
-    data = training.open_settings_data(settings)
-    if not folder.exists():
-        training.begin(settings, data, folder)
-    return list(training.train(settings, data, folder, device="cpu", **options))
-
-
-def state_digest(folder: Path) -> str:
-    """SHA-256 over every tensor of the newest state: weights, averaged weights, optimiser."""
-    state = load_state(folder)
-    assert state is not None
-    progress, tensors, _ = state
-    digest = hashlib.sha256(repr(progress).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +82,11 @@ def test_interrupted_at_any_step_ends_with_the_same_bits(
     training.begin(settings, data, folder)
     for stop_at, number in [(3, signal.SIGTERM), (10, signal.SIGUSR1), (17, signal.SIGTERM)]:
         with pytest.raises(Stopped, match=f"stopped at step {stop_at} of 20") as stopped:
-            _run_and_signal(settings, folder, stop_at, number)
+            run_and_signal(settings, folder, stop_at, number)
         assert stopped.value.exit_code == EXIT_STOPPED
     run_to_end(settings, folder, workers=1)
     assert state_digest(folder) == state_digest(uninterrupted)
-    assert _without_rates(folder) == _without_rates(uninterrupted)
+    assert without_rates(folder) == without_rates(uninterrupted)
     weights = [(run / "best" / "model.safetensors").read_bytes() for run in (folder, uninterrupted)]
     assert weights[0] == weights[1]
 
@@ -147,27 +106,16 @@ def test_convolutions_resume_with_the_same_bits(
     run_to_end(settings, tmp_path / "whole")
     training.begin(settings, training.open_settings_data(settings), tmp_path / "cut")
     with pytest.raises(Stopped):
-        _run_and_signal(settings, tmp_path / "cut", 2, signal.SIGTERM)
+        run_and_signal(settings, tmp_path / "cut", 2, signal.SIGTERM)
     run_to_end(settings, tmp_path / "cut")
     assert state_digest(tmp_path / "cut") == state_digest(tmp_path / "whole")
-
-
-def _run_and_signal(settings: Settings, folder: Path, stop_at: int, number: int) -> None:
-    for event in training.train(settings, training.open_settings_data(settings), folder, device="cpu"):
-        if isinstance(event, Stepped) and event.step == stop_at:
-            os.kill(os.getpid(), number)
-
-
-def _without_rates(folder: Path) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
 
 
 def test_ctrl_c_is_130(settings: Settings, tmp_path: Path) -> None:
     folder, data = tmp_path / "cut", training.open_settings_data(settings)
     training.begin(settings, data, folder)
     with pytest.raises(Stopped, match="vit train --resume") as stopped:
-        _run_and_signal(settings, folder, 1, signal.SIGINT)
+        run_and_signal(settings, folder, 1, signal.SIGINT)
     assert stopped.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -195,11 +143,11 @@ def test_the_first_of_equal_epochs_is_the_best(
 ) -> None:
     """With a stop before the last one: the resumed run remembers."""
     accuracies = iter([0.5, 0.5, 0.4, 0.5])
-    monkeypatch.setattr(fitting, "evaluate", lambda *_: Evaluation(10, next(accuracies), 1.0))
+    monkeypatch.setattr(fitting, "validate", lambda *_: Validation(10, next(accuracies), 1.0))
     folder, data = tmp_path / "run", training.open_settings_data(settings)
     training.begin(settings, data, folder)
     with pytest.raises(Stopped):
-        _run_and_signal(settings, folder, 17, signal.SIGTERM)
+        run_and_signal(settings, folder, 17, signal.SIGTERM)
     (last,) = [event for event in run_to_end(settings, folder) if isinstance(event, Evaluated)]
     assert not last.is_best
     assert json.loads((folder / "best" / "config.json").read_text())["vit"]["provenance"]["epoch"] == 1
@@ -232,17 +180,17 @@ TENSORS = {"model.w": torch.arange(6.0).view(2, 3)}
 class TestState:
     def test_two_newest_are_kept(self, tmp_path: Path) -> None:
         for step in (1, 2, 3):
-            save_state(tmp_path, Progress(step), TENSORS)
+            save_state(tmp_path, Position(step), TENSORS)
         assert [file.name for file in sorted((tmp_path / "checkpoints").iterdir())] == [
             "step-00000002.safetensors",
             "step-00000003.safetensors",
         ]
-        assert load_state(tmp_path)[0] == Progress(3)  # type: ignore[index]
+        assert load_state(tmp_path)[0] == Position(3)  # type: ignore[index]
 
     @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])
     def test_damage_falls_back_to_the_older_state(self, tmp_path: Path, damage: str) -> None:
-        save_state(tmp_path, Progress(1), TENSORS)
-        newest = save_state(tmp_path, Progress(2), TENSORS)
+        save_state(tmp_path, Position(1), TENSORS)
+        newest = save_state(tmp_path, Position(2), TENSORS)
         content = newest.read_bytes()
         if damage == "delete":
             newest.unlink()
@@ -251,22 +199,22 @@ class TestState:
             newest.write_bytes(spoiled[damage])
         state = load_state(tmp_path)
         assert state is not None
-        assert state.progress == Progress(1)
+        assert state.position == Position(1)
         assert len(state.skipped) == 1
         assert state.skipped[0].startswith(newest.name)
 
     @pytest.mark.parametrize("latest", [None, "", "{", '{"file": 3}', "[]"])
     def test_a_lost_latest_does_not_matter(self, tmp_path: Path, latest: str | None) -> None:
-        save_state(tmp_path, Progress(5), TENSORS)
+        save_state(tmp_path, Position(5), TENSORS)
         if latest is None:
             (tmp_path / "LATEST.json").unlink()
         else:
             (tmp_path / "LATEST.json").write_text(latest)
-        assert load_state(tmp_path)[0] == Progress(5)  # type: ignore[index]
+        assert load_state(tmp_path)[0] == Position(5)  # type: ignore[index]
 
     def test_nothing_readable_is_an_error_and_nothing_saved_is_not(self, tmp_path: Path) -> None:
         assert load_state(tmp_path) is None
-        save_state(tmp_path, Progress(5), TENSORS).write_bytes(b"junk")
+        save_state(tmp_path, Position(5), TENSORS).write_bytes(b"junk")
         with pytest.raises(CheckpointError, match="no saved state can be read"):
             load_state(tmp_path)
         shutil.rmtree(tmp_path / "checkpoints")
@@ -274,17 +222,17 @@ class TestState:
             load_state(tmp_path)
 
     def test_leftovers_of_a_killed_save_are_removed(self, tmp_path: Path) -> None:
-        save_state(tmp_path, Progress(5), TENSORS)
+        save_state(tmp_path, Position(5), TENSORS)
         leftover = tmp_path / "checkpoints" / ".step-00000006.safetensors.0a0a.tmp"
         leftover.write_bytes(b"half")
         with locked(tmp_path):
             assert not leftover.exists()
 
     def test_steps_decide_which_is_newest_not_clocks(self, tmp_path: Path) -> None:
-        save_state(tmp_path, Progress(9), TENSORS)
-        os.utime(save_state(tmp_path, Progress(10), TENSORS), (0, 0))
+        save_state(tmp_path, Position(9), TENSORS)
+        os.utime(save_state(tmp_path, Position(10), TENSORS), (0, 0))
         (tmp_path / "LATEST.json").unlink()
-        assert load_state(tmp_path)[0] == Progress(10)  # type: ignore[index]
+        assert load_state(tmp_path)[0] == Position(10)  # type: ignore[index]
 
 
 class TestPlan:
@@ -486,7 +434,7 @@ class TestAugmentation:
         task = build_task(settings, training.open_settings_data(settings))
         torch.nn.init.normal_(task.model.head.weight)
         samples = task.data.val
-        result = evaluate(task.model, task, samples, World())
+        result = validate(task.model, task, samples, World())
         with torch.inference_mode():
             pixels = torch.stack([torch.from_numpy(task.preprocess(samples.image(i))) for i in range(len(samples))])
             logits = task.model.eval()(pixels)

@@ -26,6 +26,7 @@ from vitcli.cli import (
     resize_posemb,
     train,
 )
+from vitcli.cli.console import complain
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, EXIT_OK, Stopped, VitError
 from vitcli.text import safe
 
@@ -51,14 +52,14 @@ class Boundary(TyperGroup):
         except VitError as error:
             if _debugging() and not isinstance(error, Stopped):
                 raise
-            _say(f"error: {error}")
+            complain(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             if _debugging():
                 import traceback
 
                 traceback.print_exc()  # raised again, Typer would swallow it
-            _say("interrupted")
+            complain("interrupted")
             raise typer.Exit(EXIT_CTRL_C) from None
         except OSError as error:
             raise typer.Exit(_refused(error)) from error
@@ -69,7 +70,7 @@ def _debugging() -> bool:
 
 
 def _refused(error: OSError) -> int:
-    """Say what the system would not do; the exit code. An error without a reason is a bug, and raised again."""
+    """Say what the system refused, and return the exit code. An error without a reason is a bug, and raised again."""
     # `vit … | head`: the reader has what it wants.
     quiet = isinstance(error, BrokenPipeError)
     if not quiet:
@@ -77,17 +78,12 @@ def _refused(error: OSError) -> int:
             raise error
         where = f"{safe(error.filename)}: " if error.filename else ""
         closed = error.errno == errno.EBADF and error.filename is None
-        _say(f"error: {'standard input or output is closed' if closed else f'{where}{error.strerror}'}")
+        complain(f"error: {'standard input or output is closed' if closed else f'{where}{error.strerror}'}")
     try:
         sys.stdout.flush()
     except OSError:  # at exit it would fail once more and change the exit code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_OK if quiet else EXIT_FAILED
-
-
-def _say(line: str) -> None:
-    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
-    print(f"{red}{line}{plain}", file=sys.stderr)
 
 
 app = typer.Typer(

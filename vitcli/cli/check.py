@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from vitcli.cli import console
 from vitcli.cli.options import FoldersOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED
-from vitcli.text import as_json
 
 DataArg = Annotated[str, typer.Argument(help="Class folders, a manifest, or a folder of MNIST-style IDX files.")]
 NearOpt = Annotated[bool, typer.Option("--near/--no-near", help="Look for nearly equal pictures, too.")]
@@ -19,16 +19,14 @@ def check(data: DataArg, near: NearOpt = True, folders: FoldersOpt = None, json:
 
     Exit code 3 when something would spoil a measurement.
     """
-    from vitcli.cli import console
-    from vitcli.cli.console import progress
     from vitcli.cli.views.dataset import show
     from vitcli.data.check import check as look
 
-    with progress() as bar:
+    with console.progress() as bar:
         report = look(data, near=near, folders=folders, progress=bar)
     if json:
-        document = {"schema": "vit.check/1", **asdict(report), "root": str(report.root), "spoiled": report.spoiled}
-        print(as_json(document))
+        content = {"schema": "vit.check/1", **asdict(report), "root": str(report.root), "spoiled": report.spoiled}
+        console.document(content)
     else:
         show(report)
     sys.stdout.flush()

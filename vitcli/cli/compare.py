@@ -1,30 +1,30 @@
 """`vit compare`: which kind of model for how much data."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from vitcli.cli.console import note
 from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse, typed
+from vitcli.comparison.study import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES, Pretraining
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
-
-MODELS = "vit-small,vit,hybrid,resnet-small"
-SIZES = "1%,3%,10%,30%,100%"
-SEEDS, MOST_EPOCHS = 3, 100.0
 
 ModelsOpt = Annotated[
     str | None,
     typer.Option(
-        "--models", "-m", help=f"vit-small, vit, hybrid, resnet-small, or names of timm's.  [default: {MODELS}]"
+        "--models",
+        "-m",
+        help=f"vit-small, vit, hybrid, resnet-small, or names of timm's.  [default: {','.join(MODELS)}]",
     ),
 ]
-SizesOpt = Annotated[
+SIZES = ",".join(f"{share:.0%}" for share in SHARES)
+SharesOpt = Annotated[
     str | None, typer.Option("--sizes", help=f"Shares of each class's training images.  [default: {SIZES}]")
 ]
-SeedsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help=f"Repetitions.  [default: {SEEDS}]")]
-EpochsOpt = Annotated[
+RepeatsOpt = Annotated[int | None, typer.Option("--seeds", min=1, help=f"Repetitions.  [default: {SEEDS}]")]
+StudyEpochsOpt = Annotated[
     float | None,
     typer.Option(
         "--epochs", help="Passes over all of the data; a share s gets 1/√s times as many.  [default: the recipe's, 10]"
@@ -44,22 +44,25 @@ PretrainFoldersOpt = Annotated[
 ScaleOpt = Annotated[
     float | None,
     typer.Option(
-        "--finetune-scale", help="After --pretrain: image size as a multiple of the model's own.  [default: 1.5]"
+        "--finetune-scale",
+        help=f"After --pretrain: image size as a multiple of the model's own.  [default: {FINETUNE_SCALE}]",
     ),
 ]
 StudyOpt = Annotated[
     str | None, typer.Option("--out", "-o", help="Folder of the study; runs/compare-<data> by default.")
 ]
-ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Folder of a study to go on with, or to show again.")]
+StudyResumeOpt = Annotated[
+    str | None, typer.Option("--resume", help="Folder of a study to go on with, or to show again.")
+]
 
 
 def compare(
     data: DataOpt = None,
     folders: FoldersOpt = None,
     models: ModelsOpt = None,
-    sizes: SizesOpt = None,
-    seeds: SeedsOpt = None,
-    epochs: EpochsOpt = None,
+    sizes: SharesOpt = None,
+    seeds: RepeatsOpt = None,
+    epochs: StudyEpochsOpt = None,
     most_epochs: MostOpt = None,
     recipe: RecipeOpt = None,
     set_: SetOpt = None,
@@ -68,7 +71,7 @@ def compare(
     pretrain_folders: PretrainFoldersOpt = None,
     finetune_scale: ScaleOpt = None,
     out: StudyOpt = None,
-    resume: ResumeOpt = None,
+    resume: StudyResumeOpt = None,
     workers: WorkersOpt = None,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -84,41 +87,89 @@ def compare(
         raise UsageError("--json and --csv are two forms; choose one")
     if dry_run and csv:
         raise UsageError("the plan of --dry-run has no --csv; --json prints it")
-    from vitcli.cli.comparing import Comparing, names, shares, stages
+    from vitcli.cli.console import Telling
+    from vitcli.cli.views import comparison as view
+    from vitcli.comparison import compare as study
 
-    form = "json" if json else "csv" if csv else "table"
-    if resume is not None:
-        own = typed(compare, values, "resume", "workers", "dry_run", "json", "csv")
-        refuse(own, "--resume goes on with the study's own settings")
-        _end(Comparing.resumed(resume).run(form, workers=workers, dry_run=dry_run))
+    with Telling() as told:
+        if resume is not None:
+            own = typed(compare, values, "resume", "workers", "dry_run", "json", "csv")
+            refuse(own, "--resume goes on with the study's own settings")
+            cells = study.resume(resume, note=told.note, progress=told.progress)
+        else:
+            if data is None:
+                raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
+            if pretrain is None and (pretrain_data or pretrain_folders or finetune_scale):
+                raise UsageError("--pretrain-data, --pretrain-folders and --finetune-scale belong to --pretrain")
+            cells = study.begin(
+                data,
+                models=names(models) if models else MODELS,
+                sizes=shares(sizes, "--sizes") if sizes else None,
+                seeds=seeds or SEEDS,
+                epochs=epochs,
+                most_epochs=MOST_EPOCHS if most_epochs is None else most_epochs,
+                recipe=recipe,
+                settings=assigned(set_ or []),
+                folders=folders,
+                pretrainings=stages(pretrain, pretrain_data, pretrain_folders),
+                finetune_scale=finetune_scale,
+                out=out,
+                note=told.note,
+                progress=told.progress,
+            )
+        leads = study.leave_torchrun() == 0
+        if leads or dry_run:
+            plan = study.plan(cells)
+            view.show_plan(plan)
+            if dry_run:
+                if json:
+                    view.print_plan(plan)
+                return
+        found = study.carry_out(cells, workers=workers, wait=leads)
+    if not leads:
         return
-    if data is None:
-        raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
-    if pretrain is None and (pretrain_data or pretrain_folders or finetune_scale):
-        raise UsageError("--pretrain-data, --pretrain-folders and --finetune-scale belong to --pretrain")
-    if finetune_scale is not None and not 0 < finetune_scale <= 8:
-        raise UsageError(f"--finetune-scale {safe(finetune_scale)}: a number above 0 and up to 8")
-    for option, value in (("--epochs", epochs), ("--most-epochs", most_epochs)):
-        if value is not None and not value > 0:
-            raise UsageError(f"{option} {value:g}: a number above 0")
-    comparing = Comparing.fresh(
-        data,
-        out,
-        folders=folders,
-        models=names(models or MODELS),
-        shares=shares(sizes or ("100%" if pretrain else SIZES), "--sizes"),
-        seeds=seeds or SEEDS,
-        epochs=epochs,
-        most_epochs=MOST_EPOCHS if most_epochs is None else most_epochs,
-        recipe=recipe,
-        changes=assigned(set_ or []),
-        pretrainings=stages(pretrain, pretrain_data, pretrain_folders),
-        finetune_scale=finetune_scale or (1.5 if pretrain else 1.0),
-    )
-    _end(comparing.run(form, workers=workers, dry_run=dry_run))
-
-
-def _end(failed: int) -> None:
-    if failed:
-        note(f"{plural(failed, 'test image')} could not be read; accuracies are of the others: vit check finds them")
+    form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
+    view.show(form, cells.folder, found)
+    if found.failed:
+        unread = plural(found.failed, "test image")
+        told.note(f"{unread} could not be read; accuracies are of the others: vit check finds them")
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def shares(text: str, option: str) -> tuple[float, ...]:
+    """`1%,10%,100%` → (0.01, 0.1, 1.0), rising. Raises UsageError."""
+    try:
+        found = sorted(float(part.strip().removesuffix("%")) / 100 for part in text.split(","))
+    except ValueError:
+        found = [0.0]
+    if not all(0 < share <= 1 for share in found) or len(set(found)) < len(found):
+        raise UsageError(f"{option} {safe(text)}: write different percentages, such as 1%,10%,100%")
+    return tuple(found)
+
+
+def stages(text: str | None, data: str | None, folders: str | None = None) -> tuple[Pretraining, ...]:
+    """`small=5%,large=100%` of `data`, or `small=FOLDER,…`. Raises UsageError."""
+    found = []
+    for part in text.split(",") if text else []:
+        name, equals, value = part.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--pretrain {safe(part)}: write name=5% or name=FOLDER")
+        if value.endswith("%"):
+            if data is None:
+                raise UsageError(f"--pretrain {safe(part)}: a share of what? --pretrain-data is missing")
+            found.append(Pretraining(name, str(Path(data).resolve()), shares(value, "--pretrain")[0], folders=folders))
+        elif data is not None:
+            raise UsageError(f"--pretrain {safe(part)} is a folder; --pretrain-data is for shares")
+        else:
+            found.append(Pretraining(name, str(Path(value).resolve()), 1.0, folders=folders))
+    if len({one.name for one in found}) < len(found):
+        raise UsageError(f"--pretrain {safe(text)}: two sets of one name")
+    return tuple(found)
+
+
+def names(text: str) -> list[str]:
+    """`vit,resnet18` → its parts. Raises UsageError."""
+    found = [name.strip() for name in text.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise UsageError(f"--models {safe(text)}: write different names, such as vit,hybrid,resnet18")
+    return found

@@ -1,48 +1,51 @@
-"""The two streams: data on standard output, everything else on standard error. Where rich is set up.
+"""The terminal: data on standard output, notes and the progress of long work on standard error.
 
-MERGED: A bar on standard error while there is a terminal, gone when the work is done.
-A picture in the terminal: one character is two pixels, its foreground over its background (half blocks).
+Imports nothing heavy. Rich comes with the first table, picture or bar that is drawn, and what reads checkpoints or
+data with the first that is read.
 """
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
-
-from vitcli.text import MAX_SHOWN, safe
-
-if TYPE_CHECKING:  # notes and --json do without
-    from rich.console import Console
-    from rich.table import Table
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vitcli.checkpoint.blobs import verify_blob
-from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.hub import OnProgress
-from vitcli.checkpoint.resolve import resolve
-from vitcli.checkpoint.tensor_file import weight_files
+from vitcli.text import MAX_SHOWN, as_json, safe
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Table
+    from rich.text import Text
 
+    from vitcli.checkpoint.config import Checkpoint
+    from vitcli.checkpoint.hub import OnProgress
     from vitcli.data.samples import DataSet
-from collections.abc import Iterable
 
-import numpy as np
-from PIL import Image
-from rich.text import Text
+PIPED_WIDTH = 10_000  # characters: a table that is piped is never cut; no terminal breaks its lines
+PATIENCE = 1.0  # seconds that anybody waits without wondering
 
-PIPED_WIDTH = 10_000  # a table that is piped is never cut; no terminal breaks its lines
+
+def document(content: Any) -> None:
+    """`content` on standard output as the one JSON document that `--json` asks for."""
+    print(as_json(content))
 
 
 def stdout() -> "Console":
-    """For data. Piped: no colour, no wrapping, nothing cut."""
+    """The console for data. Piped: no colour, no wrapping, nothing cut."""
     from rich.console import Console
 
     return Console(highlight=False, width=PIPED_WIDTH if piped() else None, soft_wrap=piped())
+
+
+def stderr() -> "Console":
+    """The console for progress."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 def piped() -> bool:
@@ -51,21 +54,23 @@ def piped() -> bool:
 
 
 def shown(value: object, limit: int = MAX_SHOWN) -> str:
-    """External text for standard output; long text is cut on a terminal alone."""
+    """External text for standard output; only on a terminal is long text cut."""
     return safe(value, None if piped() else limit)
 
 
-def stderr() -> "Console":
-    """For notes and progress."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
 def note(line: str) -> None:
-    """One dim line on standard error. Plain write: a note must not cost the import of rich's console."""
-    dim, plain = ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
-    print(f"{dim}{line}{plain}", file=sys.stderr)
+    """One dim line on standard error."""
+    _write(line, "\x1b[2m")
+
+
+def complain(line: str) -> None:
+    """One red line on standard error: why the command ends."""
+    _write(line, "\x1b[31m")
+
+
+def _write(line: str, style: str) -> None:
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"{style}{line}\x1b[0m" if coloured else line, file=sys.stderr)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> "Table":
@@ -79,80 +84,64 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> "Table":
 
 
 def row(grid: "Table", *cells: Any, style: str = "") -> None:
-    """A row of external strings, none of which is taken for markup or control."""
+    """Add a row of external strings to `grid`, none of which is taken for markup or control."""
     from rich.text import Text
 
     grid.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in cells), style=style or None)
 
 
-PATIENCE = 1.0  # seconds
+def half_blocks(image: "Image.Image", columns: int = 20) -> "Text":
+    """`image` (RGB) at most `columns` characters wide and half as many lines high.
+
+    One character is two pixels, its foreground over its background.
+    """
+    import numpy as np
+    from PIL import Image
+    from rich.text import Text
+
+    scale = columns / max(image.size)
+    width, height = max(1, round(image.width * scale)), max(2, round(image.height * scale / 2) * 2)
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX).convert("RGB"))
+    text = Text(no_wrap=True)
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append("▀", style=f"{_hex(above)} on {_hex(below)}")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _hex(pixel: Iterable[int]) -> str:
+    return "#" + "".join(f"{value:02x}" for value in pixel)
 
 
 @contextmanager
-def bytes_shown(verb: str, *, piped: bool = False) -> Iterator[OnProgress]:
-    """Yields what is to be told (file, bytes done, bytes in all) of what is done to files, such as "downloading".
+def progress(name: str = "") -> Iterator[Callable[[int, int], None] | None]:
+    """Yields a function to call with (done, of how many), or None where nobody would see the bar."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    A bar for each file on a terminal; elsewhere, with `piped`, one line for each that is no .json.
-    """
-    with ExitStack() as stack:
-        if sys.stderr.isatty():
-            yield _bars(stack, verb)
-        else:
-            yield _lines(verb) if piped else lambda file, done, total: None
-
-
-def _bars(stack: ExitStack, verb: str) -> OnProgress:
-    """The bars appear with the first file, so that where nothing is done nothing is imported."""
-    tasks: dict[str, TaskID] = {}
-    shown: list[Progress] = []
-
-    def tell(file: str, done: int, total: int | None) -> None:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        if not shown:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), DownloadColumn())
-            bars = Progress(*columns, TimeRemainingColumn(compact=True), console=stderr(), transient=True)
-            shown.append(stack.enter_context(bars))
-        if file not in tasks:
-            tasks[file] = shown[0].add_task(f"{verb} {safe(file, 60)}", total=total)
-        shown[0].update(tasks[file], completed=done, total=total)
-
-    return tell
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(compact=True), console=stderr(), transient=True) as bars:
+        task = bars.add_task(name)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _lines(verb: str) -> OnProgress:
-    told: set[str] = set()
-
-    def tell(file: str, done: int, total: int | None) -> None:
-        if file not in told and not file.endswith(".json"):
-            note(f"{verb} {safe(file)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
-        told.add(file)
-
-    return tell
-
-
-def downloads() -> AbstractContextManager[OnProgress]:
-    """Yields what is to be told of downloads."""
-    return bytes_shown("downloading", piped=True)
-
-
-def resolved(name: str | None, *, verify: bool = True) -> Checkpoint:
-    """As `resolve`, whose downloads are shown, as is the comparison with the Hub's digests that reading would do first.
-
-    Without `verify` for who does not read the weights.
-    """
-    with downloads() as tell:
-        checkpoint = resolve(name, progress=tell)
-    if verify and checkpoint.source == "hub":
-        with bytes_shown("checking") as tell:
-            for file in weight_files(checkpoint.weights_path):
-                verify_blob(file, checkpoint.name, tell)
-    return checkpoint
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal what is being done, for work that cannot say how far it is."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with stderr().status(safe(what)):
+        yield
 
 
 @contextmanager
 def files_read(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields what is to be called with (files read, of how many).
+    """Yields a function to call with (files read, of how many).
 
     A bar on a terminal; elsewhere one line once it takes longer than anybody waits without wondering.
     """
@@ -170,51 +159,113 @@ def files_read(name: str) -> Iterator[Callable[[int, int], None]]:
         yield tell
 
 
+@contextmanager
+def bytes_shown(verb: str, *, piped: bool = False) -> "Iterator[OnProgress]":
+    """Yields a function to call with (file, bytes done, bytes in all) while files are "downloading" or the like.
+
+    A bar for each file on a terminal; elsewhere, with `piped`, one line for each that is no .json.
+    """
+    with ExitStack() as stack:
+        if sys.stderr.isatty():
+            yield _bars(stack, verb)
+        else:
+            yield _lines(verb) if piped else lambda file, done, total: None
+
+
+def _bars(stack: ExitStack, verb: str) -> "OnProgress":
+    """The bars appear with the first file, so that where nothing is done nothing is imported."""
+    tasks: dict[str, TaskID] = {}
+    begun: list[Progress] = []
+
+    def tell(file: str, done: int, total: int | None) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not begun:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), DownloadColumn())
+            bars = Progress(*columns, TimeRemainingColumn(compact=True), console=stderr(), transient=True)
+            begun.append(stack.enter_context(bars))
+        if file not in tasks:
+            tasks[file] = begun[0].add_task(f"{verb} {safe(file, 60)}", total=total)
+        begun[0].update(tasks[file], completed=done, total=total)
+
+    return tell
+
+
+def _lines(verb: str) -> "OnProgress":
+    told: set[str] = set()
+
+    def tell(file: str, done: int, total: int | None) -> None:
+        if file not in told and not file.endswith(".json"):
+            note(f"{verb} {safe(file)}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+        told.add(file)
+
+    return tell
+
+
+def downloads() -> "AbstractContextManager[OnProgress]":
+    """Yields a function to call with (file, bytes done, bytes in all) while files are downloaded."""
+    return bytes_shown("downloading", piped=True)
+
+
+def resolved(name: str | None, *, verify: bool = True) -> "Checkpoint":
+    """The checkpoint that `checkpoint.resolve` finds for `name`; a download is shown.
+
+    So is the comparison with the Hub's digests, which reading the weights would make first; `verify=False` is for
+    callers that do not read them.
+    """
+    from vitcli.checkpoint.blobs import verify_blob
+    from vitcli.checkpoint.resolve import resolve
+    from vitcli.checkpoint.tensor_file import weight_files
+
+    with downloads() as tell:
+        checkpoint = resolve(name, progress=tell)
+    if verify and checkpoint.source == "hub":
+        with bytes_shown("checking") as tell:
+            for file in weight_files(checkpoint.weights_path):
+                verify_blob(file, checkpoint.name, tell)
+    return checkpoint
+
+
 def data_opened(path: str | Path, **options: Any) -> "DataSet":
-    """As `open_data`, which may read every file; that is shown."""
+    """The data set that `data.sources.open_data` reads at `path`; it may read every file, and that is shown."""
     from vitcli.data.sources import open_data
 
     with files_read("reading the data") as tell:
         return open_data(path, progress=tell, **options)
 
 
-@contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Shows on a terminal what is being done, for work whose end is not known."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    with stderr().status(safe(what)):
-        yield
+class Telling:
+    """What a task tells while it works: a bar for what it is at, gone once that is done or a note comes."""
 
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._what: str | None = None
+        self._bar: Callable[[int, int], None] | None = None
 
-@contextmanager
-def progress(name: str = "") -> Iterator[Callable[[int, int], None] | None]:
-    """Yields what is to be called with (done, of how many), or None where nobody would see it."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __enter__(self) -> "Telling":
+        return self
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(compact=True), console=stderr(), transient=True) as bars:
-        task = bars.add_task(name)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
+    def progress(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` of `what`; another `what` gets another bar."""
+        from vitcli.data.sources import READING
 
-def half_blocks(image: Image.Image, columns: int = 20) -> Text:
-    """`image` (RGB) at most `columns` characters wide and half as many lines high."""
-    scale = columns / max(image.size)
-    width, height = max(1, round(image.width * scale)), max(2, round(image.height * scale / 2) * 2)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX).convert("RGB"))
-    text = Text(no_wrap=True)
-    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
-        for above, below in zip(upper, lower, strict=True):
-            text.append("▀", style=f"{_hex(above)} on {_hex(below)}")
-        text.append("\n")
-    text.rstrip()
-    return text
+        if what != self._what and done < total:
+            self._close()
+            self._bar = self._open.enter_context(files_read(what) if what == READING else progress(what))
+            self._what = what
+        if self._bar and what == self._what:
+            self._bar(done, total)
+        if done >= total:
+            self._close()
 
+    def note(self, line: str) -> None:
+        """One dim line on standard error."""
+        self._close()
+        note(line)
 
-def _hex(pixel: Iterable[int]) -> str:
-    return "#" + "".join(f"{value:02x}" for value in pixel)
+    def _close(self) -> None:
+        self._open.close()
+        self._what = self._bar = None

@@ -18,7 +18,7 @@ SourceArg = Annotated[
         help="A folder that transformers wrote, a .safetensors, .npz or PyTorch file, org/name on the Hub.",
     ),
 ]
-NewFolderOpt = Annotated[
+ConvertedOpt = Annotated[
     str | None, typer.Option("--out", "-o", help="Folder for the checkpoint; not needed with --dry-run.")
 ]
 PickleOpt = Annotated[
@@ -42,7 +42,7 @@ _PREPROCESS = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 def convert(
     source: SourceArg,
-    out: NewFolderOpt = None,
+    out: ConvertedOpt = None,
     allow_pickle: PickleOpt = False,
     no_head: NoHeadOpt = False,
     settings: SaidOpt = None,

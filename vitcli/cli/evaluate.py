@@ -1,14 +1,30 @@
 """`vit evaluate`: how good a model is on labelled images, how sure of that one can be, and which of two is better."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DataOpt, DeviceOpt, FoldersOpt, JsonOpt
-from vitcli.cli.predict import BatchOpt, EngineOpt, ExactOpt, PrecisionOpt
+from vitcli.cli.options import (
+    CsvOpt,
+    DataOpt,
+    DeviceOpt,
+    EngineOpt,
+    EnginePrecisionOpt,
+    ExactOpt,
+    FoldersOpt,
+    JsonOpt,
+    TogetherOpt,
+)
+from vitcli.cli.predict import refuse_batches
 from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
+from vitcli.text import safe
+
+if TYPE_CHECKING:
+    from vitcli.checkpoint.config import Checkpoint
+    from vitcli.inference.evaluate import Evaluation, Unreadable
 
 Split = Literal["train", "val", "test"]
 ModelsArg = Annotated[
@@ -38,10 +54,12 @@ FewShotOpt = Annotated[
     str | None,
     typer.Option("--few-shot", help="Images a class, as 1,5,10,25: fit a linear map on the model's features instead."),
 ]
-SeedsOpt = Annotated[
+DrawsOpt = Annotated[
     int | None, typer.Option("--seeds", min=1, help="With --few-shot: draws of the images; 5 by default.")
 ]
 DEFAULT_SEEDS = 5
+PICTURES = (".png", ".svg", ".pdf")
+FAILED_SHOWN = 5
 
 
 def evaluate(
@@ -57,11 +75,11 @@ def evaluate(
     calibrate_on: CalibrateOnOpt = None,
     out: CopyOpt = None,
     few_shot: FewShotOpt = None,
-    seeds: SeedsOpt = None,
+    seeds: DrawsOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: PrecisionOpt = "fp32",
-    batch_size: BatchOpt = None,
+    precision: EnginePrecisionOpt = "fp32",
+    batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:
     """Score a model on labelled images, with its uncertainty; two models: which is better.
@@ -86,25 +104,104 @@ def evaluate(
         refuse(fitting | pictures | own, "--few-shot learns the data's classes from one model's features")
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
-    from vitcli.cli.evaluating import Evaluating, picture_path
+    from vitcli.cli.console import Telling
+    from vitcli.cli.views.evaluation import show
+    from vitcli.inference import calibrate as calibration
+    from vitcli.inference import evaluate as scoring
+    from vitcli.inference import few_shot as learning
+    from vitcli.inference.predict import load
+    from vitcli.inference.stream import Stream
 
-    job = Evaluating(
-        data,
-        split,
-        folders,
-        form="json" if json else "csv" if csv else "table",
-        model={"engine": engine, "device": device, "precision": precision},
-        scoring={"batch_size": batch_size, "exact": exact, "ignore_unknown": ignore_unknown_classes},
-    )
-    picture = None if confusion is None else picture_path(confusion)
+    picture = None if confusion is None else _picture_path(confusion)
+    form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
+    result: calibration.Calibration | scoring.Evaluation | scoring.Pairs | learning.FewShot
     if few_shot is not None:
-        failed = job.few_shot(names[0], few_shot, DEFAULT_SEEDS if seeds is None else seeds)
-    elif calibrate:
-        fit_on = calibrate_on or "val"
-        failed = job.calibrate(names[0], fit_on, None if out is None else Path(out), picture)
-    elif len(names) == 2:
-        failed = job.compare(names)
+        stream = Stream(_resolved(names[0]), engine=engine, device=device, precision=precision, output="features")
+        refuse_batches(batch_size, stream)
+        shots = _numbers(few_shot)
+        with Telling() as told:
+            result = learning.few_shot(
+                stream, data, shots, split=split, folders=folders, seeds=DEFAULT_SEEDS if seeds is None else seeds,
+                batch_size=batch_size, note=told.note, progress=told.progress,
+            )  # fmt: skip
     else:
-        failed = job.score(names[0], picture)
+        loaded = [load(_resolved(name), engine=engine, device=device, precision=precision) for name in names]
+        for model in loaded:
+            refuse_batches(batch_size, model)
+        with Telling() as told:
+            if calibrate:
+                result = calibration.calibrate(
+                    loaded[0], data, fit_on=calibrate_on or "val", split=split, folders=folders, out=out,
+                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
+                    note=told.note, progress=told.progress,
+                )  # fmt: skip
+            elif len(loaded) == 2:
+                result = scoring.pairs(
+                    loaded[0], loaded[1], data, split=split, folders=folders,
+                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
+                    note=told.note, progress=told.progress,
+                )  # fmt: skip
+            else:
+                result = scoring.evaluate(
+                    loaded[0], data, split=split, folders=folders,
+                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
+                    note=told.note, progress=told.progress,
+                )  # fmt: skip
+    scored = result.after if isinstance(result, calibration.Calibration) else result
+    if picture and isinstance(scored, scoring.Evaluation):
+        _draw(scored, picture)
+    show(form, result)
+    _say_failed(result.failed)
+
+
+def _picture_path(text: str) -> Path:
+    """Where the confusion matrix goes. Raises UsageError before any work is done in vain."""
+    path = Path(text)
+    if path.suffix.lower() not in PICTURES:
+        raise UsageError(f"--confusion {safe(text)}: the name must end in {', '.join(PICTURES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--confusion {safe(text)}: there is no folder {safe(path.parent)}")
+    return path
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--few-shot {safe(text)}: write images a class, such as 1,5,10,25") from None
+
+
+def _resolved(name: str | None) -> "Checkpoint":
+    from vitcli.cli.console import note, resolved
+
+    checkpoint = resolved(name)
+    for line in checkpoint.notes:
+        note(line)
+    if name is None:
+        note(checkpoint.why)
+    return checkpoint
+
+
+def _draw(evaluation: "Evaluation", path: Path) -> None:
+    """The confusion matrix of the classes that occur, as a label or as an answer."""
+    from vitcli.cli.console import note
+    from vitcli.report.figures import confusion_figure, save
+
+    measures = evaluation.measures
+    rows = measures.confusion
+    kept = [i for i, row in enumerate(rows) if any(row) or any(other[i] for other in rows)]
+    save(confusion_figure([[rows[i][j] for j in kept] for i in kept], [measures.classes[i].label for i in kept]), path)
+    note(f"confusion matrix: {safe(path)}")
+
+
+def _say_failed(failed: "Sequence[Unreadable]") -> None:
+    """Name images that were left out; where there are any, the command ends with the exit code for that."""
+    from vitcli.cli.console import note
+
+    for item in failed[:FAILED_SHOWN]:
+        note(f"left out: {item.error}")
+    if len(failed) > FAILED_SHOWN:
+        note(f"left out: {len(failed) - FAILED_SHOWN} more (all are in --json)")
     if failed:
+        note(f"{len(failed)} of the images could not be read")
         raise typer.Exit(EXIT_SOME_FAILED)

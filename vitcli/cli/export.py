@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import JsonOpt
+from vitcli.cli.options import CountOpt, JsonOpt, OptionalCheckpointArg
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import as_json, plural, safe
 
@@ -14,20 +14,16 @@ if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
     from vitcli.inference.export import Exported
 
-CheckpointArg = Annotated[
-    str | None,
-    typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file; the default model if left out."),
-]
 ToOpt = Annotated[
     Literal["onnx", "openvino", "torch"],
     typer.Option("--to", help="openvino needs its extra, vitcli[openvino]; torch is torch.export's .pt2."),
 ]
 FileOpt = Annotated[str | None, typer.Option("--out", "-o", help="File to write; NAME.onnx (.xml, .pt2) by default.")]
-PrecisionOpt = Annotated[
+FilePrecisionOpt = Annotated[
     Literal["fp32", "fp16", "int8"],
     typer.Option("--precision", help="fp16 is half the size, int8 quantises as it runs; both may change a label."),
 ]
-SizesOpt = Annotated[
+ImgSizesOpt = Annotated[
     str | None,
     typer.Option("--img-size", help="Another image size, 384 or 256x384; several, 224,384: the file takes each."),
 ]
@@ -36,24 +32,25 @@ PixelsOpt = Annotated[
 ]
 SoftmaxOpt = Annotated[bool, typer.Option("--softmax", help="Give probabilities, calibrated ones if the model is.")]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
-ImagesOpt = Annotated[
+MeasureImagesOpt = Annotated[
     list[str] | None,
     typer.Option("--images", "-i", help="Files, folders, globs to measure the file with; may be repeated."),
 ]
-DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to measure with, as for vit train.")]
-CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
+MeasureDataOpt = Annotated[
+    str | None, typer.Option("--data", "-d", help="A data set to measure with, as for vit train.")
+]
 
 
 def export(
-    checkpoint: CheckpointArg = None,
+    checkpoint: OptionalCheckpointArg = None,
     to: ToOpt = "onnx",
     out: FileOpt = None,
-    precision: PrecisionOpt = "fp32",
-    img_size: SizesOpt = None,
+    precision: FilePrecisionOpt = "fp32",
+    img_size: ImgSizesOpt = None,
     pixels: PixelsOpt = False,
     softmax: SoftmaxOpt = False,
-    images: ImagesOpt = None,
-    data: DataOpt = None,
+    images: MeasureImagesOpt = None,
+    data: MeasureDataOpt = None,
     count: CountOpt = None,
     force: ForceOpt = False,
     json: JsonOpt = False,
@@ -67,10 +64,10 @@ def export(
         raise UsageError("--images and --data are two ways to say the same; give one")
     from vitcli.cli import console
     from vitcli.cli.console import resolved
-    from vitcli.cli.inspecting import COUNT, pictures_of
     from vitcli.cli.settings import size
     from vitcli.inference.export import SUFFIXES, export
     from vitcli.inference.exported import Options
+    from vitcli.inspection.images import COUNT, pictures_of
 
     source = resolved(checkpoint)
     if checkpoint is None:
@@ -84,7 +81,7 @@ def export(
         raise UsageError(f"{safe(path.parent)}: no such folder")
     pairs = [size(text, "--img-size") or [] for text in img_size.split(",")] if img_size else []
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
-    pictures = pictures_of(images, data, count or COUNT, doing="measuring")
+    pictures = pictures_of(images, data, count or COUNT, doing="measuring", say=console.note)
     made = export(source, path, to, options, [picture.load for picture in pictures])
     if json:
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}

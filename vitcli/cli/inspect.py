@@ -1,11 +1,13 @@
 """`vit inspect`: what a model is, and what it has learnt."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vitcli.cli.options import DeviceOpt, FoldersOpt, ImgSizeOpt, JsonOpt
+from vitcli.cli.options import CountOpt, DeviceOpt, FoldersOpt, ImgSizeOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
+from vitcli.text import safe
 
 ModelArg = Annotated[
     str | None, typer.Argument(help="A checkpoint, as for vit predict -m; the default model when left out.")
@@ -35,11 +37,12 @@ BesideOpt = Annotated[
     str | None, typer.Option("--beside", help="Another model for --equivariance and --locality: resnet18, or a run's.")
 ]
 AllOpt = Annotated[bool, typer.Option("--all", help="All of these, figure 7 in one picture, and one HTML page.")]
-ImagesOpt = Annotated[
+DrawnImagesOpt = Annotated[
     list[str] | None, typer.Option("--images", "-i", help="Files, folders, globs to look with; may be repeated.")
 ]
-DataOpt = Annotated[str | None, typer.Option("--data", "-d", help="A data set to draw images from, as for vit train.")]
-CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
+DrawnDataOpt = Annotated[
+    str | None, typer.Option("--data", "-d", help="A data set to draw images from, as for vit train.")
+]
 LayersOpt = Annotated[str | None, typer.Option("--layers", help="For --attention: 1,6,12 or all; the last by default.")]
 BeforeOpt = Annotated[str | None, typer.Option("--before", help="With --after: two checkpoints side by side.")]
 AfterOpt = Annotated[str | None, typer.Option("--after", help="The second of the two.")]
@@ -62,8 +65,8 @@ def inspect(
     equivariance: EquivarianceOpt = False,
     locality: LocalityOpt = False,
     all_: AllOpt = False,
-    images: ImagesOpt = None,
-    data: DataOpt = None,
+    images: DrawnImagesOpt = None,
+    data: DrawnDataOpt = None,
     folders: FoldersOpt = None,
     count: CountOpt = None,
     layers: LayersOpt = None,
@@ -79,7 +82,7 @@ def inspect(
 
     Without options only config and header are read. Images for the others: --images, --data, or a built-in set.
     """
-    aspects = {
+    asked = {
         "attention-distance": attention_distance,
         "filters": filters,
         "posemb": posemb,
@@ -88,9 +91,10 @@ def inspect(
         "tokens": tokens,
         "heads": heads,
         "logit-lens": logit_lens,
+        "equivariance": equivariance,
+        "locality": locality,
     }
-    wanted = [name for name, asked in aspects.items() if asked or all_]
-    biases = [name for name, asked in {"equivariance": equivariance, "locality": locality}.items() if asked or all_]
+    aspects = [name for name, wanted in asked.items() if wanted]
     if (before is None) != (after is None):
         raise UsageError("--before and --after go together")
     if before and model:
@@ -99,12 +103,11 @@ def inspect(
         raise UsageError("--images and --data are two ways to say the same; give one")
     if folders and not data:
         raise UsageError("--folders says what the folders of --data are, which is missing")
-    if layers and "attention" not in wanted:
+    if layers and not (attention or all_):
         raise UsageError("--layers is for --attention; without it, it would change nothing")
-    names = {"before": before, "after": after} if before else {"": model} | ({"beside": beside} if beside else {})
-    if beside and (before or not biases):
+    if beside and (before or not (equivariance or locality or all_)):
         raise UsageError("--beside goes with one model and --equivariance or --locality, which a CNN has, too")
-    if not wanted and not biases:
+    if not aspects and not all_:
         said = {"--images": images, "--data": data, "--count": count, "--out": out, "--device": device,
                 "--img-size": img_size, "--before": before}  # fmt: skip
         for option, value in said.items():
@@ -118,11 +121,27 @@ def inspect(
         return
     if weights:
         raise UsageError("--weights goes with the overview; run it by itself")
-    from vitcli.cli.inspecting import Inspecting
+    from vitcli.cli.console import note, progress, resolved
+    from vitcli.cli.settings import size
+    from vitcli.cli.views import exhibits as view
+    from vitcli.inspection import look
+    from vitcli.inspection.folder import write_folder
 
-    inspecting = Inspecting(
-        names, wanted, biases, everything=all_, images=images, data=data, folders=folders, count=count,
-        layers=layers, img_size=img_size, device=device,
+    inspection = look.inspect(
+        {"before": before, "after": after} if before and after else model,
+        None if all_ else aspects, beside=beside, images=images, data=data, folders=folders, count=count,
+        layers=layers, img_size=size(img_size, "--img-size"), device=device, find=resolved, say=note, progress=progress,
     )  # fmt: skip
-    if inspecting.run(out=out, json=json):
+    folder = Path(out or f"inspect-{next(iter(inspection.checkpoints))}")
+    if out or all_:
+        write_folder(folder, inspection)
+    if json:
+        view.document(inspection)
+    else:
+        view.show(inspection.exhibits)
+    if out or all_:
+        note(f"figures, numbers and report.html are in {safe(folder)}")
+    for line in inspection.failed[:5]:
+        note(line)
+    if inspection.failed:
         raise typer.Exit(EXIT_SOME_FAILED)

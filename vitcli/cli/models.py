@@ -3,8 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
+from vitcli.cli.console import document, row, stdout, table
 from vitcli.cli.options import JsonOpt
-from vitcli.text import as_json, safe
+from vitcli.text import by, safe
 
 
 def models(json: JsonOpt = False) -> None:
@@ -13,11 +14,9 @@ def models(json: JsonOpt = False) -> None:
 
     found = list_models()
     if json:
-        print(as_json({"schema": "vit.models/1", "models": [asdict(model) for model in found]}))
+        document({"schema": "vit.models/1", "models": [asdict(model) for model in found]})
         return
     from rich.text import Text
-
-    from vitcli.cli.console import row, stdout, table
 
     console = stdout()
     here = table("name", "", "classes", "size", "parameters", right=("classes", "size", "parameters"))
@@ -32,7 +31,7 @@ def models(json: JsonOpt = False) -> None:
 
 
 def _size(model: Any) -> str:
-    return "x".join(map(str, model.image_size)) if model.image_size else ""
+    return by(model.image_size, "x") if model.image_size else ""
 
 
 def _millions(model: Any) -> str:

@@ -37,6 +37,11 @@ ModelOpt = Annotated[
         autocompletion=_complete_model,
     ),
 ]
+CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
+OptionalCheckpointArg = Annotated[
+    str | None,
+    typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file; the default model if left out."),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 DeviceOpt = Annotated[
     str | None,
@@ -53,6 +58,17 @@ FoldersOpt = Annotated[
         help="What folders of --data are, where their names leave it open: train=A,val=B,test=C, or `classes`.",
     ),
 ]
+CountOpt = Annotated[int | None, typer.Option("--count", "-n", min=1, help="How many images at most; 128 by default.")]
+EngineOpt = Annotated[
+    Literal["auto", "onnxruntime", "torch"], typer.Option("--engine", help="What computes; never changes a label.")
+]
+EnginePrecisionOpt = Annotated[
+    Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
+]
+TogetherOpt = Annotated[
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
+]
+ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
 OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]
 ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Run folder to go on with, exactly where it stopped.")]

@@ -8,13 +8,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DeviceOpt, JsonlOpt, JsonOpt, ModelOpt
+from vitcli.cli.options import (
+    CsvOpt,
+    DeviceOpt,
+    EngineOpt,
+    EnginePrecisionOpt,
+    ExactOpt,
+    JsonlOpt,
+    JsonOpt,
+    ModelOpt,
+    TogetherOpt,
+)
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
-from vitcli.text import safe
+from vitcli.text import safe, some
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -25,19 +35,9 @@ ImagesArg = Annotated[
     list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
 ]
 TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
-EngineOpt = Annotated[
-    Literal["auto", "onnxruntime", "torch"], typer.Option("--engine", help="What computes; never changes a label.")
-]
-PrecisionOpt = Annotated[
-    Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
-]
-BatchOpt = Annotated[
-    int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
-]
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
 ]
-ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 
@@ -51,8 +51,8 @@ def predict(
     from_file: FromFileOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: PrecisionOpt = "fp32",
-    batch_size: BatchOpt = None,
+    precision: EnginePrecisionOpt = "fp32",
+    batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:
     """Name what is in each image.
@@ -106,10 +106,9 @@ def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
 
 
 def _what_was_taken(checkpoint: "Checkpoint") -> str:
-    known = ", ".join(checkpoint.labels[:10]) + (", …" if len(checkpoint.labels) > 10 else "")
     if checkpoint.source != "bundled":
         return checkpoint.why
-    return f"{checkpoint.name} (bundled) knows {known}; for ImageNet's 1000 classes: -m imagenet"
+    return f"{checkpoint.name} (bundled) knows {some(checkpoint.labels, 10)}; for ImageNet's 1000 classes: -m imagenet"
 
 
 def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
@@ -122,7 +121,7 @@ def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
             raise VitError(f"{where}: a list in UTF-16; save it as UTF-8")
         while line:
             if len(line) == MOST_BYTES:
-                raise VitError(f"{where}: no list of paths: a line is longer than any path")
+                raise VitError(f"{where}: not a list of paths: a line is longer than any path")
             if path := os.fsdecode(line.rstrip(b"\r\n")):
                 # What follows on standard input are paths, not an image.
                 yield "./-" if path == file == "-" else path

@@ -8,7 +8,7 @@ from vitcli.cli.options import DryRunOpt, JsonOpt
 from vitcli.errors import UsageError
 from vitcli.text import as_json
 
-CheckpointArg = Annotated[str, typer.Argument(help="A folder (of a run, too), a bundled name.")]
+PushedArg = Annotated[str, typer.Argument(help="A folder (of a run, too), a bundled name.")]
 RepoArg = Annotated[str, typer.Argument(help="Where to: org/name.")]
 LicenseOpt = Annotated[
     str | None, typer.Option("--license", help="Licence of the weights, such as apache-2.0; asked for, never assumed.")
@@ -18,7 +18,7 @@ MessageOpt = Annotated[str, typer.Option("--message", help="Message of the commi
 
 
 def push(
-    checkpoint: CheckpointArg,
+    checkpoint: PushedArg,
     repo: RepoArg,
     license: LicenseOpt = None,
     private: PrivateOpt = False,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitcli.cli.options import FoldersOpt, JsonOpt, PosembKernelOpt
+from vitcli.cli.options import CheckpointArg, FoldersOpt, JsonOpt, PosembKernelOpt
 from vitcli.errors import UsageError
 from vitcli.text import as_json, safe
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from vitcli.checkpoint.resize import Positions, Resized
     from vitcli.data.samples import Samples
 
-CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
 SizeOpt = Annotated[str | None, typer.Option("--size", "-s", help="Image size to fit: 384, or HxW such as 384x512.")]
 GridOpt = Annotated[str | None, typer.Option("--grid", help="The same as patches: 24, or ROWSxCOLUMNS.")]
 FromGridOpt = Annotated[
     str | None, typer.Option("--from-grid", help="The stored grid, where it is neither square nor said in the file.")
 ]
 NewPatchOpt = Annotated[str | None, typer.Option("--patch-size", help="Resize the patches too: 14, or HxW.")]
-NewFolderOpt = Annotated[str, typer.Option("--out", "-o", help="Folder for the new checkpoint.")]
+ResizedOpt = Annotated[str, typer.Option("--out", "-o", help="Folder for the new checkpoint.")]
 CheckOpt = Annotated[
     str | None, typer.Option("--check", help="Labelled images: accuracy before and after, through `vit evaluate`.")
 ]
@@ -32,7 +31,7 @@ PictureOpt = Annotated[
 
 def resize_posemb(
     checkpoint: CheckpointArg,
-    out: NewFolderOpt,
+    out: ResizedOpt,
     size: SizeOpt = None,
     grid: GridOpt = None,
     patch_size: NewPatchOpt = None,

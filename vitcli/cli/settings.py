@@ -7,7 +7,7 @@ from typing import Any
 from vitcli.errors import UsageError
 from vitcli.text import did_you_mean, safe
 
-# What may be typed beside --resume of a run: how it is gone on with, not what it is.
+# What may be typed beside --resume: how the run goes on, not what it is.
 OF_RESUMPTION = ("resume", "data", "epochs", "score", "device", "workers", "dry_run", "json")
 
 
@@ -23,7 +23,7 @@ def assigned(assignments: list[str]) -> dict[str, Any]:
 
 
 def split(values: Mapping[str, Any], recipe: list[str], model: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the recipe, settings of the model. Raises UsageError for those of neither."""
+    """`values` parted into settings of the recipe and settings of the model. Raises UsageError for one of neither."""
     for name in values:
         if name not in recipe and name not in model:
             raise UsageError(f"--set: no setting '{safe(name)}'.{did_you_mean(name, [*recipe, *model])}")
@@ -34,7 +34,7 @@ def split(values: Mapping[str, Any], recipe: list[str], model: list[str]) -> tup
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were typed."""
+    """Those of `options` that were typed: the others are None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -54,7 +54,7 @@ def refuse(options: Mapping[str, Any], reason: str) -> None:
 
 
 def size(text: str | None, option: str) -> list[int] | None:
-    """`224` or `224x320` (height x width) → [height, width]."""
+    """`224` or `224x320` (height x width), as `option` has it → [height, width] in pixels. Raises UsageError."""
     if text is None:
         return None
     try:

@@ -1,8 +1,5 @@
 """`vit train`: a model from scratch."""
 
-from dataclasses import replace
-from typing import Any
-
 from vitcli.cli.options import (
     VAL_FRACTION,
     ArchitectureOpt,
@@ -31,8 +28,6 @@ from vitcli.cli.options import (
 )
 from vitcli.cli.settings import OF_RESUMPTION, assigned, given, refuse, size, split, typed
 from vitcli.errors import UsageError
-
-DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
 
 
 def train(
@@ -67,50 +62,37 @@ def train(
     """
     if resume is not None:
         refuse(typed(train, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
-    from vitcli.cli.run import Running, absolute, seconds_or_none
+    from vitcli.cli.run import Terms, carried_out, opened, resumed_from
 
-    running = Running(score=score, device=device, workers=workers, dry_run=dry_run, json=json)
-    changes = given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
-    sizes = given(img_size=size(img_size, "--img-size"), patch_size=size(patch_size, "--patch-size"))
+    terms = Terms(score, device, workers, dry_run, json)
     if resume is not None:
-        running.resume(resume, epochs, data)
+        resumed_from(resume, epochs, data, terms)
         return
 
-    from vitcli.training.build import Settings, fitting_model
+    from vitcli.cli.console import resolved
+    from vitcli.training.recipe import Recipe
+    from vitcli.training.run import fitted, plan, scratch_settings
+    from vitcli.training.settings import MODEL_SETTINGS
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
-    architecture, model_args, loaded = _model_and_recipe(model, recipe, changes, sizes, assigned(set_ or []))
-    settings = Settings(
-        architecture,
-        model_args,
+    changes, of_model = split(assigned(set_ or []), list(Recipe.__dataclass_fields__), list(MODEL_SETTINGS))
+    changes |= given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
+    of_model |= given(img_size=size(img_size, "--img-size"), patch_size=size(patch_size, "--patch-size"))
+    settings = scratch_settings(
         data,
-        loaded,
-        val_fraction,
+        model,
+        recipe,
+        changes,
+        of_model,
+        val_fraction=val_fraction,
         teacher=teacher,
-        budget=seconds_or_none(time_budget),
-        teacher_answers=absolute(teacher_answers),
+        teacher_answers=teacher_answers,
+        time_budget=time_budget,
         folders=folders,
     )
-    samples = running.open(settings)
-    if not (model or recipe or settings.model_args):
-        settings = replace(settings, model_args=fitting_model(samples))
-    running.begin(settings, samples, out)
-
-
-def _model_and_recipe(
-    model: str | None, recipe: str | None, changes: dict[str, Any], sizes: dict[str, Any], assignments: dict[str, Any]
-) -> tuple[str, dict[str, Any], Any]:
-    """Architecture, what differs from it, and the recipe."""
-    from vitcli.training.build import MODEL_SETTINGS
-    from vitcli.training.recipe import Recipe, load_recipe, override
-
-    loaded = load_recipe(recipe)
-    model_args = dict(loaded.model)
-    architecture = model or model_args.get("architecture") or DEFAULT_ARCHITECTURE
-    if model and model != model_args.get("architecture"):
-        model_args = {}  # the recipe's sizes were written for its own architecture
-    model_args.pop("architecture", None)
-    of_recipe, of_model = split(assignments, list(Recipe.__dataclass_fields__), list(MODEL_SETTINGS))
-    chosen = override(loaded.recipe, {**of_recipe, **changes}, "options")
-    return architecture, {**model_args, **of_model, **sizes}, chosen
+    samples = opened(settings)
+    if not (model or recipe):
+        settings = fitted(settings, samples)
+    planned = plan(settings, samples, out, score=score, device=device, began=terms.began, resolver=resolved)
+    carried_out(planned, terms, terms.view())

@@ -1,12 +1,10 @@
-"""The cells of a study: how each is trained and scored. Joins the tasks that a comparison does not know.
-
-MERGED: What a study's models are and its cells will cost: parameters, multiply–adds, seconds measured on this machine.
-"""
+"""The cells of a study: how each is trained and scored, and what that will cost."""
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +16,90 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.cli.console import data_opened, note, progress
 from vitcli.comparison.queue import results
 from vitcli.comparison.results import Size
 from vitcli.comparison.study import Cell, Pretraining, Study
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, Tell
+from vitcli.data.sources import READING, open_data
 from vitcli.data.split import subset
 from vitcli.errors import DataError, UsageError, VitError
 from vitcli.files import open_regular, write_file
-from vitcli.inference.few_shot import Features, few_shot, read_features
+from vitcli.inference.few_shot import Features, few_shot_of, read_features
 from vitcli.inference.stream import Stream
 from vitcli.machine import default_device, default_workers
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import command, safe
 from vitcli.training import train as training
-from vitcli.training.build import Settings, Start, build_task, parameters, vit_config
+from vitcli.training.build import build_task, parameters, vit_config
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.folder import changed_since, read_config
 from vitcli.training.recipe import Recipe, override, small_images
+from vitcli.training.settings import FineTuning, Settings
 
 SHOTS = (1, 5, 10, 25)
 
 
-def pretraining_sets(pretrainings: Sequence[Pretraining]) -> dict[str, DataSet]:
-    """The data that each stage draws from, by place, read once."""
-    places = {one.data: one.folders for one in pretrainings}
-    return {place: data_opened(place, folders=folders) for place, folders in places.items()}
+@dataclass(frozen=True)
+class Sets:
+    """The data of a study."""
+
+    data: DataSet
+    pretraining: Mapping[str, DataSet]  # what each stage before draws from, by place
+
+
+def read_sets(
+    place: str, folders: str | None, pretrainings: Sequence[Pretraining], progress: Tell | None = None
+) -> Sets:
+    """The study's data at `place` and those of its `pretrainings`, each read once. Raises DataError."""
+    tell = progress and partial(progress, READING)
+    data = open_data(place, folders=folders, progress=tell)
+    places = {stage.data: stage.folders for stage in pretrainings}
+    return Sets(data, {one: open_data(one, folders=own, progress=tell) for one, own in places.items()})
 
 
 class Cells:
-    """Those of `study`, whose folder is `folder`.
+    """The cells of the study that is kept in a folder, and the data that they share.
 
-    Raises DataError without a test split, UsageError when the data are no longer those of the study.
+    `note` is told what a user should know, `progress` what is being done and how far it is.
     """
 
-    def __init__(self, study: Study, folder: Path) -> None:
-        self.study, self.folder = study, folder
-        self.data = data_opened(study.data, folders=study.folders)
+    def __init__(
+        self,
+        study: Study,
+        folder: Path,
+        sets: Sets | None = None,
+        *,
+        note: Callable[[str], None] | None = None,
+        progress: Tell | None = None,
+    ) -> None:
+        """Reads the data, but for `sets` that were read already.
+
+        Raises DataError without a test split, UsageError when the data are no longer those of the study.
+        """
+        self.study, self.folder, self._note, self._progress = study, folder, note, progress
+        sets = sets or read_sets(study.data, study.folders, study.pretrainings, progress)
+        self.data, self.pretraining = sets.data, sets.pretraining
         if self.data.test is None:
-            raise DataError(f"{safe(study.data)} has no test split; a comparison needs images that no choice has seen")
-        self.pretraining = pretraining_sets(study.pretrainings)
+            raise DataError(
+                f"{safe(study.data)} has no test split; a comparison needs images that no choice was based on"
+            )
         known = [(self.data, study.data, study.fingerprint)]
         known += [(self.pretraining[stage.data], stage.data, stage.fingerprint) for stage in study.pretrainings]
         for data, place, fingerprint in known:
             if data.fingerprint != fingerprint:
                 raise UsageError(f"the data in {safe(place)} changed since {safe(folder)} began; start a new study")
 
+    def note(self, line: str) -> None:
+        """Tell what a user should know."""
+        if self._note:
+            self._note(line)
+
     def work(self, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
-        """Train the cell's model, score its best checkpoint on the test split, which is read once."""
+        """Train the model of `cell` in the folder `place`, score its best checkpoint on the test split, read once.
+
+        `workers` processes decode images, as many as suit the machine unless given. Returns what result.json holds.
+        """
         spent = _Spent(place)
         result: dict[str, Any] = {}
         start = None
@@ -75,7 +108,7 @@ class Cells:
             data = subset(self.pretraining[before.data], before.share, before.share_seed)
             name = f"{cell.name}, {cell.pretraining.name}"
             best = self._train(before, data, place / "pretraining", name, workers, spent)
-            start = Start(
+            start = FineTuning(
                 str(best.resolve()), weights_digest(resolve(str(best))), "all", self.finetune_size(cell.model)
             )
             result["pretraining_images"] = len(data.train)
@@ -94,26 +127,26 @@ class Cells:
     def _train(
         self, settings: Settings, data: DataSet, run: Path, name: str, workers: int | None, spent: "_Spent"
     ) -> Path:
-        """Its best checkpoint; a run that was interrupted goes on."""
+        """Do the run in the folder `run`, or go on with one that was interrupted. Returns its best checkpoint."""
         if not (run / "run.json").exists():
             training.begin(settings, data, run, resume=command("vit", "compare", "--resume", self.folder))
         else:
             config = read_config(run)
             if _as_begun(config, settings) != settings:
-                raise VitError(f"{safe(run)} is a run of other settings; remove it, and the cell is done again")
+                raise VitError(f"{safe(run)} holds a run with other settings; remove it, and the cell is done again")
             if changed := changed_since(config):
-                note(f"{name}: goes on, but not to the same bits: {'; '.join(changed)}")
+                self.note(f"{name}: goes on, but not to the same bits: {'; '.join(changed)}")
             training.extend(settings, run)
         count = default_workers(data.kind, default_device()) if workers is None else workers
-        with progress(name) as bar:
-            for event in training.train(settings, data, run, workers=count):
-                _tell(event, bar)
-                if isinstance(event, Evaluated):
-                    spent.keep()
+        bar = self._progress and partial(self._progress, name)
+        for event in training.train(settings, data, run, workers=count):
+            _tell(event, bar)
+            if isinstance(event, Evaluated):
+                spent.keep()
         return run / "best"
 
-    def settings(self, cell: Cell, start: Start | None = None) -> Settings:
-        """Of the run on the study's data, from `start` where there was pre-training."""
+    def settings(self, cell: Cell, start: FineTuning | None = None) -> Settings:
+        """What a cell's run on the study's data is to do, from `start` where there was pre-training."""
         architecture, model_args = self._model(cell.model)
         recipe = self._recipe(cell.share, cell.seed, model_args["img_size"])
         if start:
@@ -124,7 +157,7 @@ class Cells:
         )  # fmt: skip
 
     def pretraining_settings(self, cell: Cell) -> Settings:
-        """Of the run before it."""
+        """What the pre-training of a cell is to do."""
         assert cell.pretraining
         stage, (architecture, model_args) = cell.pretraining, self._model(cell.model)
         recipe = self._recipe(stage.share, cell.seed, model_args["img_size"])
@@ -142,11 +175,12 @@ class Cells:
         return height, width
 
     def _model(self, name: str) -> tuple[str, dict[str, Any]]:
-        """Architecture and what differs from it."""
+        """A contender's architecture, and the arguments in which it differs from that."""
         chosen = self.study.models[name]
         return chosen["architecture"], dict(chosen["model_args"])
 
     def _recipe(self, share: float, seed: int, size: Sequence[int]) -> Recipe:
+        """The study's recipe for a run on `share` of the data, fitted to images of `size` (height and width)."""
         recipe = override(Recipe(), dict(self.study.recipe), "study.json")
         own = small_images(recipe, min(size))
         recipe = replace(recipe, **{name: getattr(own, name) for name in self.study.fitted})
@@ -158,12 +192,12 @@ class Cells:
         stream = Stream(checkpoint, engine="torch", output="both")
         both = read_features(stream, self.data.test, range(len(self.data.test)))
         features, logits = np.split(both.x, [-len(self.data.classes)], axis=1)
-        fewest = min(self.data.summary().counts["train"])
+        fewest = min(self.data.counts["train"])
         few: dict[str, float] = {}
         if shots := [k for k in SHOTS if k <= fewest]:
             known = Features(features, both.labels, both.indices, both.failed)
             stream = Stream(checkpoint, engine="torch", output="features")
-            found = few_shot(stream, self.data.classes, self.data.train, known, shots, seeds=3)
+            found = few_shot_of(stream, self.data.classes, self.data.train, known, shots, seeds=3)
             few = {str(one.shots): one.mean for one in found.results}
         accuracy = float((logits.argmax(axis=1) == both.labels).mean())
         return {"test_accuracy": accuracy, "failed": len(both.failed), "few_shot": few}
@@ -186,7 +220,7 @@ class _Spent:
 
 
 def _seconds_in(file: Path) -> float:
-    """Raises VitError."""
+    """The seconds that `_Spent` kept. Raises VitError when they are none."""
     try:
         with open_regular(file) as opened:
             value = float(opened.read(40))
@@ -203,7 +237,7 @@ def _tell(event: Event, bar: Callable[[int, int], None] | None) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of the decoding processes that have ended."""
+    """Seconds that this process has computed, and the decoding processes that have ended."""
     return sum(os.times()[:4])
 
 
@@ -213,7 +247,7 @@ def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
     return replace(found, recipe=replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile))
 
 
-def sizes(cells: Cells) -> dict[str, Size]:
+def model_sizes(cells: Cells) -> dict[str, Size]:
     """Parameters and multiply–adds by model, at the image size that it begins with."""
     found = {}
     for name in cells.study.models:
@@ -222,8 +256,8 @@ def sizes(cells: Cells) -> dict[str, Size]:
     return found
 
 
-def seconds(cells: Cells) -> Mapping[str, float]:
-    """By model, of its cells that are not done yet: one pass of each stage is measured, the rest is arithmetic."""
+def seconds_left(cells: Cells) -> Mapping[str, float]:
+    """By model, what its cells that are not done yet will take here: a pass of each stage is measured, then scaled."""
     study, done = cells.study, results(cells.folder, cells.study)
     left: dict[str, float] = {}
     for model in study.models:

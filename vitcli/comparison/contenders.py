@@ -13,6 +13,8 @@ PLAIN_VITS, HYBRIDS = ("vision_transformer", "deit", "eva", "beit"), ("vision_tr
 
 @dataclass(frozen=True)
 class Contender:
+    """A model to be built: timm's name of its architecture, and in what it differs from that."""
+
     architecture: str
     model_args: dict[str, Any]
 

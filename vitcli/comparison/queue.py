@@ -7,7 +7,7 @@ free again, and what it had trained so far is still in its folder.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from vitcli.comparison.study import Cell, Study
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
 from vitcli.text import safe
-
-Lock = Callable[[Path], AbstractContextManager[None]]  # raises UsageError when another process holds the folder
-Work = Callable[[Cell, Path], Mapping[str, Any]]  # does a cell in its folder; what it gives becomes result.json
+from vitcli.training.folder import locked
 
 
 def folder_of(study: Path, cell: Cell) -> Path:
+    """Where a cell is worked on, in the folder `study`."""
     return study / "cells" / cell.name
 
 
@@ -54,15 +53,20 @@ class _Result:
     def __post_init__(self) -> None:
         shares = [self.test_accuracy, *self.few_shot.values()]
         if not all(0 <= share <= 1 for share in shares) or self.cpu_seconds < 0:
-            raise ValueError("an accuracy is not between 0 and 1, or the time below 0")
+            raise ValueError("an accuracy is not between 0 and 1, or the time is below 0")
         if self.images < 1 or self.failed < 0 or (self.pretraining_images or 1) < 1:
-            raise ValueError("a number of images that cannot be")
+            raise ValueError("a number of images is impossible")
         if not all(name.isdecimal() for name in self.few_shot):
             raise ValueError("few_shot must be by numbers of images")
 
 
-def work_through(folder: Path, study: Study, lock: Lock, work: Work) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Do every cell that is neither done nor being done elsewhere; yields each with its result."""
+def work_through(
+    folder: Path, study: Study, work: Callable[[Cell, Path], Mapping[str, Any]]
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Do every cell that is neither done nor being done elsewhere; yields each with its result.
+
+    `work` does a cell in its folder; what it returns is kept as the cell's result.json.
+    """
     for cell in study.cells():
         place = folder_of(folder, cell)
         if done(folder, cell) is not None:
@@ -70,7 +74,7 @@ def work_through(folder: Path, study: Study, lock: Lock, work: Work) -> Iterator
         place.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             try:
-                held.enter_context(lock(place))
+                held.enter_context(locked(place))
             except UsageError:
                 continue  # another process is at it
             if (result := done(folder, cell)) is None:  # it was finished between the two looks otherwise
@@ -80,6 +84,6 @@ def work_through(folder: Path, study: Study, lock: Lock, work: Work) -> Iterator
 
 
 def results(folder: Path, study: Study) -> dict[Cell, dict[str, Any]]:
-    """Those of the cells that are done."""
+    """The results of the cells that are done, in the order of the study. Raises VitError when one is damaged."""
     found = {cell: done(folder, cell) for cell in study.cells()}
     return {cell: result for cell, result in found.items() if result is not None}

@@ -1,10 +1,6 @@
-"""What a study leaves in its folder for people and other programs: figure, CSV and HTML page.
-
-MERGED: The figure of `vit compare`: accuracy over the amount of data, one line a model.
-"""
+"""What a study leaves in its folder for people and other programs: figure, CSV and HTML page."""
 
 import csv
-from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +14,9 @@ from vitcli.text import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MARKERS = "os^Dv<>"
+Curves = dict[str, list[tuple[float, float, float, float]]]  # by name: images, mean accuracy, low, high of each point
 
 
 def write_report(folder: Path, found: Findings) -> None:
@@ -54,16 +53,17 @@ def write_report(folder: Path, found: Findings) -> None:
 
 
 def as_csv(found: Findings) -> str:
+    """A header and a line for each cell."""
     columns, rows = records(found)
     text = StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     return text.getvalue()
 
 
-def _curves(found: Findings) -> tuple[str, dict[str, list[tuple[float, float, float, float]]]]:
-    """What is on the figure's axis of images, and its lines: after pre-training on several sets, that is their size."""
+def _curves(found: Findings) -> tuple[str, Curves]:
+    """What the figure's axis counts (after pre-training on several sets, their images), and its lines."""
     by_pretraining = len(found.study.pretrainings) > 1
-    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    curves: Curves = {}
     for p in found.points:
         if by_pretraining:
             name = p.model if len(found.study.shares) == 1 else f"{p.model}, {p.share * 100:g}%"
@@ -75,11 +75,8 @@ def _curves(found: Findings) -> tuple[str, dict[str, list[tuple[float, float, fl
     return "pre-training images" if by_pretraining else "training images", curves
 
 
-MARKERS = "os^Dv<>"
-
-
-def accuracy_figure(axis: str, curves: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> "Figure":
-    """By name: (images, mean accuracy, low, high) of each point; images on a logarithmic axis, which `axis` names.
+def accuracy_figure(axis: str, curves: Curves) -> "Figure":
+    """Accuracy over the amount of data, one line a model; the logarithmic axis of images is called `axis`.
 
     Points of the same number of images stand side by side.
     """

@@ -20,7 +20,7 @@ DRAWS = 4000
 
 @dataclass(frozen=True)
 class Point:
-    """One model with one amount of data."""
+    """The results of one model with one amount of data, over the seeds."""
 
     model: str
     share: float
@@ -49,6 +49,8 @@ class Crossover:
 
 @dataclass(frozen=True)
 class Size:
+    """What a model costs."""
+
     params: int
     macs: int  # multiply–adds for one image
 
@@ -68,11 +70,12 @@ class Findings:
 
     @cached_property
     def points(self) -> list[Point]:
+        """One for each model and amount of data that has results."""
         return points(self.cells)
 
     @cached_property
     def crossings(self) -> list[Crossover]:
-        """Does each model, sooner or later, pass those with more inductive bias: a ViT hybrids and CNNs, a hybrid CNNs?
+        """Whether and where each model overtakes those with more inductive bias: a ViT hybrids and CNNs, a hybrid CNNs.
 
         Only where one training set is behind every column.
         """
@@ -88,7 +91,7 @@ class Findings:
 
 
 def points(found: Mapping[Cell, Mapping[str, Any]]) -> list[Point]:
-    """One for each model and share that has results, in the order of the cells."""
+    """The results of cells, joined over the seeds: one for each model and share, in the order of the cells."""
     groups: dict[tuple[str, float, str | None], dict[int, Mapping[str, Any]]] = {}
     for cell, result in found.items():
         before = cell.pretraining.name if cell.pretraining else None

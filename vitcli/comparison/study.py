@@ -16,6 +16,12 @@ from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
 from vitcli.text import safe
 
+MODELS = ("vit-small", "vit", "hybrid", "resnet-small")
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of each class's training images
+SEEDS = 3
+MOST_EPOCHS = 100.0
+FINETUNE_SCALE = 1.5  # of the image size, after pre-training
+
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -97,12 +103,12 @@ def read_study(folder: Path) -> Study:
         if set(found) | {"folders"} != {field.name for field in fields(Study)}:
             raise ValueError("its fields are not those that this version writes")
         study = read_typed(Study, found)
-        _require_possible(study)
+        require_possible(study)
         return study
     except (ValueError, CheckpointError) as error:
         said = str(error).removeprefix(f"{safe(path)}: ")
         raise VitError(
-            f"{safe(path)} is damaged: {said}; start again in a new folder (each cells/*/run is a run that is whole)"
+            f"{safe(path)} is damaged: {said}; start again in a new folder (each cells/*/run remains a complete run)"
         ) from None
 
 
@@ -110,18 +116,20 @@ MOST_CELLS = 100_000
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of a cell, which the name of its model begins
 
 
-def _require_possible(study: Study) -> None:
-    """Raises ValueError for what no study has."""
+def require_possible(study: Study) -> None:
+    """Raises ValueError where the fields make no study, each being of its type."""
     for name, chosen in study.models.items():
         if not (_FOLDER.fullmatch(name) and read_typed(_Model, chosen, f"models.{name}").possible):
-            raise ValueError(f"models.{safe(name, 40)} is no model with its image size")
+            raise ValueError(f"models.{safe(name, 40)} is not a model with its image size")
     for stage in study.pretrainings:
         if not stage.name.isidentifier() or len(stage.name) > 100:
-            raise ValueError(f"'{safe(stage.name, 40)}' is no name of a pre-training")
+            raise ValueError(f"'{safe(stage.name, 40)}' cannot be the name of a pre-training")
     if not study.models or not study.shares:
         raise ValueError("it has no models, or no amounts of data")
     if not all(0 < share <= 1 for share in [*study.shares, *(one.share for one in study.pretrainings)]):
         raise ValueError("a share is not above 0 and at most 1")
+    if len(set(study.shares)) < len(study.shares):
+        raise ValueError("an amount of data is there twice")
     if not all(0 < epochs <= 1e6 for epochs in (study.epochs, study.most_epochs)):
         raise ValueError("epochs are not above 0 and at most 1e6")
     if not 0 < study.finetune_size <= 8:

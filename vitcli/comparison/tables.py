@@ -9,7 +9,7 @@ Table = tuple[list[str], list[list[str]]]  # columns, rows
 
 
 def accuracy_table(found: Findings) -> Table:
-    """A row a model (and pre-training), a column an amount of data."""
+    """Test accuracy: a row for each model (and pre-training), a column for each amount of data."""
     columns = ["model", "params", "MMACs", "CPU s", *_shares(found)]
     rows = []
     for (model, before), mine in _by_model(found.points).items():
@@ -20,7 +20,7 @@ def accuracy_table(found: Findings) -> Table:
 
 
 def few_shot_table(found: Findings) -> Table:
-    """A row a model and number of images a class; no rows where no class has so many images."""
+    """Few-shot accuracy: a row for each model and number of images a class; none where classes have too few images."""
     columns = ["few-shot", "images a class", *_shares(found)]
     rows = []
     for (model, before), mine in _by_model(found.points).items():
@@ -32,7 +32,7 @@ def few_shot_table(found: Findings) -> Table:
 
 
 def records(found: Findings) -> Table:
-    """A row a cell, for programs."""
+    """All results, a row for each cell: for programs."""
     shots = list(dict.fromkeys(k for result in found.cells.values() for k in result["few_shot"]))
     columns = ["model", "pretraining", "pretraining_images", "share", "images", "seed", "test_accuracy",
                "validation_accuracy", *(f"few_shot_{k}" for k in shots),
@@ -49,6 +49,7 @@ def records(found: Findings) -> Table:
 
 
 def sentence(one: Crossover) -> str:
+    """Whether, where and how surely one model overtakes another."""
     if one.ahead:
         return f"{one.challenger} is ahead of {one.incumbent} at every size"
     if one.images is None and (one.chance is None or one.chance < 0.05):
@@ -62,6 +63,7 @@ def sentence(one: Crossover) -> str:
 
 
 def named(model: str, pretraining: str | None) -> str:
+    """A model, and what it was first trained on, as a row or line is called."""
     return f"{model} after {pretraining}" if pretraining else model
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from vitcli.data.folders import alike
-from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits
+from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts
 from vitcli.data.similar import pairs, thumbnail
 from vitcli.data.sources import read_splits
 from vitcli.data.split_names import split_of
@@ -34,6 +34,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Finding:
+    """Something about a data set that its owner should know, and what to do about it."""
+
     kind: str  # stable, for programs
     grade: Grade
     count: int
@@ -44,6 +46,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
+    """What a look through a data set found."""
+
     root: Path
     kind: str  # "folders", "manifest", "idx"
     classes: tuple[str, ...]
@@ -59,6 +63,8 @@ class Report:
 
 @dataclass(frozen=True)
 class _Image:
+    """What is kept of an image that was looked at."""
+
     split: Split
     label: int
     name: str
@@ -83,11 +89,7 @@ def check(
         raise DataError(f"{safe(found.root)} holds no images")
     images = list(_look(found, near, progress))
     readable = [image for image in images if not image.error]
-    counts: dict[Split, tuple[int, ...]] = {
-        split: tuple(np.bincount(found.named[split].labels, minlength=len(found.classes)).tolist())
-        for split in SPLITS
-        if split in found.named
-    }
+    counts = class_counts(found.named, len(found.classes))
     findings = [
         *_layout(found, folders),
         *_unreadable(images),

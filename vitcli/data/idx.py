@@ -81,11 +81,14 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def read_idx_folder(root: Path, files: Mapping[Split, tuple[Path, Path]], names: Sequence[str] | None) -> Splits:
-    """The splits of `find_idx`. Without known names, classes are the numbers that occur. Raises DataError."""
+def read_idx_folder(root: Path, files: Mapping[Split, tuple[Path, Path]]) -> Splits:
+    """The splits in `files`, which `find_idx` gave for `root`. Without known names, classes are the numbers that occur.
+
+    Raises DataError.
+    """
     named = {split: _read_split(*pair) for split, pair in files.items()}
     numbers = np.unique(np.concatenate([samples.labels for samples in named.values()]))
-    known = _class_names(root, [samples.labels for samples in named.values()], names)
+    known = _class_names(root, [samples.labels for samples in named.values()])
     if known is None:
         named = {
             split: replace(samples, labels=np.searchsorted(numbers, samples.labels)) for split, samples in named.items()
@@ -109,13 +112,9 @@ def _read_split(images_path: Path, labels_path: Path) -> ArraySamples:
     return ArraySamples(images, labels.astype(np.int64), str(images_path), np.arange(len(labels)))
 
 
-def _class_names(
-    folder: Path, labels: Sequence[npt.NDArray[np.int64]], given: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    """Names of labels 0, 1, …: those given, else `classes.txt` in the folder (one a line), else those of a data set
-    recognised by its very labels; None when nobody knows. Raises DataError for a useless `classes.txt`."""
-    if given is not None:
-        return tuple(given)
+def _class_names(folder: Path, labels: Sequence[npt.NDArray[np.int64]]) -> tuple[str, ...] | None:
+    """Names of labels 0, 1, …: those of `classes.txt` in the folder, one a line, else those of a data set recognised
+    by its very labels; None when nobody knows. Raises DataError for a useless `classes.txt`."""
     file = folder / "classes.txt"
     if file.is_file():
         try:

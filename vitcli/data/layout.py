@@ -17,7 +17,7 @@ from vitcli.data.samples import Split
 from vitcli.data.split_names import is_unlabelled, is_wrapper, splits_among
 from vitcli.errors import AmbiguousData, DataError, UsageError
 from vitcli.images.find import IMAGE_SUFFIXES, is_system_name, natural_key, walk
-from vitcli.text import safe
+from vitcli.text import safe, some
 
 SHOWN = 20  # of a long list of culprits
 CLASSES = "classes"  # what `--folders` says where no folder is a split
@@ -26,7 +26,7 @@ WRAPPERS = 3  # folders around the data set, one in the other, as archives leave
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders whose folders are classes."""
+    """Which folder is which split; the folders inside it are the classes."""
 
     splits: Mapping[Split, Path]
     notes: tuple[str, ...] = ()
@@ -121,8 +121,8 @@ def holds_images(folder: Path) -> bool:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """The first of `names` in a message."""
-    return ", ".join(f"'{safe(name, 60)}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    """The first of `names`, in quotes, as messages list culprits."""
+    return some(names, SHOWN, quote="'")
 
 
 def _require_one_reading(where: Path, folders: Iterable[str], among: Mapping[str, Split], holding: list[str]) -> None:
@@ -155,9 +155,9 @@ def _require_apart(splits: Mapping[Split, Path]) -> None:
 
 
 def _unwrapped(folder: Path, *, deep: bool = False) -> Path:
-    """`folder`, or the only one in it with images where its name says nothing ("images") or the same again.
+    """`folder`, or the one folder in it that has images, where its name says nothing ("images") or repeats `folder`'s.
 
-    There must be folders inside; `deep`: or the same name again.
+    That one must hold folders itself; with `deep` a repeated name is enough.
     """
     for _ in range(WRAPPERS):
         folders, images = listing(folder)

@@ -50,7 +50,7 @@ def read_manifest(path: Path) -> Splits:
                     row = _row(line, fields, files)
                     earlier = first_line.setdefault(os.path.normpath(path.parent / row[1]), line)
                     if earlier != line:
-                        raise _LineError(f"{safe(row[1])} stands on line {earlier} already")
+                        raise _LineError(f"{safe(row[1])} is on line {earlier} already")
                     rows.append(row)
                     others.see(fields)
                 except _LineError as error:
@@ -207,7 +207,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> _Fields:
     for name, value in pairs:
         key = name.strip().casefold()
         if key in fields and key in _COLUMNS:
-            raise _LineError(f"'{key}' stands there twice")
+            raise _LineError(f"'{key}' is given twice")
         fields[key] = value
     return fields
 
@@ -221,7 +221,7 @@ def _row(line: int, fields: _Fields, files: _Stored) -> _Row:
     file = files.name(file)
     if not os.path.isfile(files.folder / file):
         raise _LineError(
-            f"{safe(file)} does not exist" if not os.path.exists(files.folder / file) else f"{safe(file)} is no file"
+            f"{safe(file)} does not exist" if not os.path.exists(files.folder / file) else f"{safe(file)} is not a file"
         )
     label = fields.get("label")
     if isinstance(label, int) and not isinstance(label, bool):

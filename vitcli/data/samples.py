@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ Kind = Literal["idx", "folders", "manifest"]
 Split = Literal["train", "val", "test"]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]  # done, of how many
+Tell = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 
 
 class Samples(Protocol):
@@ -115,9 +116,9 @@ class FileSamples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of names, labels and contents where those were hashed, of names, labels and sizes otherwise.
+        """A digest of names, labels and contents where those were hashed, of names, labels and sizes otherwise.
 
-        Not of times, so that a copy of the data on another disk resumes a run.
+        Times do not count, so that a copy of the data on another disk resumes a run.
         """
         digest = hashlib.sha256()
         for i, name in enumerate(self.names):
@@ -126,7 +127,7 @@ class FileSamples:
         return digest.hexdigest()
 
     def hashed(self, progress: Progress | None = None) -> "FileSamples":
-        """The same samples with `contents`. Reads every file; one that cannot be read is known by its name."""
+        """The same samples with `contents`. Reads every file; for one that cannot be read its name is hashed."""
         contents = []
         for i, name in enumerate(self.names):
             try:
@@ -145,6 +146,9 @@ class FileSamples:
         return replace(self, names=tuple(self.names[i] for i in kept), labels=self.labels[mask], contents=contents)
 
 
+Stored = ArraySamples | FileSamples
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """What a reader found, before anything is asked of it: any split may be missing, any class empty."""
@@ -152,25 +156,9 @@ class Splits:
     root: Path
     kind: Kind
     classes: tuple[str, ...]  # of all splits, in the order of labels
-    named: Mapping[Split, ArraySamples | FileSamples]
+    named: Mapping[Split, Stored]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()  # what holds images and stands in no split
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A data set in numbers, to be shown before work starts."""
-
-    root: Path
-    kind: Kind
-    classes: tuple[str, ...]
-    counts: Mapping[Split, tuple[int, ...]]  # images of each class, (K,)
-    notes: tuple[str, ...]
-
-    @property
-    def imbalance(self) -> float:
-        """Training images of the largest class to those of the smallest."""
-        return max(self.counts["train"]) / max(min(self.counts["train"]), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +168,14 @@ class DataSet:
     root: Path
     kind: Kind
     classes: tuple[str, ...]
-    train: Samples
-    val: Samples  # may be empty
-    test: Samples | None = None
+    train: Stored
+    val: Stored  # may be empty
+    test: Stored | None = None
     notes: tuple[str, ...] = ()  # what a user should know before training starts
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the classes and all splits."""
+        """A digest of the classes and of all splits."""
         parts = [
             *self.classes,
             *("" if split is None else split.fingerprint for split in (self.train, self.val, self.test)),
@@ -199,14 +187,20 @@ class DataSet:
         """`usual_side` of the training images, for which some of them are decoded."""
         return usual_side(self.train)
 
-    def summary(self) -> Summary:
-        splits: dict[Split, Samples | None] = {"train": self.train, "val": self.val, "test": self.test}
-        counts: dict[Split, tuple[int, ...]] = {
-            split: tuple(np.bincount(samples.labels, minlength=len(self.classes)).tolist())
-            for split, samples in splits.items()
-            if samples is not None
-        }
-        return Summary(self.root, self.kind, self.classes, counts, self.notes)
+    @property
+    def counts(self) -> dict[Split, tuple[int, ...]]:
+        """Images of each class in each split that there is, (K,)."""
+        splits: dict[Split, Stored | None] = {"train": self.train, "val": self.val, "test": self.test}
+        return class_counts({split: part for split, part in splits.items() if part is not None}, len(self.classes))
+
+
+def class_counts(named: Mapping[Split, Samples], classes: int) -> dict[Split, tuple[int, ...]]:
+    """Images of each of `classes` classes, (K,), in each split, in the order train, val, test."""
+    return {
+        split: tuple(np.bincount(named[split].labels, minlength=classes).tolist())
+        for split in get_args(Split)
+        if split in named
+    }
 
 
 def usual_side(samples: Samples) -> int:

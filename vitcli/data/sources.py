@@ -1,43 +1,41 @@
-"""`open_data`: whatever a user names with `--data` → `DataSet`. Decides what a path is and what training may ask of it.
+"""Whatever a user names with `--data` → splits of labelled images. Decides what a path is, and which splits are meant.
 
-The readers (`idx`, `folders`, `manifest`) say what is there; `read_splits` is theirs together.
-
-MERGED: Which labelled images a command means: the splits of a data set by name, and the one that is scored.
-
-Knows no models. Reading is `data.sources`'; what it demands for training (images of every class) is not asked here.
+The readers (`idx`, `folders`, `manifest`) say what is there, and `read_splits` is theirs together. Training asks more
+of it (`open_data`: images of every class, a validation split); scoring asks for a split by its name (`open_splits`,
+`scored_split`).
 """
 
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
 from vitcli.data import idx, manifest
 from vitcli.data.folders import alike, read_folders
 from vitcli.data.layout import listing, quoted
-from vitcli.data.samples import ArraySamples, DataSet, FileSamples, Progress, Samples, Split, Splits
+from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored
 from vitcli.data.split import content_split
 from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
 from vitcli.text import plural, safe
 
+READING = "reading the data"  # what `open_data` and `open_splits` do, for whoever tells of their progress
 
-def read_splits(path: str | Path, *, class_names: Sequence[str] | None = None, folders: str | None = None) -> Splits:
+
+def read_splits(path: str | Path, *, folders: str | None = None) -> Splits:
     """The splits and classes at `path`: class folders, a manifest, or MNIST-style IDX files. Raises DataError.
 
-    Without split folders or columns everything is "train". `class_names` name the labels 0, 1, … of IDX files.
-    `folders` says what class folders cannot say by their names, as `--folders` does; without it, those that can be
-    read in two ways are an AmbiguousData.
+    Without split folders or columns everything is "train". `folders` says what class folders cannot say by their names,
+    as `--folders` does; without it, those that can be read in two ways are an AmbiguousData.
     """
     root = Path(path)
     if root.is_dir():
         files = idx.find_idx(root)
         if files:
             _require_no_folders(folders, root, "IDX files")
-            return _with_unlisted(idx.read_idx_folder(root, files, class_names), root)
+            return _with_unlisted(idx.read_idx_folder(root, files), root)
         listed = manifest.manifest_in(root)
     elif not root.exists():
         raise DataError(f"{safe(root)} does not exist")
@@ -47,8 +45,6 @@ def read_splits(path: str | Path, *, class_names: Sequence[str] | None = None, f
         raise DataError(
             f"{safe(root)} is neither a folder nor a manifest ({', '.join(manifest.SUFFIXES)}); unpack archives first"
         )
-    if class_names is not None:
-        raise DataError(f"class names were given, but {safe(root)} holds no IDX files and names its classes itself")
     if listed == root:
         _require_no_folders(folders, root, "a manifest")
         return manifest.read_manifest(root)
@@ -66,17 +62,15 @@ def open_data(
     path: str | Path,
     *,
     val_fraction: float = 0.1,
-    seed: int = 0,
-    class_names: Sequence[str] | None = None,
     folders: str | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
-    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content
-    and `seed`; `progress` is told how many files have been read for that. The rest as in `read_splits`.
+    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content;
+    `progress` is told how many files have been read for that. `folders` is as in `read_splits`.
     """
-    found = read_splits(path, class_names=class_names, folders=folders)
+    found = read_splits(path, folders=folders)
     train = found.named.get("train")
     if train is None:
         raise DataError(f"{safe(path)} has no training split, only {', '.join(found.named)}")
@@ -91,7 +85,7 @@ def open_data(
         if isinstance(train, FileSamples):
             train = train.hashed(progress)
         contents = train.contents or []
-        mask = content_split(contents, train.labels, val_fraction, seed)
+        mask = content_split(contents, train.labels, val_fraction)
         notes += _copies(train, contents, found.classes)
         notes.append(f"{mask.sum()} of {len(mask)} training images validate, chosen by content")
         train, val = train.keep(~mask), train.keep(mask)
@@ -101,13 +95,47 @@ def open_data(
     return DataSet(found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes))
 
 
+def open_splits(
+    path: str | Path, wanted: Collection[Split] = (), folders: str | None = None, *, progress: Progress | None = None
+) -> Splits:
+    """The splits at `path`, those `wanted` among them. `folders` is as in `read_splits`. Raises DataError.
+
+    A validation split that is asked for and not there is drawn from train, as `vit train` draws it by default: the
+    same images, and train is what remains. `progress` is told of the reading that this takes.
+    """
+    found = read_splits(path, folders=folders)
+    if "val" in wanted and "val" not in found.named and "train" in found.named:
+        data = open_data(path, folders=folders, progress=progress)
+        named: dict[Split, Stored] = {"train": data.train, "val": data.val}
+        if data.test is not None:
+            named["test"] = data.test
+        note = f"val: {len(data.val)} of {len(data.train) + len(data.val)} training images, those of `vit train`"
+        found = replace(found, named=named, notes=(*found.notes, f"{note} with its defaults"))
+    for split in wanted:
+        if split not in found.named:
+            raise DataError(f"{safe(path)} has no {split} split, only {', '.join(found.named)}")
+    return found
+
+
+def scored_split(found: Splits, asked: Split | None, used: Split | None = None) -> Split:
+    """The split that is scored: the one `asked` for, else test, val or train, the first of them that there is.
+
+    One that is `used` already, for fitting, comes last.
+    """
+    if asked is not None:
+        return asked
+    order: tuple[Split, ...] = ("test", "val", "train")
+    there = [split for split in order if split in found.named]
+    return next((split for split in there if split != used), there[0])
+
+
 def _require_no_folders(folders: str | None, root: Path, what: str) -> None:
     if folders is not None:
         raise UsageError(f"--folders is for class folders, but {safe(root)} is or holds {what}, which says the splits")
 
 
 def _with_unlisted(found: Splits, root: Path) -> Splits:
-    """`found`, and what lies beside its samples and is none of them."""
+    """`found`, with the images that lie in `root` without a label in its notes and in `left_out`."""
     listed = {
         os.path.realpath(samples.path(i))
         for samples in found.named.values()
@@ -121,7 +149,7 @@ def _with_unlisted(found: Splits, root: Path) -> Splits:
     return replace(found, notes=(*found.notes, note), left_out=tuple(str(path) for path in others))
 
 
-def _check_classes(found: Splits, train: ArraySamples | FileSamples) -> None:
+def _check_classes(found: Splits, train: Stored) -> None:
     counts = np.bincount(train.labels, minlength=len(found.classes))
     empty = [name for name, count in zip(found.classes, counts, strict=True) if not count]
     if empty:
@@ -136,7 +164,7 @@ def _check_classes(found: Splits, train: ArraySamples | FileSamples) -> None:
         )
 
 
-def _copies(samples: ArraySamples | FileSamples, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:
+def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:
     """Notes on identical images: harmless within a class, a contradiction across classes."""
     first: dict[bytes, int] = {}
     copies, contradictions = 0, []
@@ -150,37 +178,3 @@ def _copies(samples: ArraySamples | FileSamples, contents: Sequence[bytes], clas
         pair = " and ".join(f"{safe(samples.name(i))} ({safe(classes[samples.labels[i]])})" for i in contradictions[0])
         notes.append(f"{len(contradictions)} images stand under two classes, such as {pair}")
     return notes
-
-
-def open_splits(
-    path: str | Path, wanted: Collection[Split] = (), folders: str | None = None, *, progress: Progress | None = None
-) -> Splits:
-    """The splits at `path`, those `wanted` among them; `folders` as in `read_splits`. Raises DataError without one.
-
-    A validation split that is asked for and not there is drawn from train, as `vit train` draws it by default: the
-    same images, and train is what remains. `progress` is told of the reading that this takes.
-    """
-    found = read_splits(path, folders=folders)
-    if "val" in wanted and "val" not in found.named and "train" in found.named:
-        data = open_data(path, folders=folders, progress=progress)
-        named: dict[Split, Samples] = {"train": data.train, "val": data.val}
-        if data.test is not None:
-            named["test"] = data.test
-        note = f"val: {len(data.val)} of {len(data.train) + len(data.val)} training images, those of `vit train`"
-        found = replace(found, named=cast(Any, named), notes=(*found.notes, f"{note} with its defaults"))
-    for split in wanted:
-        if split not in found.named:
-            raise DataError(f"{safe(path)} has no {split} split, only {', '.join(found.named)}")
-    return found
-
-
-def scored_split(found: Splits, asked: Split | None, used: Split | None = None) -> Split:
-    """The split that is scored: the one asked for, else test, val, or whatever there is, in this order.
-
-    One that is `used` already comes last.
-    """
-    if asked is not None:
-        return asked
-    order: tuple[Split, ...] = ("test", "val", "train")
-    there = [split for split in order if split in found.named]
-    return next((split for split in there if split != used), there[0])

@@ -1,25 +1,22 @@
-"""Which samples validate, when a data set does not say so itself. Knows digests and labels only.
+"""Parts of the training images: those that validate when a data set does not say so itself, and a share to learn from.
 
 A sample goes to validation by its content, not by its place: adding or renaming files moves no other sample, and
-exact copies of an image land on one side.
-
-MERGED: A share of the training images: stratified, and nested in every larger share of the same seed.
+exact copies of an image land on one side. A share is one of each class, nested in every larger share of the same seed.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.samples import ArraySamples, DataSet, FileSamples
+from vitcli.data.samples import DataSet
 from vitcli.errors import UsageError
 
 
 def content_split(
-    digests: Sequence[bytes], labels: npt.NDArray[np.int64], fraction: float, seed: int
+    digests: Sequence[bytes], labels: npt.NDArray[np.int64], fraction: float, seed: int = 0
 ) -> npt.NDArray[np.bool_]:
     """Mask (N,) of the samples that validate: about `fraction` of each class.
 
@@ -50,10 +47,9 @@ def subset(data: DataSet, share: float, seed: int = 0) -> DataSet:
 
     Each class is put in an order that `seed` draws once, and the first of it are taken: what 3 % holds, 10 % holds.
     """
-    train = cast("ArraySamples | FileSamples", data.train)
-    keep = np.zeros(len(train), bool)
+    keep = np.zeros(len(data.train), bool)
     for label in range(len(data.classes)):
-        members = np.flatnonzero(train.labels == label)
+        members = np.flatnonzero(data.train.labels == label)
         order = np.random.default_rng((seed, label)).permutation(len(members))
         keep[members[order[: max(1, round(share * len(members)))]]] = True
-    return replace(data, train=train.keep(keep))
+    return replace(data, train=data.train.keep(keep))

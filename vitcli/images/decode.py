@@ -80,7 +80,7 @@ _UPRIGHT = {
 }
 
 
-def open_image(source: Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Path | bytes, *, name: str | None = None) -> Image.Image:
     """The image in a file, or in a file's bytes: RGB, upright, first frame, transparency on white.
 
     `name` is for messages. Raises ImageError.
@@ -89,7 +89,7 @@ def open_image(source: Path | bytes, *, name: str | None = None, max_pixels: int
     with _open_regular(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
-            return _decode(file, name, max_pixels)
+            return _decode(file, name)
         except ImageError:
             raise
         except MemoryError as error:
@@ -122,7 +122,7 @@ def oddities(path: Path) -> tuple[str, ...]:
 
 
 def _fault(name: str, error: Exception) -> ImageError:
-    """What a decoder says of a file: of some, that they are sound and not for it."""
+    """What to say of a file that a decoder refused with `error`: some are sound, but of a kind that is not read."""
     said = safe(error) or type(error).__name__
     if _NOT_FOR_IT.search(str(error)):
         return ImageError(f"{name} has pixels of a kind that is not read ({said}): {_CONVERT}")
@@ -130,7 +130,7 @@ def _fault(name: str, error: Exception) -> ImageError:
 
 
 def _sixteen_bits(image: Image.Image) -> bool:
-    """Of colours that Pillow halves on reading: the mode is "RGB", and the raw mode is known until it is loaded."""
+    """Whether colours have 16 bits, of which Pillow drops half: its mode is "RGB" then, and only the raw mode tells."""
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -161,12 +161,12 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or safe(error)
 
 
-def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+def _decode(file: IO[bytes], name: str) -> Image.Image:
     image = _opened(file, name)
     width, height = image.size
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name} has {width} × {height} pixels, more than {max_pixels / 1e6:g} million: make it smaller first"
+            f"{name} has {width} × {height} pixels, more than {MAX_PIXELS / 1e6:g} million: make it smaller first"
         )
     if image.info.get("progressive"):
         _check_scans(file, name)

@@ -28,7 +28,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One image to be: a file, or its bytes when it came through standard input."""
+    """An image that was named: a file, or its bytes when it came through standard input."""
 
     name: str
     source: Path | bytes

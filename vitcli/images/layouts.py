@@ -45,7 +45,10 @@ def unread_tiff(file: IO[bytes]) -> str | None:
 
 
 def unread_jpeg2000(file: IO[bytes]) -> str | None:
-    """The same for JPEG 2000. `file` is read from its start."""
+    """What a JPEG 2000 picture has that is not read, as "4 bands of 16 bits"; None: all is well.
+
+    `file` is read from its start.
+    """
     file.seek(0)
     head = file.read(1 << 16)
     size = head.find(b"\xff\x4f\xff\x51")

@@ -5,17 +5,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.images.decode import MAX_PIXELS, open_image
+from vitcli.images.decode import open_image
 from vitcli.images.preprocess import Preprocess
 
 
 def load(
-    source: Path | bytes,
-    preprocess: Preprocess,
-    *,
-    exact: bool = False,
-    name: str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    source: Path | bytes, preprocess: Preprocess, *, exact: bool = False, name: str | None = None
 ) -> npt.NDArray[np.float32]:
     """One image as float32 (C, H, W), normalised. Raises ImageError.
 
@@ -23,4 +18,4 @@ def load(
     as the sensor lay; here EXIF turns it). Otherwise, unless the image is higher than wide, only the part that the crop
     keeps is resized: faster, and seldom 1 of 255 away (benchmarks/preprocess.py).
     """
-    return preprocess(open_image(source, name=name, max_pixels=max_pixels), exact=exact)
+    return preprocess(open_image(source, name=name), exact=exact)

@@ -2,10 +2,13 @@
 
 Fitted on one split, kept in the checkpoint's config under `vit.temperature`, where `engines.temperature_of` reads it.
 Dividing by it changes no prediction, only how sure it is.
+
+    calibrate("runs/flowers-1/best", "flowers/", out="calibrated")
 """
 
 import json
 import os
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +18,73 @@ import numpy as np
 from vitcli.checkpoint.config import FORMAT, Checkpoint
 from vitcli.checkpoint.layout import CONFIG_NAME
 from vitcli.checkpoint.weights import stored_files
-from vitcli.errors import CheckpointError, DataError
+from vitcli.data.samples import Split, Tell
+from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.files import open_regular, read_config, write_file
 from vitcli.inference.engines import Array, probabilities
-from vitcli.metrics import Labels
+from vitcli.inference.evaluate import Evaluation, Note, Scoring, Unreadable, open_scored
+from vitcli.inference.predict import Model, load
+from vitcli.metrics import Labels, Measures
 from vitcli.text import safe
 
 COLDEST, HOTTEST = 1e-2, 1e2
 HALVINGS = 30  # of the interval between them, in its logarithm: to 1e-8
 BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A temperature that was fitted and stored, and what it does to a split that it was not fitted on."""
+
+    split: str  # that it was fitted on
+    n: int  # images of that split
+    temperature: float
+    before: Measures  # of the scored split
+    after: Evaluation  # of the scored split
+    folder: Path  # where the temperature is stored
+    failed: tuple[Unreadable, ...]  # of both splits
+
+
+def calibrate(
+    model: str | Path | Checkpoint | Model | None,
+    data: str | Path,
+    *,
+    fit_on: Split = "val",
+    split: Split | None = None,
+    folders: str | None = None,
+    out: str | Path | None = None,
+    ignore_unknown: bool = False,
+    batch_size: int | None = None,
+    exact: bool = False,
+    note: Note | None = None,
+    progress: Tell | None = None,
+) -> Calibration:
+    """Fit a temperature on the split `fit_on` of `data`, store it in the checkpoint, score another split with it.
+
+    With `out` a new folder gets a calibrated copy instead. The rest as in `evaluate`. Raises CheckpointError before any
+    work where the checkpoint may not be written to, UsageError when the split that is scored is the one fitted on,
+    DataError when no temperature fits.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    folder = None if out is None else Path(out)
+    check_writable(model.checkpoint, folder)
+    scored = open_scored(data, split, folders, wanted=(fit_on,), used=fit_on, note=note, progress=progress)
+    if scored.split == "train" and split is None and note:
+        note("scored on train, which is all that is left: a model that learnt from these images looks better there")
+    if scored.split == fit_on:
+        others = ", ".join(one for one in scored.splits.named if one != fit_on) or "no other is there"
+        raise UsageError(
+            f"the temperature is fitted on {fit_on}, so that split cannot be scored: name another with --split or "
+            f"--calibrate-on ({others})"
+        )
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress)
+    fitted = replace(scoring, note=None).of_split(model, replace(scored, split=fit_on))
+    temperature = fit_temperature(fitted.logits, fitted.labels)
+    before = scoring.of_split(model, scored)
+    stored = store_temperature(model.checkpoint, temperature, folder)
+    after = replace(before, temperature=temperature)
+    failed = (*fitted.failed, *after.failed)
+    return Calibration(fit_on, len(fitted.labels), temperature, before.measures, after, stored, failed)
 
 
 def fit_temperature(logits: Array, labels: Labels) -> float:

@@ -20,6 +20,8 @@ _SYNONYMS = "tench, Tinca tinca"  # ImageNet's first class, in models whose conf
 
 @dataclass(frozen=True)
 class ClassMap:
+    """Which class of a model each class of a data set is."""
+
     labels: tuple[int | None, ...]  # for each class of the data the model's; None: the model does not know it
     notes: tuple[str, ...]  # names that were not the same to the letter
 
@@ -56,6 +58,7 @@ def unknown_line(unknown: Sequence[str], known: Sequence[str], model: str) -> st
 
 
 def listed(names: Sequence[str]) -> str:
+    """`names` in quotes, the first of them where they are many."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(f"'{safe(name, 60)}'" for name in names[:SHOWN]) + more
 

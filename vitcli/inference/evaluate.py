@@ -1,15 +1,16 @@
-"""Labelled images → what a model makes of them, and how good that is. Prints nothing.
+"""Labelled images → what a model makes of them, and how good that is; of two models, which is better. Prints nothing.
+
+    result = evaluate("fashion-vit", "photos/")
+    print(result.measures.top1, result.measures.top1_interval)
 
 Images take the path of `predict`, so the probabilities are its own to the last bit. Pixels are streamed; logits stay.
 
 Legend: K classes of the model, N images that could be read.
-
-MERGED: Two models on the same images: is one better, by how much, and on which images do they differ.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.data.samples import Progress, Samples
+from vitcli.data.layout import quoted
+from vitcli.data.samples import Progress, Samples, Split, Splits, Tell
+from vitcli.data.sources import READING, open_splits, scored_split
 from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.inference.class_names import listed, map_classes, unknown_line
 from vitcli.inference.engines import Array, probabilities
@@ -26,15 +29,21 @@ from vitcli.inference.stream import sources_of
 from vitcli.metrics import Labels, Measures, Paired, measure, paired
 from vitcli.text import command, plural, safe
 
+Note = Callable[[str], None]  # told what a user should know, a line at a time
+
 
 @dataclass(frozen=True)
 class Unreadable:
+    """An image that was left out, and why."""
+
     name: str
     error: str
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
+    """A model's answers to labelled images. Images that could not be read are in `failed` alone."""
+
     model: str
     revision: str | None
     classes: tuple[str, ...]  # the model's, (K,)
@@ -45,6 +54,8 @@ class Evaluation:
     names: tuple[str, ...]  # of the images, (N,)
     failed: tuple[Unreadable, ...]
     notes: tuple[str, ...]  # how classes were matched, and what was left out
+    data: str | None = None  # as it was named; None where samples were given
+    split: str | None = None  # "test", "val", "train"; "all" where there are no splits
 
     @cached_property
     def probabilities(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -63,58 +74,176 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | Checkpoint | Model | None,
-    samples: Samples,
-    classes: Sequence[str],
+    data: str | Path | Samples,
+    classes: Sequence[str] | None = None,
     *,
+    split: Split | None = None,
+    folders: str | None = None,
     ignore_unknown: bool = False,
     batch_size: int | None = None,
     exact: bool = False,
-    progress: Progress | None = None,
+    note: Note | None = None,
+    progress: Tell | None = None,
 ) -> Evaluation:
-    """`model` on all of `samples`, whose labels are indices of `classes`.
+    """`model`, by name or loaded, on labelled images: those at the place `data`, or samples with labels of `classes`.
 
-    Classes are matched by name with the model's; images of one that it does not know are an error, or left out with
-    `ignore_unknown`. `batch_size` and `exact` as in `Model.predict`. Raises DataError for unknown classes and where no
-    image can be read, CheckpointError for a model that cannot be measured.
+    At a place `split` is scored, else test, val, or all there is; `folders` as in `read_splits`. Classes are matched by
+    name with the model's; images of one that it does not know are an error, or left out with `ignore_unknown`.
+    `batch_size` and `exact` as in `Model.predict`. `note` is told what should be known of data and result, `progress`
+    what is being done and how far it is. Raises DataError for unknown classes and where no image can be read,
+    CheckpointError for a model that cannot be measured.
     """
-    if batch_size is not None and batch_size < 1:
-        raise UsageError("batch_size must be at least 1")
     loaded = model if isinstance(model, Model) else load(model)
-    if len(loaded.labels) < 2:
-        raise CheckpointError(f"{safe(loaded.checkpoint.name)} has a single class: there is nothing to measure")
-    if loaded.checkpoint.outputs != "classes":
-        raise CheckpointError(
-            f"{safe(loaded.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
-            "measures are for one class an image; `vit predict` gives its probabilities"
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress)
+    if isinstance(data, str | Path):
+        return scoring.of_split(loaded, open_scored(data, split, folders, note=note, progress=progress))
+    if classes is None:
+        raise UsageError("samples have labels alone: give the names of their classes, too")
+    return scoring.of_samples(loaded, data, classes)
+
+
+def pairs(
+    first: str | Path | Checkpoint | Model | None,
+    second: str | Path | Checkpoint | Model | None,
+    data: str | Path,
+    *,
+    split: Split | None = None,
+    folders: str | None = None,
+    ignore_unknown: bool = False,
+    batch_size: int | None = None,
+    exact: bool = False,
+    note: Note | None = None,
+    progress: Tell | None = None,
+) -> "Pairs":
+    """Two models on the same labelled images, answer by answer; arguments and errors are those of `evaluate`."""
+    models = [one if isinstance(one, Model) else load(one) for one in (first, second)]
+    scored = open_scored(data, split, folders, note=note, progress=progress)
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress)
+    one, other = (scoring.of_split(model, scored) for model in models)
+    return pair_up(one, other, scored.samples.labels.tolist(), scored.splits.classes)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A data set that was read, and the split of it that is scored."""
+
+    data: str  # as it was named
+    splits: Splits
+    split: Split
+
+    @property
+    def samples(self) -> Samples:
+        """Raises DataError where there are none."""
+        samples: Samples = self.splits.named[self.split]
+        if not len(samples):
+            raise DataError(f"the {self.split} split of {safe(self.splits.root)} holds no images")
+        return samples
+
+    @property
+    def described(self) -> str:
+        """The split in a word: "all" where there are no others."""
+        return "all" if self.split == "train" and len(self.splits.named) == 1 else self.split
+
+
+def open_scored(
+    data: str | Path,
+    split: Split | None,
+    folders: str | None,
+    *,
+    wanted: tuple[Split, ...] = (),
+    used: Split | None = None,
+    note: Note | None = None,
+    progress: Tell | None = None,
+) -> Scored:
+    """The splits at `data`, those `wanted` among them, of which `split` is scored, or whichever is not `used`.
+
+    Raises DataError where that would be train for no other reason than that a held-out split cannot be read.
+    """
+    asked = {*wanted, *([split] if split else [])}
+    splits = open_splits(data, asked, folders, progress=progress and partial(progress, READING))
+    _say(note, splits.notes)
+    scored = scored_split(splits, split, used)
+    if scored == "train" and not wanted and split is None and splits.kind == "folders" and splits.left_out:
+        raise DataError(
+            f"{safe(data)} has no split but train, since {quoted(splits.left_out)} holds no class folders: "
+            "--split train scores the training images"
         )
-    labels, notes = model_labels(loaded, samples.labels, classes, ignore_unknown=ignore_unknown)
-    wanted = np.flatnonzero(labels >= 0)
-    logits = np.empty((len(wanted), len(loaded.labels)), np.float32)
-    read = np.zeros(len(wanted), dtype=bool)
-    failed = []
-    answers = loaded.answers(sources_of(samples, wanted.tolist()), batch_size=batch_size, exact=exact)
-    for done, answer in enumerate(answers):
-        if answer.values is None:
-            failed.append(Unreadable(answer.name, answer.error or ""))
-        else:
-            logits[done], read[done] = answer.values, True
-        if progress:
-            progress(done + 1, len(wanted))
-    if not read.any():
-        raise DataError(f"none of the {len(wanted)} images could be read, such as {failed[0].error}")
-    indices = wanted[read]
-    return Evaluation(
-        model=loaded.checkpoint.name,
-        revision=loaded.checkpoint.revision,
-        classes=loaded.labels,
-        logits=logits if read.all() else logits[read],
-        temperature=loaded.temperature,
-        labels=labels[indices],
-        indices=indices,
-        names=tuple(samples.name(i) for i in indices.tolist()),
-        failed=tuple(failed),
-        notes=notes,
-    )
+    return Scored(str(data), splits, scored)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How images are scored: the settings of `evaluate` that are neither model nor data."""
+
+    ignore_unknown: bool
+    batch_size: int | None
+    exact: bool
+    note: Note | None
+    progress: Tell | None
+
+    def of_split(self, model: Model, scored: Scored) -> Evaluation:
+        """`model` on the split that is scored; notes are told."""
+        result = self.of_samples(model, scored.samples, scored.splits.classes)
+        notes = list(result.notes)
+        trained_on, name = model.checkpoint.extra.get("provenance", {}).get("data"), scored.splits.root.name
+        if scored.split == "train" and isinstance(trained_on, dict) and trained_on.get("name") == name:
+            notes.append(f"the model was trained on data called {safe(name)}: on images it has seen, it looks better")
+        _say(self.note, notes)
+        return replace(result, data=scored.data, split=scored.described)
+
+    def of_samples(self, model: Model, samples: Samples, classes: Sequence[str]) -> Evaluation:
+        """`model` on all of `samples`, whose labels are indices of `classes`."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError("batch_size must be at least 1")
+        if len(model.labels) < 2:
+            raise CheckpointError(f"{safe(model.checkpoint.name)} has a single class: there is nothing to measure")
+        if model.checkpoint.outputs != "classes":
+            raise CheckpointError(
+                f"{safe(model.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
+                "measures are for one class an image; `vit predict` gives its probabilities"
+            )
+        labels, notes = model_labels(model, samples.labels, classes, ignore_unknown=self.ignore_unknown)
+        wanted = np.flatnonzero(labels >= 0)
+        logits, read, failed = self._answers(model, samples, wanted)
+        if not read.any():
+            raise DataError(f"none of the {len(wanted)} images could be read, such as {failed[0].error}")
+        indices = wanted[read]
+        return Evaluation(
+            model=model.checkpoint.name,
+            revision=model.checkpoint.revision,
+            classes=model.labels,
+            logits=logits if read.all() else logits[read],
+            temperature=model.temperature,
+            labels=labels[indices],
+            indices=indices,
+            names=tuple(samples.name(i) for i in indices.tolist()),
+            failed=tuple(failed),
+            notes=notes,
+        )
+
+    def _answers(
+        self, model: Model, samples: Samples, wanted: Labels
+    ) -> tuple[Array, npt.NDArray[np.bool_], list[Unreadable]]:
+        """Logits (W, K) of the W images `wanted`, which of them could be read, (W,), and the others."""
+        progress: Progress | None = self.progress and partial(self.progress, safe(model.checkpoint.name, 30))
+        logits = np.empty((len(wanted), len(model.labels)), np.float32)
+        read = np.zeros(len(wanted), dtype=bool)
+        failed = []
+        answers = model.answers(sources_of(samples, wanted.tolist()), batch_size=self.batch_size, exact=self.exact)
+        for done, answer in enumerate(answers):
+            if answer.values is None:
+                failed.append(Unreadable(answer.name, answer.error or ""))
+            else:
+                logits[done], read[done] = answer.values, True
+            if progress:
+                progress(done + 1, len(wanted))
+        return logits, read, failed
+
+
+def _say(note: Note | None, lines: Sequence[str]) -> None:
+    for line in lines:
+        if note:
+            note(line)
 
 
 def model_labels(
@@ -163,14 +292,21 @@ class Flip:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Pairs:
+    """What two models say of the same images."""
+
     first: Evaluation
     second: Evaluation
     paired: Paired
     flips: tuple[Flip, ...]  # in the order of the data
 
+    @property
+    def failed(self) -> tuple[Unreadable, ...]:
+        """Each image once that either model was not shown."""
+        return tuple(dict.fromkeys((*self.first.failed, *self.second.failed)))
 
-def compare(first: Evaluation, second: Evaluation, labels: Sequence[int], classes: Sequence[str]) -> Comparison:
+
+def pair_up(first: Evaluation, second: Evaluation, labels: Sequence[int], classes: Sequence[str]) -> Pairs:
     """Two evaluations of the same samples, whose labels are indices of `classes`; of the images that both answered.
 
     Raises DataError when there is no such image.
@@ -187,4 +323,4 @@ def compare(first: Evaluation, second: Evaluation, labels: Sequence[int], classe
         Flip(first.names[in_first[i]], classes[labels[both[i]]], answers[0][i], answers[1][i], bool(right[1][i]))
         for i in np.flatnonzero(right[0] != right[1])
     )
-    return Comparison(first, second, paired(*right), flips)
+    return Pairs(first, second, paired(*right), flips)

@@ -4,20 +4,27 @@ A regularised least-squares map from frozen features to {-1, +1}^K, in closed fo
 The constants are those the authors' code settled on (big_vision `evaluators/fewshot_lsr.py`): features standardised
 with the support set, a constant 100 appended as bias, L2 penalty 2^10. Prints nothing.
 
+    print(few_shot("fashion-vit", "photos/", [1, 5, 10, 25]).results)
+
 Legend: N support images, M test images, D features, K classes of the data.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.samples import Progress, Samples
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.resolve import resolve
+from vitcli.data.samples import Progress, Samples, Split, Tell
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.class_names import listed
-from vitcli.inference.evaluate import Unreadable
+from vitcli.inference.evaluate import Note, Unreadable, open_scored
+from vitcli.inference.predict import Model
 from vitcli.inference.stream import Stream, sources_of
 from vitcli.metrics import Interval, Labels, t_interval
 
@@ -50,6 +57,10 @@ class Shots:
 
 @dataclass(frozen=True)
 class FewShot:
+    """How well a linear map from a model's features learns the data's classes."""
+
+    data: str | None  # as it was named; None where samples were given
+    split: str | None  # that was scored
     model: str
     revision: str | None
     classes: tuple[str, ...]
@@ -60,6 +71,47 @@ class FewShot:
 
 
 def few_shot(
+    model: str | Path | Checkpoint | Model | Stream | None,
+    data: str | Path,
+    shots: Sequence[int],
+    *,
+    split: Split | None = None,
+    folders: str | None = None,
+    seeds: int = 5,
+    batch_size: int | None = None,
+    note: Note | None = None,
+    progress: Tell | None = None,
+) -> FewShot:
+    """What `model` can learn from `shots` images a class of the train split at `data`, scored on another split.
+
+    Each number of `shots` is drawn `seeds` times. The model's own classes play no part; of a loaded model its
+    checkpoint counts, and a `Stream` of features says how that is run. `split` is scored, else test or val, which is
+    drawn from train where there is neither. `folders`, `note` and `progress` as in `evaluate`. Raises DataError when a
+    class has too few images, and where none can be read.
+    """
+    if not isinstance(model, Stream):
+        if isinstance(model, str | Path | None):
+            model = resolve(None if model is None else str(model))
+        model = Stream(model.checkpoint if isinstance(model, Model) else model, output="features")
+    scored = open_scored(data, split, folders, wanted=("train",), note=note, progress=progress)
+    if scored.split == "train" and split is None:  # nothing else is there, so some of it is held out
+        scored = open_scored(data, split, folders, wanted=("train", "val"), note=note, progress=progress)
+    if scored.split == "train":
+        raise UsageError("--few-shot learns from train, so that split cannot be scored: --split test or val")
+    found = few_shot_of(
+        model,
+        scored.splits.classes,
+        scored.splits.named["train"],
+        scored.splits.named[scored.split],
+        shots,
+        seeds=seeds,
+        batch_size=batch_size,
+        progress=progress and partial(progress, "features"),
+    )
+    return replace(found, data=scored.data, split=scored.described)
+
+
+def few_shot_of(
     stream: Stream,
     classes: Sequence[str],
     train: Samples,
@@ -93,6 +145,8 @@ def few_shot(
         results.append(Shots(n, tuple(accuracies), float(np.mean(accuracies)), t_interval(accuracies)))
     checkpoint = stream.checkpoint
     return FewShot(
+        None,
+        None,
         checkpoint.name,
         checkpoint.revision,
         tuple(classes),
@@ -129,7 +183,9 @@ def read_features(
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class LinearMap:
+    """Features → scores of the classes."""
+
     mean: Matrix  # of the support features, (D,)
     std: Matrix
     weight: Matrix  # (D + 1, K), the last row that of the constant
@@ -139,7 +195,7 @@ class Linear:
         return np.asarray((_design(x, self.mean, self.std) @ self.weight).argmax(axis=1))
 
 
-def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
+def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> LinearMap:
     """Minimises ‖XW − Y‖² + L2 ‖W‖² for features `x` (N, D), Y = 2·onehot − 1, in float64.
 
     With the smaller of the two matrices: (XᵀX + L2)⁻¹XᵀY, or the same as Xᵀ(XXᵀ + L2)⁻¹Y when N < D + 1.
@@ -150,9 +206,9 @@ def fit(x: npt.NDArray[np.float32], labels: Labels, classes: int) -> Linear:
     target = 2.0 * np.eye(classes)[labels] - 1.0  # (N, K)
     if len(design) >= design.shape[1]:
         gram = design.T @ design + L2 * np.eye(design.shape[1])
-        return Linear(mean, std, np.asarray(np.linalg.solve(gram, design.T @ target), np.float64))
+        return LinearMap(mean, std, np.asarray(np.linalg.solve(gram, design.T @ target), np.float64))
     kernel = design @ design.T + L2 * np.eye(len(design))
-    return Linear(mean, std, np.asarray(design.T @ np.linalg.solve(kernel, target), np.float64))
+    return LinearMap(mean, std, np.asarray(design.T @ np.linalg.solve(kernel, target), np.float64))
 
 
 def _design(x: npt.NDArray[np.float32], mean: Matrix, std: Matrix) -> Matrix:
@@ -166,6 +222,7 @@ def _order(labels: Labels, classes: int, seed: int) -> list[list[int]]:
 
 
 def _check(classes: Sequence[str], train: Samples, test: Samples | Features, shots: Sequence[int], seeds: int) -> None:
+    """Raises UsageError and DataError for what cannot be done."""
     if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
         raise UsageError("--few-shot: different whole numbers of images a class, from 1, such as 1,5,10,25")
     if seeds < 1:

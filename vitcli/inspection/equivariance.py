@@ -12,16 +12,22 @@ Legend: B batch, F channels of a map, h w cells.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitcli.inspection.aspect import OfAnyModel, Subject
+from vitcli.inspection.exhibit import Array, Exhibit, ModelTable, arrays_of, said_of
 from vitcli.inspection.feature_maps import feature_maps, strides
-from vitcli.inspection.measurement import Array
+from vitcli.report.figures import COLOURS, legend_below, most_ticks, side_by_side, title_part
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Equivariance:
 
 @torch.inference_mode()
 def equivariance(model: nn.Module, batches: Iterable[Tensor], shifts: Sequence[int]) -> Equivariance:
-    """Over `batches` of images (B, C, H, W); at least one image."""
+    """How `model`'s features move with `batches` of images (B, C, H, W), at least one, shifted by `shifts` pixels."""
     totals: dict[str, Array] = {}
     images = 0
     for x in batches:
@@ -81,3 +87,71 @@ def shifted(maps: Tensor, cells: float, axis: int) -> Tensor:
 def usual_shifts(patch: int, size: int) -> list[int]:
     """One pixel, half a patch, one, two and three patches, as far as they are less than half of the image's `size`."""
     return sorted({k for k in (1, patch // 2, patch, 2 * patch, 3 * patch) if 0 < k < size / 2})
+
+
+def exhibit(models: Mapping[str, Equivariance]) -> Exhibit:
+    """The equivariance of `models` by their titles."""
+    table = ModelTable(models, "layer", *(f"{shift} px" for shift in next(iter(models.values())).shifts))
+    records = ModelTable(models, "layer", "shift", "moved", "still")
+    findings = []
+    arrays: dict[str, Array] = {}
+    for title, found in models.items():
+        arrays |= arrays_of(title, models, moved=found.moved, still=found.still)
+        for i, layer in enumerate(found.layers):
+            table.add(title, layer, *(_number(value) for value in found.moved[i]))
+            for j, shift in enumerate(found.shifts):
+                records.add(title, layer, shift, found.moved[i, j], found.still[i, j])
+        for j, shift in enumerate(found.shifts):
+            if not np.isnan(found.moved[-1, j]):
+                steps = f"{found.layers[0]} {found.moved[0, j]:.2f}, {found.layers[-1]} {found.moved[-1, j]:.2f}"
+                still = f"{_number(found.still[0, j])} and {_number(found.still[-1, j])}"
+                line = f"{shift} pixel{'s' * (shift > 1)}: {steps}; standing still would be {still}"
+                findings.append(said_of(title, models) + line)
+    return Exhibit(
+        name="equivariance",
+        title="Translation",
+        words="The image is shifted round the edge; do features move with it? Cosine of the shifted image's features "
+        "with the image's features shifted as far, away from the border: 1 is exactly. By shift in pixels, right and "
+        "down; for a second model of another image size, by the same share of the image.",
+        table=table,
+        findings=findings,
+        records=records,
+        arrays=arrays,
+        draw=lambda: equivariance_figure([(title, f.moved, f.still, f.shifts) for title, f in models.items()]),
+    )
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f}"
+
+
+def equivariance_figure(panels: Sequence[tuple[str, Array, Array, Sequence[int]]]) -> "Figure":
+    """Draw panels of (title, cosines with features that moved, and that stood still, both (layers, shifts), shifts).
+
+    Shifts are in pixels; what stood still is dotted; NaN, where no cell is inside, is left out.
+    """
+
+    def draw(i: int, part: Any) -> None:
+        title, moved, still, shifts = panels[i]
+        axes = part.subplots()
+        layers = range(len(moved))
+        for colour, shift, with_it, without in zip(COLOURS, shifts, moved.T, still.T, strict=False):
+            axes.plot(layers, with_it, color=colour, marker="o", markersize=3, label=f"{shift} px")
+            axes.plot(layers, without, color=colour, linestyle=":", linewidth=0.8)
+        axes.set(xlabel="layer", ylabel="cosine", ylim=(np.nanmin([0, *still.flat]), 1.03))
+        title_part(part, title)
+        columns = 5 if len(panels) == 1 else 3
+        legend_below(part, axes, columns, title="moved with the image (dotted: standing still)")
+        axes.set_xticks(range(0, len(moved), -(-len(moved) // most_ticks(axes))))
+
+    return side_by_side(len(panels), draw)
+
+
+def _measure(subject: Subject, batches: Sequence[Tensor]) -> Equivariance:
+    size = min(subject.cut.size)
+    larger = min(subject.feed.preprocess.size) / size  # the same share of the image for every model
+    shifts = [max(1, round(k * larger)) for k in usual_shifts(subject.cut.patch[1], size)]
+    return equivariance(subject.model, batches, shifts)
+
+
+ASPECT = OfAnyModel(name="equivariance", measure=_measure, show=exhibit)

@@ -2,20 +2,21 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.cli.views.exhibits import plain
 from vitcli.errors import VitError
 from vitcli.files import write_file
-from vitcli.inspection import exhibit as panel
-from vitcli.inspection.exhibit import Exhibit
-from vitcli.inspection.look import Seen
-from vitcli.report.figures import save, svg
+from vitcli.inspection.distance import Distances, draw_distance
+from vitcli.inspection.exhibit import Array, Exhibit, plain
+from vitcli.inspection.filters import Filters, draw_filters
+from vitcli.inspection.look import Inspection
+from vitcli.inspection.positions import Similarity
+from vitcli.model.config import Size
+from vitcli.report.figures import STYLE, WIDE, draw_similarity, figure, save, svg
 from vitcli.report.page import Page
 from vitcli.text import csv_cell, safe
 
@@ -23,28 +24,70 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_folder(
-    folder: Path, checkpoints: Mapping[str, Checkpoint], seen: Mapping[str, Seen], exhibits: Sequence[Exhibit]
-) -> None:
-    """Write all there is into `folder`, which may exist; files of the same names are replaced, each as a whole."""
+def write_folder(folder: Path, inspection: Inspection) -> None:
+    """Write all of `inspection` into `folder`, which may exist; files of the same names are replaced, each as a whole.
+
+    Raises VitError where the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
-    page = Page("Looking inside " + " and ".join(checkpoints))
-    page.facts((title, _described(c)) for title, c in checkpoints.items())
-    if seen and (images := next(iter(seen.values())).images):
-        page.paragraph(f"Looked with {len(images)} images, from {images[0].name} to {images[-1].name}.")
-    for title, one in seen.items():
-        if one.filters and one.distance:
-            name = "figure-7" if len(seen) == 1 else f"figure-7-{title}"
-            page.section(f"Figure 7 of the paper: {title}")
-            page.svg(_draw(panel.figure_7(one), folder, name), "")
-            page.files([f"{name}.png", f"{name}.svg"])
-    for exhibit in exhibits:
+    page = Page("Looking inside " + " and ".join(inspection.checkpoints))
+    page.facts((title, _described(c)) for title, c in inspection.checkpoints.items())
+    if images := inspection.watched:
+        page.paragraph(f"Looked with {len(images)} images, from {images[0]} to {images[-1]}.")
+    _write_figures_7(folder, inspection, page)
+    for exhibit in inspection.exhibits:
         _write_numbers(folder, exhibit)
         _section(page, exhibit, _draw(exhibit.draw(), folder, exhibit.name))
     page.write(folder / "report.html")
+
+
+def _write_figures_7(folder: Path, inspection: Inspection, page: Page) -> None:
+    """The paper's figure 7 of each model of which filters and attention distance were looked at."""
+    filters, distances, similarities = (
+        inspection.results.get(aspect, {}) for aspect in ("filters", "attention-distance", "posemb")
+    )
+    titles = [title for title in filters if title in distances]
+    for title in titles:
+        name = "figure-7" if len(distances) == 1 else f"figure-7-{title}"
+        page.section(f"Figure 7 of the paper: {title}")
+        drawing = _figure_7_of(filters[title], similarities.get(title), distances[title])
+        page.svg(_draw(drawing, folder, name), "")
+        page.files([f"{name}.png", f"{name}.svg"])
+
+
+def _figure_7_of(filters: Filters, similarity: Similarity | None, distances: Distances) -> "Figure":
+    name = "the CNN's first filters" if filters.of_cnn else "embedding filters"
+    paper = distances.paper
+    return figure_7(
+        (name, filters.pictures()),
+        (similarity.cosines, similarity.grid) if similarity else None,
+        ("attention distance", paper.mean, paper.error, distances.uniform),
+    )
+
+
+def figure_7(
+    filters: tuple[str, Array],
+    similarity: tuple[Array, Size] | None,
+    distance: tuple[str, Array, Array, float],
+) -> "Figure":
+    """Filters, position similarity (cosines (h·w, h·w) and the grid) and attention distance in one picture.
+
+    Each as its own figure takes it; without position embeddings, the other two.
+    """
+    from matplotlib import rc_context
+
+    drawing = figure(WIDE, 2.9)
+    with rc_context(STYLE):
+        widths = (1.0, 1.15, 1.15) if similarity else (1.0, 1.15)
+        parts = drawing.subfigures(1, len(widths), squeeze=False, width_ratios=widths)[0]
+        draw_filters(parts[0], *filters)
+        if similarity:
+            draw_similarity(parts[1], *similarity, "position similarity")
+        draw_distance(parts[-1], *distance)
+    return drawing
 
 
 def _draw(drawing: "Figure", folder: Path, name: str) -> str:
@@ -56,11 +99,11 @@ def _draw(drawing: "Figure", folder: Path, name: str) -> str:
 
 
 def _write_numbers(folder: Path, exhibit: Exhibit) -> None:
-    columns, rows = exhibit.records
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([csv_cell(cell, None) if isinstance(cell, str) else plain(cell) for cell in line] for line in rows)
+    writer.writerow(exhibit.records.columns)
+    for row in exhibit.records.rows:
+        writer.writerow([csv_cell(cell, None) if isinstance(cell, str) else plain(cell) for cell in row])
     write_file(folder / f"{exhibit.name}.csv", [text.getvalue().encode("utf-8")])
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, **exhibit.arrays)
@@ -73,7 +116,8 @@ def _section(page: Page, exhibit: Exhibit, markup: str) -> None:
     page.svg(markup, "")
     for line in exhibit.findings:
         page.paragraph("→ " + line)
-    page.table(exhibit.columns, exhibit.rows, [name for name in exhibit.columns[1:] if name != "model"])
+    columns = exhibit.table.columns
+    page.table(columns, exhibit.table.rows, [name for name in columns[1:] if name != "model"])
     page.files(f"{exhibit.name}.{kind}" for kind in ("png", "svg", "csv", "npz"))
 
 

@@ -1,4 +1,4 @@
-"""Which images a model is watched on: files, a data set's, or 128 pictures that come with the program.
+"""Which images a model is looked at with: files, a data set's, or 128 pictures that come with the program.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitcli.data.samples import Samples
+from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import ImageError
 from vitcli.images.find import find_images
 from vitcli.images.load import load
@@ -24,16 +25,51 @@ from vitcli.images.preprocess import Preprocess
 Pixels = npt.NDArray[np.float32]
 
 BATCH = 8
+COUNT = 128  # images that are looked with unless told otherwise, as in the paper
 BUILT_IN = Path(__file__).with_name("pictures.png")  # of the training images of Fashion-MNIST (MIT licence), in tiles
 TILE = 28
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image to be; `load` gives it as a model sees it, float32 (C, H, W), or raises ImageError."""
+    """An image that is not yet read; `load` gives it as a model sees it, float32 (C, H, W), or raises ImageError."""
 
     name: str
     load: Callable[[Preprocess], Pixels]
+
+    def pixels(self, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        """The image as a model sees it, but as colours (H, W, 3), enlarged by whole pixels to about 224."""
+        mean, std = (np.array(part)[:, None, None] for part in (preprocess.mean, preprocess.std))
+        shades = (self.load(preprocess) * std + mean).clip(0, 1)
+        pixels = (shades * 255).round().astype(np.uint8).transpose(1, 2, 0)
+        times = max(1, 224 // max(pixels.shape[:2]))
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).repeat(times, axis=0).repeat(times, axis=1)
+
+
+def pictures_of(
+    images: Sequence[str] | None,
+    data: str | None,
+    count: int = COUNT,
+    *,
+    folders: str | None = None,
+    doing: str = "looking",
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Picture]:
+    """At most `count` pictures: of the files, folders and globs `images`, of the data set `data`, or the built-in ones.
+
+    `folders` says what the folders of `data` are; `say` is told notes, among them what is done (`doing`) with built-in
+    pictures. Raises as `find_images` and `open_splits` do.
+    """
+    if images:
+        return from_files(images, count)
+    if data:
+        splits = open_splits(data, folders=folders)
+        for line in splits.notes:
+            say(line)
+        return from_samples(splits.named[scored_split(splits, None)], count)
+    pictures = built_in(count)
+    say(f"{doing} with {len(pictures)} built-in pictures of Fashion-MNIST; --images or --data takes yours")
+    return pictures
 
 
 def from_files(arguments: Iterable[str], count: int) -> list[Picture]:
@@ -61,7 +97,7 @@ def _prepared(tile: npt.NDArray[np.uint8], preprocess: Preprocess) -> Pixels:
 
 
 class Feed:
-    """Pictures in batches. One that cannot be read is left out and listed in `failed`."""
+    """Pictures in batches, as often as asked for. One that cannot be read is left out and listed in `failed`."""
 
     def __init__(self, pictures: Sequence[Picture], preprocess: Preprocess, device: torch.device) -> None:
         self.pictures, self.preprocess, self.device = pictures, preprocess, device
@@ -70,6 +106,8 @@ class Feed:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Float32 (B, C, H, W) with B ≤ 8, in order."""
+        self.shown.clear()
+        self.failed.clear()
         waiting: list[Pixels] = []
         for picture in self.pictures:
             try:

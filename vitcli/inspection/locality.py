@@ -9,16 +9,22 @@ Legend: B batch, C channels of the image, H W pixels, h w cells, K classes.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitcli.inspection.aspect import OfAnyModel, Subject
+from vitcli.inspection.exhibit import Array, Exhibit, ModelTable, arrays_of, said_of
 from vitcli.inspection.feature_maps import feature_maps
-from vitcli.inspection.measurement import Array
+from vitcli.report.figures import STYLE, WIDE, figure, fitted
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DROPS = (0.25, 0.5, 0.75)  # share of the patches
 TILES = (2, 4, 7)  # a shuffled picture is cut into so many rows and columns
@@ -26,10 +32,10 @@ TILES = (2, 4, 7)  # a shuffled picture is cut into so many rows and columns
 
 @dataclass(frozen=True)
 class Locality:
-    """`fields`: where the middle cell's gradient lies, (layers, H, W), each of sum 1."""
+    """How far the middle cell of each layer hears, and how often the answer survives a broken picture."""
 
     layers: tuple[str, ...]
-    fields: Array
+    fields: Array  # (layers, H, W), each of sum 1: where the middle cell's gradient to the input lies
     radius: Array  # (layers,) pixels around the cell's centre that hold half of the mass
     uniform: float  # that radius if all pixels counted alike
     shuffled: dict[int, float]  # rows and columns → share of images whose answer stays
@@ -39,7 +45,7 @@ class Locality:
 def locality(
     model: nn.Module, batches: Sequence[Tensor], grid: tuple[int, int], *, answers: bool = True, seed: int = 0
 ) -> Locality:
-    """Over `batches` of images (B, C, H, W), at least one; dropped are cells of a `grid` (rows, columns).
+    """The locality of `model` on `batches` of images (B, C, H, W), at least one; dropped are cells of a `grid` (h, w).
 
     Without `answers`, for a model that has no classes, nothing is broken: `shuffled` and `dropped` are empty.
     """
@@ -121,3 +127,68 @@ def drop(x: Tensor, grid: tuple[int, int], share: float, generator: torch.Genera
     ranks = torch.rand(B, h * w, generator=generator).argsort(dim=1).argsort(dim=1).to(x.device)
     kept = (ranks >= round(share * h * w)).to(x).view(B, 1, h, w)
     return x * F.interpolate(kept, size=x.shape[-2:], mode="nearest-exact")
+
+
+def exhibit(models: Mapping[str, Locality]) -> Exhibit:
+    """The locality of `models` by their titles."""
+    table = ModelTable(models, "layer", "radius", "of uniform")
+    records = ModelTable(models, "layer", "radius", "breakage", "answers_kept")
+    findings = []
+    arrays: dict[str, Array] = {}
+    for title, found in models.items():
+        arrays |= arrays_of(title, models, fields=found.fields)
+        for layer, radius in zip(found.layers, found.radius, strict=True):
+            table.add(title, layer, f"{radius:.1f}", f"{radius / found.uniform:.2f}")
+            records.add(title, layer, radius, "", "")
+        for what, shares in (("shuffled", found.shuffled), ("dropped", found.dropped)):
+            for kind, share in shares.items():
+                records.add(title, what, "", kind, share)
+        shuffled = ", ".join(f"{n}×{n} {share:.0%}" for n, share in found.shuffled.items())
+        dropped = ", ".join(f"{n:.0%} {share:.0%}" for n, share in found.dropped.items())
+        if shuffled or dropped:
+            findings.append(
+                f"{said_of(title, models)}the answer stays when the picture is cut and shuffled: {shuffled}; when "
+                f"patches are gone: {dropped}"
+            )
+    return Exhibit(
+        name="locality",
+        title="Locality",
+        words="Effective receptive field of the middle cell: the radius in pixels around the field's own centre that "
+        "holds half of its gradient to the input, and its share of the radius if all pixels counted alike.",
+        table=table,
+        findings=findings,
+        records=records,
+        arrays=arrays,
+        draw=lambda: fields_figure([(title, f.fields, f.layers) for title, f in models.items()]),
+    )
+
+
+def fields_figure(panels: Sequence[tuple[str, Array, Sequence[str]]]) -> "Figure":
+    """Draw a row for each (title, receptive fields (layers, H, W), names of the layers), with up to six layers.
+
+    Brightness is the square root.
+    """
+    from matplotlib import rc_context
+
+    shown = [np.unique(np.linspace(0, len(layers) - 1, 6).round().astype(int)) for _, _, layers in panels]
+    columns = max(map(len, shown))
+    height, width = panels[0][1].shape[1:]
+    drawing = figure(WIDE, WIDE / columns * height / width * len(panels) + 0.3)
+    with rc_context(STYLE):
+        cells = drawing.subplots(len(panels), columns, squeeze=False)
+        for line, (title, fields, layers), chosen in zip(cells, panels, shown, strict=True):
+            for axes in line:
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            for axes, i in zip(line, chosen, strict=False):
+                axes.imshow(np.sqrt(fields[i]), cmap="magma", interpolation="nearest")
+                axes.set_title(layers[i], fontsize=7)
+            line[0].set_ylabel(fitted(title, WIDE / columns * height / width, 7), fontsize=7)
+    return drawing
+
+
+def _measure(subject: Subject, batches: Sequence[Tensor]) -> Locality:
+    return locality(subject.model, batches, subject.cut.grid, answers=not subject.checkpoint.why_no_classes)
+
+
+ASPECT = OfAnyModel(name="locality", measure=_measure, show=exhibit)

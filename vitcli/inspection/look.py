@@ -1,105 +1,274 @@
-"""`look`: all that was asked for about one model, in one pass over the images."""
+"""`inspect`: opens models and images, measures the aspects that are asked for, and gives their exhibits.
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from typing import Literal
+An aspect is a file of its own and one entry of `ASPECTS`.
+"""
 
-import numpy as np
-import numpy.typing as npt
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import Tensor
 
-from vitcli.checkpoint.config import Outputs
-from vitcli.images.preprocess import Preprocess
-from vitcli.inspection.distance import AttentionDistance, Distances
-from vitcli.inspection.filters import Filters, filters
-from vitcli.inspection.heads import HeadKinds, Heads
-from vitcli.inspection.images import Feed, Picture
-from vitcli.inspection.lens import Lens, LogitLens
-from vitcli.inspection.maps import AttentionMaps, Maps
-from vitcli.inspection.observe import Instrument, observe
-from vitcli.inspection.positions import Similarity, positions
-from vitcli.inspection.tokens import Norms, TokenNorms
-from vitcli.model.config import ViTConfig
-from vitcli.model.vit import VisionTransformer
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.layout import bundled_names
+from vitcli.checkpoint.load import load_any, load_model
+from vitcli.checkpoint.resolve import resolve
+from vitcli.errors import UsageError, VitError
+from vitcli.inspection import distance, equivariance, filters, heads, lens, locality, maps, positions, tokens
+from vitcli.inspection.aspect import Aspect, Cut, OfAnyModel, OfBlocks, OfParameters, Subject
+from vitcli.inspection.exhibit import Exhibit
+from vitcli.inspection.images import COUNT, Feed, Picture, pictures_of
+from vitcli.inspection.observe import observe
+from vitcli.machine import default_device
+from vitcli.text import did_you_mean, safe
 
-Aspect = Literal["attention-distance", "filters", "posemb", "rollout", "attention", "tokens", "heads", "logit-lens"]
-OF_PARAMETERS: frozenset[Aspect] = frozenset(("filters", "posemb"))  # these need no images
-OF_MAPS: frozenset[Aspect] = frozenset(("rollout", "attention"))
-MAPPED = 8  # images that maps are kept of
+# In the order of their exhibits.
+ASPECTS: tuple[Aspect, ...] = (
+    filters.ASPECT,
+    positions.ASPECT,
+    distance.ASPECT,
+    heads.ASPECT,
+    tokens.ASPECT,
+    lens.ASPECT,
+    maps.ROLLOUT,
+    maps.ATTENTION,
+    equivariance.ASPECT,
+    locality.ASPECT,
+)
+PATCH = (16, 16)  # pixels: how images are cut where the first model is no plain ViT
 
-
-@dataclass(frozen=True)
-class Seen:
-    """What was looked at; the rest is None. `images` were shown to the model, the `mapped` first of them have maps."""
-
-    config: ViTConfig
-    preprocess: Preprocess
-    images: tuple[Picture, ...] = ()
-    distance: Distances | None = None
-    filters: Filters | None = None
-    positions: Similarity | None = None
-    maps: Maps | None = None
-    norms: Norms | None = None
-    heads: Heads | None = None
-    lens: Lens | None = None
-    failed: tuple[str, ...] = field(default=())
-    outputs: Outputs = "classes"
-
-    def pixels(self, i: int) -> npt.NDArray[np.uint8]:
-        """The image `i` as the model sees it, (H, W, 3), enlarged by whole pixels to about 224."""
-        seen = self.images[i].load(self.preprocess)
-        mean, std = (np.array(part)[:, None, None] for part in (self.preprocess.mean, self.preprocess.std))
-        pixels = ((seen * std + mean).clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
-        times = max(1, 224 // max(pixels.shape[:2]))
-        return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).repeat(times, axis=0).repeat(times, axis=1)
-
-    @property
-    def mapped(self) -> tuple[Picture, ...]:
-        return self.images[:MAPPED]
+Results = dict[str, dict[str, Any]]  # what was measured: by aspect, then by the model's title
+Say = Callable[[str], None]
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
 
 
-def lacking(config: ViTConfig, outputs: Outputs = "classes") -> dict[Aspect, str]:
-    """What cannot be looked at in a model of `config` whose head gives `outputs`, and why."""
-    lacks: dict[Aspect, str] = {}
-    if not config.num_pos_tokens:
-        lacks["posemb"] = "the model has no learnt position embedding"
-    if not config.num_classes:
-        lacks["logit-lens"] = "the model ends with features, not with classes"
-    elif outputs != "classes":
-        lacks["logit-lens"] = "the model's outputs are not classes of which one holds"
-    return lacks
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found in one or more models, which are named by their titles."""
+
+    checkpoints: Mapping[str, Checkpoint]
+    exhibits: Sequence[Exhibit]
+    results: Mapping[str, Mapping[str, Any]]  # by aspect, then by title: each aspect's own type
+    images: Sequence[str]  # names of all images that were to be looked with
+    watched: Sequence[str]  # of these, the ones on which the first model was watched block by block
+    failed: Sequence[str]  # a line for each image that could not be read
 
 
-def images_needed(wanted: Collection[Aspect], count: int) -> int:
-    """How many images `look` makes use of, when `count` are there to measure on."""
-    if OF_PARAMETERS.issuperset(wanted):
-        return 0
-    return min(count, MAPPED) if (OF_PARAMETERS | OF_MAPS).issuperset(wanted) else count
+def inspect(
+    model: str | Mapping[str, str] | None = None,
+    aspects: Collection[str] | None = None,
+    *,
+    beside: str | None = None,
+    images: Sequence[str] | None = None,
+    data: str | None = None,
+    folders: str | None = None,
+    count: int | None = None,
+    layers: str | Iterable[int] | None = None,
+    img_size: Sequence[int] | None = None,
+    device: str | None = None,
+    find: Callable[[str | None], Checkpoint] = resolve,
+    say: Say = lambda line: None,
+    progress: Progress = lambda title: nullcontext(),
+) -> Inspection:
+    """Look at aspects of a model: what it has learnt, in numbers and figures.
+
+    Args:
+        model: the name of a checkpoint, or several by the titles that they are shown under; None is the default model.
+        aspects: names of `ASPECTS`. All by default; then what a model does not have is left out and said.
+        beside: another model, for the aspects that a CNN has, too; an architecture of timm's is taken with its weights.
+        images: files, folders and globs to look with. Without `images` and `data` built-in pictures are taken.
+        data: a data set to draw images from; `folders` says what its folders are.
+        count: how many images at most, 128 by default.
+        layers: those whose attention maps are wanted, from 1 ("1,6,12"), or "all"; the last by default.
+        img_size: height and width in pixels; position embeddings are resampled.
+        device: such as "cpu" or "cuda:0"; a GPU by default where there is one.
+        find: gives the checkpoint of a name.
+        say: is told notes, a line each.
+        progress: gives for a title a context whose value is told (images done, of how many), or None.
+
+    Raises:
+        UsageError: what is asked for does not exist or does not go together.
+        VitError: a model cannot be read or lacks an aspect that was asked for by name, or none of the images could be
+            read.
+    """
+    wanted = _wanted(aspects)
+    pictures = _pictures(wanted, images, data, folders, count, say)
+    names = dict(model) if isinstance(model, Mapping) else {"": model}
+    checkpoints, extra = _opened(names, beside, find, say)
+    subjects = _subjects(checkpoints, extra, wanted, pictures, layers, img_size, device, say)
+    results: Results = {aspect.name: {} for aspect in wanted}
+    failed: dict[str, None] = {}  # the same images for every model, each once
+    watched: list[str] = []
+    inner = [aspect for aspect in wanted if not isinstance(aspect, OfAnyModel)]
+    for subject in subjects if inner else ():
+        if subject.title != extra:
+            having = _having(subject, inner, say) if aspects is None else inner
+            _look(subject, having, results, progress)
+            watched = watched or [picture.name for picture in subject.feed.shown]
+            failed |= dict.fromkeys(subject.feed.failed)
+    outer = [aspect for aspect in wanted if isinstance(aspect, OfAnyModel)]
+    for subject in subjects if outer else ():
+        batches = list(_readable(subject.feed))
+        for aspect in outer:
+            results[aspect.name][subject.title] = aspect.measure(subject, batches)
+        failed |= dict.fromkeys(subject.feed.failed)
+    return Inspection(
+        checkpoints=checkpoints,
+        exhibits=[aspect.show(found) for aspect in wanted if (found := results[aspect.name])],
+        results=results,
+        images=[picture.name for picture in pictures],
+        watched=watched,
+        failed=list(failed),
+    )
 
 
-def look(model: VisionTransformer, wanted: Collection[Aspect], feed: Feed, layers: Collection[int]) -> Seen:
-    """`layers`, from 0, are those whose attention maps are kept. Raises UsageError, CheckpointError as the parts do."""
-    config = model.config
-    distance = AttentionDistance(config) if "attention-distance" in wanted else None
-    heads = HeadKinds(config) if "heads" in wanted else None
-    maps = AttentionMaps(config, layers, MAPPED) if OF_MAPS.intersection(wanted) else None
-    norms = TokenNorms(config) if "tokens" in wanted else None
-    lens = LogitLens(model) if "logit-lens" in wanted else None
-    instruments: list[Instrument] = [one for one in (distance, heads, maps, norms, lens) if one is not None]
-    if instruments:
-        observe(model, feed, instruments)
-    shown = bool(feed.shown)
-    with torch.no_grad():
-        return Seen(
-            config,
-            feed.preprocess,
-            tuple(feed.shown),
-            distance=distance.result() if distance and shown else None,
-            filters=filters(model) if "filters" in wanted else None,
-            positions=positions(model) if "posemb" in wanted else None,
-            maps=maps.result() if maps and shown else None,
-            norms=norms.result() if norms and shown else None,
-            heads=heads.result() if heads and shown else None,
-            lens=lens.result() if lens and shown else None,
-            failed=tuple(feed.failed),
-        )
+def _wanted(names: Collection[str] | None) -> list[Aspect]:
+    """The aspects called `names`, in the order of their exhibits."""
+    known = {aspect.name: aspect for aspect in ASPECTS}
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"there is no aspect '{safe(name)}' to look at.{did_you_mean(name, known)}")
+    return [aspect for name, aspect in known.items() if names is None or name in names]
+
+
+def _pictures(
+    wanted: Sequence[Aspect],
+    images: Sequence[str] | None,
+    data: str | None,
+    folders: str | None,
+    count: int | None,
+    say: Say,
+) -> list[Picture]:
+    """As many images as the aspects `wanted` make use of. Raises UsageError where some are given for nothing."""
+    needed = max((aspect.images(count or COUNT) for aspect in wanted), default=0)
+    if needed:
+        return pictures_of(images, data, needed, folders=folders, say=say)
+    if wanted and (images or data or count):
+        raise UsageError(f"--{wanted[0].name} looks at weights alone; --images, --data and --count change nothing")
+    return []
+
+
+def _opened(
+    names: Mapping[str, str | None], beside: str | None, find: Callable[[str | None], Checkpoint], say: Say
+) -> tuple[dict[str, Checkpoint], str | None]:
+    """The checkpoints by their titles, and the title of the one that is only `beside`.
+
+    That one, and a model whose title is "", get a title made of the checkpoint's name.
+    """
+    found: dict[str, Checkpoint] = {}
+
+    def add(title: str, name: str | None) -> str:
+        checkpoint = find(name)
+        if name is None:
+            say(f"{safe(checkpoint.name)} ({checkpoint.why})")
+        for line in checkpoint.notes:
+            say(line)
+        title = title or _short(checkpoint)
+        title = f"{title}-2" if title in found else title
+        found[title] = checkpoint
+        return title
+
+    for title, name in names.items():
+        add(title, name)
+    return found, add("", _with_weights(beside)) if beside else None
+
+
+def _with_weights(name: str) -> str:
+    """`resnet18` → `timm/resnet18.a1_in1k`: the weights that timm takes for an architecture by itself."""
+    from timm.models import get_pretrained_cfg, is_model
+
+    if Path(name).exists() or name in bundled_names() or not is_model(name):
+        return name
+    config = get_pretrained_cfg(name)
+    return config.hf_hub_id if config and config.hf_hub_id else name
+
+
+def _short(checkpoint: Checkpoint) -> str:
+    """A name for titles and files: of `runs/a/best` `a`."""
+    of_runs = ("", ".", "best", "last", "run")
+    parts = [part for part in re.split(r"[/\\]", checkpoint.name.partition("@")[0]) if part not in of_runs]
+    return re.sub(r"[^\w.]+", "-", parts[-1] if parts else "model")
+
+
+def _subjects(
+    checkpoints: Mapping[str, Checkpoint],
+    beside: str | None,
+    wanted: Sequence[Aspect],
+    pictures: Sequence[Picture],
+    layers: str | Iterable[int] | None,
+    img_size: Sequence[int] | None,
+    device: str | None,
+    say: Say,
+) -> list[Subject]:
+    """The models on their device. One that is not a plain ViT may be among them where only features are looked at."""
+    place = torch.device(device or default_device())
+    inside = any(not isinstance(aspect, OfAnyModel) for aspect in wanted)
+    wished = (img_size[0], img_size[1]) if img_size else None
+    subjects: list[Subject] = []
+    for title, checkpoint in checkpoints.items():
+        if checkpoint.vit is None and (not inside or title == beside):
+            if wished:
+                raise UsageError("--img-size resamples position embeddings; a CNN takes its own size")
+            model, preprocess, kept, patch = load_any(checkpoint).to(place), checkpoint.preprocess, (), PATCH
+        else:
+            model = load_model(checkpoint, img_size=wished, say=say).to(place)
+            preprocess = replace(checkpoint.preprocess, size=model.config.img_size)
+            kept = _layers(layers, model.config.depth) if inside and title != beside else ()
+            patch = model.config.stride
+        cut = subjects[0].cut if subjects else Cut(preprocess.size, patch)
+        subjects.append(Subject(title, checkpoint, model, Feed(pictures, preprocess, place), kept, cut))
+    return subjects
+
+
+def _layers(chosen: str | Iterable[int] | None, depth: int) -> tuple[int, ...]:
+    """`1,6,12`, `all`, or nothing for the last of `depth` layers → layers from 0."""
+    if chosen is None:
+        return (depth - 1,)
+    if chosen == "all":
+        return tuple(range(depth))
+    text = chosen if isinstance(chosen, str) else ",".join(map(str, chosen))
+    try:
+        layers = tuple(int(part) - 1 for part in text.split(","))
+    except ValueError:
+        layers = (-1,)
+    if not all(0 <= layer < depth for layer in layers):
+        raise UsageError(f"--layers {safe(text)}: write numbers from 1 to {depth}, such as 1,{depth}, or all")
+    return layers
+
+
+def _having(subject: Subject, aspects: Iterable[Aspect], say: Say) -> list[Aspect]:
+    """Those of the `aspects` that the model has; why it lacks the others is said."""
+    having = []
+    for aspect in aspects:
+        if why := aspect.lacking(subject):
+            say(f"{safe(subject.title)}: --{aspect.name} is left out, for {why}")
+        else:
+            having.append(aspect)
+    return having
+
+
+def _look(subject: Subject, aspects: Sequence[Aspect], results: Results, progress: Progress) -> None:
+    """Add what the `aspects` measure in the parameters, and in one pass of the images through the blocks."""
+    with progress(safe(subject.title, 30)) as tell, torch.no_grad():
+        for aspect in aspects:
+            if isinstance(aspect, OfParameters):
+                results[aspect.name][subject.title] = aspect.measure(subject.vit)
+        watching = {aspect.name: aspect.watch(subject) for aspect in aspects if isinstance(aspect, OfBlocks)}
+        if watching:
+            observe(subject.vit, _readable(subject.feed, tell), list(watching.values()))
+        for name, instrument in watching.items():
+            results[name][subject.title] = instrument.result()
+
+
+def _readable(feed: Feed, tell: Callable[[int, int], None] | None = None) -> Iterator[Tensor]:
+    """The batches of `feed`. Raises VitError when none of its images can be read."""
+    for batch in feed:
+        yield batch
+        if tell:
+            tell(len(feed.shown) + len(feed.failed), len(feed.pictures))
+    if feed.failed and not feed.shown:
+        raise VitError(f"none of the {len(feed.pictures)} images could be read; the first: {feed.failed[0]}")

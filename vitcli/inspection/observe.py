@@ -3,15 +3,19 @@
 Attention is computed as the model computes it, from the block's own input, without hooks or a global switch; each
 image's weights exist only while they are shown, so memory stays that of a forward pass.
 
-Legend: B batch, N tokens (prefix, then patches), D width, n heads.
+Legend: B batch, C channels, H W pixels, N tokens (prefix, then patches), D width, L layers, n heads.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vitcli.inspection.exhibit import Array
 from vitcli.model.vit import VisionTransformer
 
 
@@ -25,6 +29,10 @@ class Instrument:
 
     def tokens(self, layer: int, tokens: Tensor) -> None:
         """Tokens (B, N, D) after the block `layer`."""
+
+    def result(self) -> Any:
+        """What was measured so far, over at least one image."""
+        raise NotImplementedError
 
 
 @torch.inference_mode()
@@ -50,3 +58,23 @@ def _show(watching: Sequence[Instrument], layer: int, before: int, image: int, w
 def stacked(layers: Sequence[Sequence[Tensor]]) -> Tensor:
     """One tensor for each image of each layer → (images, L, …), on the CPU."""
     return torch.stack([torch.stack(list(images)) for images in layers], dim=1).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class PerHead:
+    """A number for each head of each layer, measured on many images: `values` (images, L, n)."""
+
+    values: Array
+
+    @property
+    def mean(self) -> Array:
+        """(L, n), over the images."""
+        return self.values.mean(axis=0)  # type: ignore[no-any-return]
+
+    @property
+    def error(self) -> Array:
+        """Standard error of the mean over the images, (L, n); NaN for a single image."""
+        images = len(self.values)
+        if images < 2:
+            return np.full(self.values.shape[1:], np.nan)
+        return self.values.std(axis=0, ddof=1) / images**0.5  # type: ignore[no-any-return]

@@ -30,7 +30,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Overview:
-    """`stages` is empty for a model that is not a plain ViT; `odd` are lines about what does not fit together."""
+    """What a checkpoint is; `stages` is empty for a model that is not a plain ViT."""
 
     checkpoint: Checkpoint
     params: int
@@ -38,15 +38,19 @@ class Overview:
     stored: tuple[str, ...]  # number types in the file
     licence: str | None
     stages: tuple[Stage, ...]
-    odd: tuple[str, ...]
+    odd: tuple[str, ...]  # lines about what does not fit together
 
     @property
     def macs(self) -> int:
+        """Multiply–adds for one image."""
         return sum(stage.macs for stage in self.stages)
 
 
 def overview(checkpoint: Checkpoint) -> Overview:
-    """Raises CheckpointError only when config or header cannot be read at all; what disagrees becomes `odd`."""
+    """What `checkpoint` is. What does not fit together becomes `odd`.
+
+    Raises CheckpointError only when config or header cannot be read at all, and for an ONNX file.
+    """
     if checkpoint.exported:
         raise CheckpointError(f"{checkpoint.name}: an ONNX file; inspect the checkpoint that it was made from")
     header = read_header(checkpoint.weights_path)

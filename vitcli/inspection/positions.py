@@ -5,15 +5,28 @@ The position embedding is a list; that near patches have similar rows, and that 
 Legend: h w patch grid, D width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from vitcli.checkpoint.resize import cosines, measure
 from vitcli.errors import CheckpointError
-from vitcli.inspection.measurement import Array
+from vitcli.inspection.aspect import OfParameters, Subject
+from vitcli.inspection.exhibit import Array, Exhibit, Table, arrays_of, said_of
 from vitcli.model.config import Size
 from vitcli.model.vit import VisionTransformer
+from vitcli.report.figures import similarity_figure
+
+LACKING = "the model has no learnt position embedding"
+NAMES = {
+    "neighbours": "patches side by side",
+    "same_row": "same row, two or more apart",
+    "same_column": "same column, two or more apart",
+    "elsewhere": "two or more apart both ways",
+    "far": "half the image apart",
+    "with_distance": "correlation with distance",
+}
 
 
 @dataclass(frozen=True)
@@ -31,9 +44,9 @@ class Similarity:
 
 
 def positions(model: VisionTransformer) -> Similarity:
-    """Raises CheckpointError when `model` has no position embedding."""
+    """The similarities of `model`'s position embedding. Raises CheckpointError when it has none."""
     if model.pos_embed is None:
-        raise CheckpointError("the model has no learnt position embedding")
+        raise CheckpointError(LACKING)
     config = model.config
     patches = model.pos_embed.detach()[0, config.num_pos_tokens - config.num_patches :]
     tiles = cosines(patches).numpy()
@@ -56,3 +69,54 @@ def positions(model: VisionTransformer) -> Similarity:
 
 def _mean(values: Array) -> float | None:
     return float(values.mean()) if values.size else None
+
+
+def exhibit(models: Mapping[str, Similarity]) -> Exhibit:
+    """The position similarity of `models` by their titles."""
+    values = {name: [getattr(found, name) for found in models.values()] for name in NAMES}
+    findings = []
+    arrays: dict[str, Array] = {}
+    for title, found in models.items():
+        arrays |= arrays_of(title, models, cosines=found.cosines)
+        if found.neighbours is not None and found.far is not None:
+            more = "more similar" if found.neighbours > found.far else "not more similar"
+            findings.append(
+                f"{said_of(title, models)}near patches are {more} than far ones: {found.neighbours:.2f} beside, "
+                f"{found.far:.2f} half the image away"
+            )
+    first = next(iter(models.values()))
+    return Exhibit(
+        name="position-similarity",
+        title="Position similarity",
+        words="Cosine similarity of the patches' position embeddings: a tile a patch, in it its similarity with every "
+        "other.",
+        table=Table(
+            ["mean cosine of", *(models if len(models) > 1 else [""])],
+            [[NAMES[name], *("-" if v is None else f"{v:.3f}" for v in line)] for name, line in values.items()],
+        ),
+        findings=findings,
+        records=Table(["what", *models], [[name, *line] for name, line in values.items()]),
+        arrays=arrays,
+        draw=lambda: similarity_figure([(found.cosines, found.grid) for found in models.values()], list(models)),
+        picture=lambda: _small(first.cosines, first.grid),
+    )
+
+
+def _small(similarities: Array, grid: Size) -> Array:
+    """Cosines (h·w, h·w) as colours, (H, W, 3): about seven tiles a row, black between them."""
+    from matplotlib import colormaps
+
+    h, w = grid
+    tiles = similarities.reshape(h, w, h, w)[:: -(-h // 7), :: -(-w // 7)]
+    sheet = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan).transpose(0, 2, 1, 3)
+    flat = sheet.reshape(sheet.shape[0] * sheet.shape[1], -1)[:-1, :-1]
+    colours = colormaps["viridis"]((np.nan_to_num(flat, nan=-1) + 1) / 2)[..., :3]
+    colours[np.isnan(flat)] = 0
+    return (colours * 255).round().astype(np.uint8)  # type: ignore[no-any-return]
+
+
+def _lacking(subject: Subject) -> str | None:
+    return None if subject.config.num_pos_tokens else LACKING
+
+
+ASPECT = OfParameters(name="posemb", measure=positions, lacking=_lacking, show=exhibit)

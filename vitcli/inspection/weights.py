@@ -19,7 +19,7 @@ DEAD = 0.01  # a head whose output matrix is this much smaller than its layer's 
 
 @dataclass(frozen=True)
 class Statistics:
-    """One tensor. The moments are those of its finite entries."""
+    """The numbers of one tensor; the moments are those of its finite entries."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,6 +31,8 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Weights:
+    """What is in a checkpoint's weights."""
+
     sha256: str  # of the file, or of several one after the other
     tensors: tuple[Statistics, ...]
     head_sizes: tuple[tuple[float, ...], ...]  # (L, n): Frobenius norm of each head's way from value to output

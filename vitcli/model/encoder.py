@@ -68,7 +68,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q kᵀ / √d), (…, M, N); each row sums to 1."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)  # type: ignore[no-any-return]
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
 
 
 class Attention(nn.Module):
@@ -132,7 +132,7 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         x = self.proj(x.transpose(1, 2).flatten(2))  # (B, n, M, d) → (B, M, D)
-        return self.proj_drop(x)  # type: ignore[no-any-return]
+        return self.proj_drop(x)
 
 
 class Mlp(nn.Module):
@@ -149,7 +149,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop(self.act(self.fc1(x)))  # (B, N, 4 D)
-        return self.drop(self.fc2(x))  # type: ignore[no-any-return]
+        return self.drop(self.fc2(x))
 
 
 class SwiGLU(nn.Module):
@@ -163,7 +163,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, x = self.fc1(x).chunk(2, dim=-1)
-        return self.drop(self.fc2(self.drop(F.silu(gate) * x)))  # type: ignore[no-any-return]
+        return self.drop(self.fc2(self.drop(F.silu(gate) * x)))
 
 
 class Block(nn.Module):
@@ -192,4 +192,4 @@ class Block(nn.Module):
         y = self.norm1(x)
         y = self.attn.watched(y, watch) if watch else self.attn(y, queries)
         x = x[:, :queries] + self.drop_path(self.ls1(y))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))  # type: ignore[no-any-return]
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

@@ -34,7 +34,7 @@ class AttentionPool(nn.Module):
         k, v = self.kv(x).view(B, N, 2, n, d).permute(2, 0, 3, 1, 4).unbind(0)  # (B, n, N, d)
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, 1, D)
         x = self.proj(x)
-        return (x + self.mlp(self.norm(x)))[:, 0]  # type: ignore[no-any-return]
+        return (x + self.mlp(self.norm(x)))[:, 0]
 
 
 class PreLogits(nn.Module):
@@ -48,4 +48,4 @@ class PreLogits(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, D) → (B, head_hidden)."""
-        return self.act(self.fc(y))  # type: ignore[no-any-return]
+        return self.act(self.fc(y))

@@ -142,4 +142,4 @@ class ResNet(nn.Module):
             self.stages.append(nn.Sequential(OrderedDict(blocks=blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.stages(self.stem(x))  # type: ignore[no-any-return]
+        return self.stages(self.stem(x))

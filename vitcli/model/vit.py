@@ -11,7 +11,7 @@ only: no files, no network, no terminal.
 Legend: B batch, C channels, H W pixels, h w patch grid, N tokens (prefix and patches), D width, K classes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, h·w, D), row by row."""
-        return self.proj(self.backbone(x)).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.proj(self.backbone(x)).flatten(2).transpose(1, 2)
 
 
 class VisionTransformer(nn.Module):
@@ -76,22 +76,22 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor, *, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) → logits (B, K); `with_tokens` also the tokens that enter the last block (B, N, D)."""
-        tokens = self._encode(x)
-        logits = self.head(self._represent(tokens))
+        tokens = self._before_last_block(x)
+        logits = self.head(self._last_block_and_pool(tokens))
         return (logits, tokens) if with_tokens else logits
 
     def representation(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → what the head sees, `pre_logits` (B, num_features)."""
-        return self._represent(self._encode(x))
+        return self._last_block_and_pool(self._before_last_block(x))
 
-    def _encode(self, x: Tensor) -> Tensor:
+    def _before_last_block(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the tokens that enter the last block (B, N, D)."""
         x = self.embed(x)
         for block in list(self.blocks)[:-1]:
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
         return x
 
-    def _represent(self, x: Tensor) -> Tensor:
+    def _last_block_and_pool(self, x: Tensor) -> Tensor:
         """Tokens that enter the last block (B, N, D) → `pre_logits` (B, num_features)."""
         # Only the class token leaves the last block, so only its query, projection and MLP are computed there.
         x = self.blocks[-1](x, queries=1 if self.config.global_pool == "token" else None)
@@ -114,7 +114,7 @@ class VisionTransformer(nn.Module):
             x = torch.cat([*prefix, x + self.pos_embed], dim=1)
         else:
             x = torch.cat([*prefix, x], dim=1) + self.pos_embed
-        return self.norm_pre(self.pos_drop(x))  # type: ignore[no-any-return]
+        return self.norm_pre(self.pos_drop(x))
 
     def pool(self, x: Tensor) -> Tensor:
         """Encoded tokens (B, N, D) → `pre_logits` (B, num_features)."""
@@ -124,7 +124,18 @@ class VisionTransformer(nn.Module):
             if not self.config.pool_include_prefix:
                 x = x[:, self.config.num_prefix_tokens :]
             x = self.attn_pool(x) if self.attn_pool is not None else x.mean(dim=1)
-        return self.pre_logits(self.fc_norm(x))  # type: ignore[no-any-return]
+        return self.pre_logits(self.fc_norm(x))
+
+    def _stages(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The steps from images to logits by what each gives, in the order of the data."""
+        return {
+            "stem": self.patch_embed,
+            "embedded": self._add_position,
+            **{f"blocks.{i}": block for i, block in enumerate(self.blocks)},
+            "encoded": self.norm,
+            "pre_logits": self.pool,
+            "logits": self.head,
+        }
 
     def intermediates(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """The named values on the way from images `x` (B, C, H, W) to logits, every token computed in every block.
@@ -133,20 +144,12 @@ class VisionTransformer(nn.Module):
         `encoded` (B, N, D), `pre_logits` (B, num_features), `logits` (B, K). Stops at the last one that is asked for.
         Raises KeyError for an unknown name.
         """
-        order = [
-            "stem",
-            "embedded",
-            *(f"blocks.{i}" for i in range(self.config.depth)),
-            "encoded",
-            "pre_logits",
-            "logits",
-        ]
+        stages = self._stages()
         wanted = set(names)
-        if unknown := wanted - set(order):
-            raise KeyError(f"no intermediate named {', '.join(sorted(unknown))}; there are {', '.join(order)}")
-        stages = [self.patch_embed, self._add_position, *self.blocks, self.norm, self.pool, self.head]
+        if unknown := wanted - stages.keys():
+            raise KeyError(f"no intermediate named {', '.join(sorted(unknown))}; there are {', '.join(stages)}")
         taken: dict[str, Tensor] = {}
-        for name, stage in zip(order, stages, strict=True):
+        for name, stage in stages.items():
             if len(taken) == len(wanted):
                 break
             x = stage(x)

@@ -4,7 +4,7 @@ Matplotlib's object interface only: no global state, no display. Takes numbers a
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from vitcli.errors import UsageError
 from vitcli.text import safe
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMN, WIDE = 3.4, 7.0  # inches: one and two columns of a paper
@@ -160,6 +161,46 @@ def draw_similarity(part: Any, cosines: npt.NDArray[Any], grid: tuple[int, int],
     axes.set(xlabel="patch column", ylabel="patch row", title=title)
     # A bar of its own, as high as the sheet, whatever the grid's shape.
     part.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.04, 1)), label="cosine similarity", ticks=(-1, 0, 1))
+
+
+def side_by_side(panels: int, draw: Callable[[int, Any], None]) -> "Figure":
+    """A figure of two columns' width in which `draw(i, part)` fills the part of panel i."""
+    from matplotlib import rc_context
+
+    drawing = figure(WIDE, 3.0)
+    with rc_context(STYLE):
+        for i, part in enumerate(drawing.subfigures(1, panels, squeeze=False)[0]):
+            draw(i, part)
+    return drawing
+
+
+def title_part(part: Any, title: str) -> None:
+    """Write `title`, as far as it fits, above one part of a figure."""
+    part.suptitle(fitted(title, width_of(part)), fontsize=8)
+
+
+def legend_below(part: Any, axes: "Axes", columns: int, title: str | None = None) -> None:
+    """Put the legend of `axes` below them: inside, every corner is where some model has its points."""
+    handles, labels = axes.get_legend_handles_labels()
+    part.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize=6, title=title, title_fontsize=6,
+        columnspacing=1.2,
+    )  # fmt: skip
+
+
+def most_ticks(axes: "Axes") -> int:
+    """How many numbers of two digits stand below `axes` without touching each other."""
+    return 12 if is_wide(axes.figure) else 6
+
+
+def layer_ticks(axes: "Axes", layers: int) -> None:
+    """Number the layers below `axes`, from 1; every second, third, … where all would not fit."""
+    axes.set_xticks(range(1, layers + 1, -(-layers // most_ticks(axes))))
+
+
+def is_wide(part: Any) -> bool:
+    """Whether a part of a figure is wider than one column of a paper."""
+    return width_of(part) > COLUMN + 0.2
 
 
 GAP = 4  # cells between the tiles of a mosaic, whose every value is `CELL` cells wide

@@ -49,8 +49,8 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Resized:
-    """The image as evaluation sees it."""
+class AsEvaluated:
+    """An image at the size and crop that evaluation sees, before augmentation."""
 
     preprocess: Preprocess
 
@@ -73,7 +73,7 @@ def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
         scale, interpolation = (recipe.crop_scale, 1.0), preprocess.interpolation
         on_image.append(RandomResizedCropAndInterpolation((height, width), scale, interpolation=interpolation))
     elif recipe.randaugment:
-        on_image.append(Resized(preprocess))
+        on_image.append(AsEvaluated(preprocess))
     if recipe.randaugment:
         fill = tuple(min(255, round(255 * mean)) for mean in preprocess.mean) * (3 // preprocess.in_chans)
         hyper = {"img_mean": fill, "translate_const": int(width * 0.45)}
@@ -87,7 +87,7 @@ def _channels(image: Image.Image, count: int) -> Pixels:
 
 
 def _posterizing(augment: "RandAugment") -> "RandAugment":
-    """Keep at least one bit: at the highest magnitude timm 1.0.31 asks for none, which Pillow 13 refuses."""
+    """`augment`, which keeps at least one bit: at full magnitude timm 1.0.31 asks for none, which Pillow 13 refuses."""
     for op in augment.ops:
         if op.name.startswith("Posterize"):
             op.aug_fn = _posterized
@@ -101,7 +101,7 @@ def _posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
 
 
 def shifted(pixels: Pixels, most: int) -> Pixels:
-    """Moved by up to `most` pixels each way, black where nothing was: padding and a random crop in one."""
+    """`pixels` moved by up to `most` each way, black where nothing was: padding and a random crop in one."""
     down, right = random.randint(-most, most), random.randint(-most, most)
     height, width, _ = pixels.shape
     moved = np.zeros_like(pixels)
@@ -112,7 +112,7 @@ def shifted(pixels: Pixels, most: int) -> Pixels:
 
 
 def batch_transform(recipe: Recipe, preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What is cheaper for a whole micro-batch, on the model's device.
+    """The part of the augmentation that is cheaper for a whole micro-batch, on the model's device.
 
     (B, C, H, W) uint8 → normalised float32, random erasing after it.
     """

@@ -4,9 +4,9 @@ import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -46,16 +46,10 @@ class Plan:
         """(epoch, sample) pairs of micro-batch `index` of `step`."""
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.batch_size + index * self.micro_batch
-        return [(epoch, int(i)) for i in self._order(epoch)[start : start + self.micro_batch]]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if _ORDERS.get("key") != (self, epoch):
-            _ORDERS.update(key=(self, epoch), order=epoch_order(self.n, self.seed, epoch))
-        return _ORDERS["order"]  # type: ignore[return-value]
+        return [(epoch, int(i)) for i in _order(self.n, self.seed, epoch)[start : start + self.micro_batch]]
 
 
-_ORDERS: dict[str, object] = {}  # the last epoch's order, one permutation per epoch instead of one per micro-batch
-
+_order = lru_cache(maxsize=1)(epoch_order)  # one permutation an epoch instead of one a micro-batch
 
 Sample = tuple[Tensor, int, int]
 

@@ -21,11 +21,12 @@ class Clock:
 
     @property
     def used(self) -> float:
+        """Seconds since the beginning, with those of earlier parts."""
         return self.before + time.monotonic() - self.began
 
     @property
     def share(self) -> float:
-        """Of the time for steps that is used; 0 without a budget, 1 and more when it is over."""
+        """The used share of the time for steps; 0 without a budget, 1 and more when it is over."""
         if self.budget is None:
             return 0.0
         return self.used / max(self.budget - self.tail, 1e-3)

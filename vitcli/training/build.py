@@ -1,84 +1,123 @@
-"""Fine-tuning's beginning: a checkpoint without its head, at the resolution and for the classes of new data.
+"""From `Settings` to a `Task`: the model that a run begins with, on its data. A run and its resumption begin here.
 
-The whole pre-training head goes, its hidden layer too, and a zero-initialised linear layer takes its place (paper,
-section 3.2); where the classes of the data are the checkpoint's own, that layer begins as its head. The patch size
-stays; for another image size the position embedding is resampled in 2-D.
-
-MERGED: From settings to a `Task`: reads the data, builds the model. A run and its resumption both begin here.
+From scratch the model is freshly initialised. From a checkpoint the whole pre-training head goes, its hidden layer too,
+and a zero-initialised linear layer takes its place (paper, section 3.2); where the classes of the data are the
+checkpoint's own, that layer begins as its head. The patch size stays; for another image size the position embedding is
+resampled in 2-D.
 """
 
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.load import build, load_any, load_model
 from vitcli.checkpoint.model_args import checked_settings, require_sound
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import DataSet
-from vitcli.errors import CheckpointError, UsageError, VitError
-from vitcli.files import read_typed, shown
+from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.machine import memory_free
 from vitcli.model.architectures import ARCHITECTURES, architecture
 from vitcli.model.config import ViTConfig
 from vitcli.model.cost import cost
 from vitcli.model.mimetic import mimic
-from vitcli.model.resample import Kernel
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 from vitcli.training.lora import adapt
-from vitcli.training.recipe import Recipe, as_dict, override
+from vitcli.training.recipe import Recipe
 from vitcli.training.seeds import reseed
+from vitcli.training.settings import FineTuning, Settings, Tune
 from vitcli.training.task import Task
 from vitcli.training.teacher import load_teacher, require_like_tokens
 
-Tune = Literal["head", "all", "head+all", "lora"]
+Resolver = Callable[[str], Checkpoint]
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a fine-tuning run begins with. Kept in run.json."""
+def build_task(
+    settings: Settings, data: DataSet, *, base: Checkpoint | None = None, resolver: Resolver = resolve
+) -> Task:
+    """The model that `settings` begin with, on `data`.
 
-    checkpoint: str  # any name that `resolve` takes; a folder or file by its absolute path
-    sha256: str  # of its weights
-    tune: Tune
-    img_size: tuple[int, int] | None = None  # pixels; None: the checkpoint's own
-    kernel: Kernel = "timm"
-    rank: int = 0  # of the low-rank update, for `lora`
-
-    def __post_init__(self) -> None:
-        if self.img_size is not None:
-            object.__setattr__(self, "img_size", tuple(self.img_size))  # JSON knows lists only
-        if (self.tune == "lora") != (self.rank > 0):
-            raise UsageError("a LoRA rank is needed for --tune lora and for nothing else")
-
-
-def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
-    """The checkpoint of `start` with a new head for `data`.
-
-    Raises UsageError when it cannot be had at that size or tuned that way, CheckpointError when it changed meanwhile.
+    `base` is the checkpoint of `settings.start` where it was resolved and hashed for them just now; `resolver` finds
+    the others, as `resolve` does. Raises UsageError for a model that cannot be, CheckpointError when the checkpoint
+    changed meanwhile.
     """
-    checkpoint = resolve(start.checkpoint)
+    recipe = settings.recipe
+    reseed(recipe.seed, "initialise")
+    if settings.start:
+        task = _from_checkpoint(settings.start, base or _unchanged(settings.start, resolver), data, recipe)
+    else:
+        task = _from_scratch(settings, data)
+    if settings.teacher:
+        teacher = load_teacher(settings.teacher, task.preprocess, data.classes, resolver)
+        task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
+    if settings.teacher_answers:
+        _require_whole_images(settings)
+    if recipe.token_weight:
+        require_like_tokens(task.teacher, task.vit)
+    if recipe.init != "authors" and (settings.start or task.vit is None):
+        raise UsageError("init is for a Vision Transformer that begins from scratch; leave it out")
+    if recipe.grad_checkpointing:
+        if task.vit is None:
+            raise UsageError(f"grad_checkpointing is for Vision Transformers, not for {safe(task.architecture)}")
+        task.model.grad_checkpointing = True  # type: ignore[assignment]
+    return task
+
+
+def retuned(task: Task, tune: Tune, data: DataSet) -> Task:
+    """A fine-tuning task that trains all of its model, trained in another way (but for `lora`) on a part of its data.
+
+    The model is the same one, changed in place.
+    """
+    if tune == "head":
+        _freeze_trunk(task.model)
+    return replace(task, data=data, origin={**task.origin, "tuned": tune})
+
+
+def _require_whole_images(settings: Settings) -> None:
+    """Raises UsageError for what answers that were given once, to whole images, cannot serve."""
+    if settings.teacher is None:
+        raise UsageError("--teacher-answers keeps what a teacher says; name one with --teacher")
+    recipe = settings.recipe
+    if moving := [name for name in ("mixup", "cutmix", "token_weight") if getattr(recipe, name)]:
+        raise UsageError(
+            f"--teacher-answers holds one answer for each whole image, {moving[0]} would need others: "
+            f"--set {moving[0]}=0, or leave the file out"
+        )
+
+
+# From a checkpoint
+
+
+def _unchanged(start: FineTuning, resolver: Resolver) -> Checkpoint:
+    """The checkpoint of `start`. Raises CheckpointError when its weights are other ones now."""
+    checkpoint = resolver(start.checkpoint)
     if weights_digest(checkpoint) != start.sha256:
         raise CheckpointError(f"{safe(start.checkpoint)} is not what it was when this run began; start a new run")
+    return checkpoint
+
+
+def _from_checkpoint(start: FineTuning, checkpoint: Checkpoint, data: DataSet, recipe: Recipe) -> Task:
+    """`checkpoint` with a new head for `data`. Raises UsageError when it cannot have that size or be tuned that way."""
     notes: list[str] = []
     classes = len(data.classes)
     model: nn.Module
     if checkpoint.vit:
         _require_whole_patches(start.img_size, checkpoint.vit)
         known = load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append)
-        model = with_head(_headless(known), classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
+        model = _with_head(_headless(known), classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
         if checkpoint.labels == data.classes and isinstance(known.head, nn.Linear) and known.config.head_hidden is None:
             model.head.load_state_dict(known.head.state_dict())
             notes.append("the classes are the checkpoint's own: its head is where training begins")
         size = model.config.img_size
     else:
         size = start.img_size or checkpoint.preprocess.size
-        if size != checkpoint.preprocess.size and not any_size(checkpoint.architecture):
+        if size != checkpoint.preprocess.size and not _any_size(checkpoint.architecture):
             raise UsageError(f"{safe(checkpoint.name)} is a {checkpoint.architecture}, which timm builds for one size")
         model = load_any(checkpoint)
         model.reset_classifier(classes)  # type: ignore[operator]  # timm's name for it, on every model
@@ -91,7 +130,7 @@ def from_checkpoint(start: Start, data: DataSet, recipe: Recipe) -> Task:
             )
         adapt(model, start.rank)
     if start.tune == "head":
-        freeze_trunk(model)
+        _freeze_trunk(model)
     origin: dict[str, Any] = {
         "base_model": checkpoint.public_name,
         "base_weights": start.sha256,
@@ -118,13 +157,6 @@ def _require_whole_patches(img_size: tuple[int, int] | None, vit: ViTConfig) -> 
             raise UsageError(f"--img-size: {pixels} is not a multiple of the patch's {stride} pixels")
 
 
-def any_size(architecture: str) -> bool:
-    """Whether timm's model of that name takes images of any size, as CNNs do."""
-    import timm
-
-    return timm.is_model(architecture) and not timm.get_pretrained_cfg(architecture).fixed_input_size
-
-
 def _headless(model: VisionTransformer) -> VisionTransformer:
     """The same trunk, without head and pre-training hidden layer: images → representation (B, D)."""
     config = replace(model.config, num_classes=0, head_hidden=None)
@@ -132,7 +164,7 @@ def _headless(model: VisionTransformer) -> VisionTransformer:
     return build(config, trunk)
 
 
-def with_head(
+def _with_head(
     trunk: VisionTransformer, classes: int, *, dropout: float = 0.0, drop_path: float = 0.0
 ) -> VisionTransformer:
     """A trainable ViT with the weights of `trunk` (which has no head) and a linear head of zeros."""
@@ -144,7 +176,7 @@ def with_head(
     return model.requires_grad_(True)
 
 
-def freeze_trunk(model: nn.Module) -> None:
+def _freeze_trunk(model: nn.Module) -> None:
     """Leave only the head trainable."""
     model.requires_grad_(False)
     head_of(model).requires_grad_(True)
@@ -158,88 +190,7 @@ def head_of(model: nn.Module) -> nn.Linear:
     return head
 
 
-# What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
-MODEL_SETTINGS = (
-    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token",
-    "global_pool", "init_values", "head_hidden", "head_act", "stem",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a training run was asked for: enough to begin it again. Kept in run.json."""
-
-    architecture: str
-    model_args: dict[str, Any]  # what differs from the architecture, by ViTConfig's names
-    data: str
-    recipe: Recipe
-    val_fraction: float = 0.1
-    start: Start | None = None  # fine-tuning: the checkpoint and how; architecture and model_args are then its own
-    teacher: str | None = None  # a checkpoint to learn from
-    budget: float | None = None  # seconds
-    share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
-    share_seed: int = 0  # which ones
-    teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
-    folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise UsageError(f"val_fraction is {shown(self.val_fraction)}, it must be at least 0 and below 1")
-        if not 0 < self.share <= 1 or self.share_seed < 0:
-            raise UsageError(f"share is {shown(self.share)} of seed {shown(self.share_seed)}, a part of the images")
-        if self.budget is not None and not self.budget > 0:
-            raise UsageError(f"budget is {shown(self.budget)}, it must be above 0 seconds")
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "recipe": as_dict(self.recipe)}
-
-    @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> "Settings":
-        """The settings in a run.json. Raises VitError when that is not what it holds."""
-        recipe = config.get("recipe")
-        try:
-            if not isinstance(recipe, dict):
-                raise ValueError(f"recipe must be an object, not {shown(recipe)}")
-            whole = override(Recipe(), recipe, "run.json")
-            settings = read_typed(cls, {**config, "recipe": as_dict(whole)})
-            if settings.start is None:
-                checked_settings(settings.architecture, settings.model_args, "model_args")
-        except (ValueError, CheckpointError) as error:
-            raise VitError(f"run.json is not that of a run: {error}; start again in a new folder") from None
-        return settings
-
-
-def build_task(settings: Settings, data: DataSet) -> Task:
-    """The model that `settings` begin with, on `data`. Raises UsageError for a model that cannot be."""
-    recipe = settings.recipe
-    reseed(recipe.seed, "initialise")
-    task = from_checkpoint(settings.start, data, recipe) if settings.start else _from_scratch(settings, data)
-    if settings.teacher:
-        teacher = load_teacher(settings.teacher, task.preprocess, data.classes)
-        task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
-    if settings.teacher_answers:
-        _require_whole_images(settings)
-    if recipe.token_weight:
-        require_like_tokens(task.teacher, task.vit)
-    if recipe.init != "authors" and (settings.start or task.vit is None):
-        raise UsageError("init is for a Vision Transformer that begins from scratch; leave it out")
-    if recipe.grad_checkpointing:
-        if task.vit is None:
-            raise UsageError(f"grad_checkpointing is for Vision Transformers, not for {safe(task.architecture)}")
-        task.model.grad_checkpointing = True  # type: ignore[assignment]
-    return task
-
-
-def _require_whole_images(settings: Settings) -> None:
-    """Raises UsageError for what answers that were given once, to whole images, cannot serve."""
-    if settings.teacher is None:
-        raise UsageError("--teacher-answers keeps what a teacher says; name one with --teacher")
-    recipe = settings.recipe
-    if moving := [name for name in ("mixup", "cutmix", "token_weight") if getattr(recipe, name)]:
-        raise UsageError(
-            f"--teacher-answers holds one answer for each whole image, {moving[0]} would need others: "
-            f"--set {moving[0]}=0, or leave the file out"
-        )
+# From scratch
 
 
 def _from_scratch(settings: Settings, data: DataSet) -> Task:
@@ -313,9 +264,19 @@ def _checked(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(str(error)) from None
 
 
+# Models of timm that are none of our Vision Transformers
+
+
+def _any_size(architecture: str) -> bool:
+    """Whether timm's model of that name takes images of any size, as CNNs do."""
+    import timm
+
+    return timm.is_model(architecture) and not timm.get_pretrained_cfg(architecture).fixed_input_size
+
+
 def _timm_args(settings: Settings) -> dict[str, Any]:
     """What timm's constructor takes: an image size only where the model is built for one."""
-    without = {"img_size"} if any_size(settings.architecture) else set()
+    without = {"img_size"} if _any_size(settings.architecture) else set()
     return {name: value for name, value in settings.model_args.items() if name not in without}
 
 
@@ -333,8 +294,5 @@ def _timm_model(settings: Settings, classes: int) -> nn.Module:
 
 
 def parameters(model: nn.Module) -> int:
+    """How many numbers a model has to learn, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def run_name(settings: Settings) -> str:
-    return Path(settings.data).resolve().name or "data"

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from vitcli.machine import decoding_threads, default_workers
 from vitcli.training.batches import Plan
-from vitcli.training.build import Tune
 from vitcli.training.distributed import World
 from vitcli.training.faults import one_image_explained, out_of_memory
 from vitcli.training.learner import Learner, OutOfMemory, require_room
 from vitcli.training.recipe import smaller_micro_batch
+from vitcli.training.settings import Settings, Tune
 from vitcli.training.task import Task
 
 SLOTS = {"adamw": 2, "adam": 2, "sgd": 1, "muon": 1}  # numbers that the optimiser keeps for each trainable one
@@ -40,14 +40,21 @@ class Estimate:
 
     @property
     def head_seconds(self) -> float:
-        """Of `--tune head`: one pass over the training images, one over each of the others."""
+        """What `--tune head` takes: one pass over the training images, one over each of the others."""
         return self.forward * (self.images + self.held_out + self.scored) + AFTER
 
     @property
     def all_seconds(self) -> float:
-        """Of training for all epochs, each with its validation, and of the score."""
+        """What training takes for all epochs, each with its validation, and the score."""
         epoch = self.training * self.images + self.forward * self.held_out
         return self.epochs * epoch + self.forward * self.scored + FIXED
+
+    def seconds(self, settings: Settings) -> float:
+        """What the whole run of `settings` takes, within its time budget."""
+        tune = settings.tune
+        seconds = self.head_seconds * ("head" in tune) + self.all_seconds * (tune != "head")
+        seconds *= 1 + len(settings.recipe.lrs)
+        return min(seconds, settings.budget or seconds)
 
 
 def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
@@ -134,6 +141,7 @@ def _kept_for_backward(task: Task, images: Tensor, device: torch.device) -> int:
 
 
 def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers of `model` training changes."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -166,7 +174,7 @@ def choose_tune(cost: Estimate, classes: int, budget: float | None, free: int | 
 
 
 def share_in_time(cost: Estimate, budget: float) -> float:
-    """Of the training images, on which a head can be fitted and scored in `budget` seconds; at least a hundredth."""
+    """The share of the training images on which a head can be fitted and scored in `budget` seconds; at least 1 %."""
     left = budget - AFTER - cost.forward * (cost.held_out + cost.scored)
     return min(1.0, max(0.01, left / (cost.forward * cost.images)))
 

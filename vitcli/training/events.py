@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vitcli.training.validation import Evaluation
+from vitcli.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Evaluated:
     total: int
     epoch: float
     train_loss: float  # mean since the last evaluation
-    validation: Evaluation
+    validation: Validation
     is_best: bool
 
 

@@ -56,6 +56,7 @@ def one_image_explained() -> Iterator[None]:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
+    """Whether `error` says that memory did not suffice."""
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 

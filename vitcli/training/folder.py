@@ -1,11 +1,11 @@
-"""The run folder: what a run was asked to do, what happened, and where it stands. It explains itself without the tool.
+"""The run folder: what a run was asked to do, what happened, where it stands, and what it has learned.
+
+It explains itself without the tool:
 
 run.json        model, data (with fingerprint), recipe, command, versions
 metrics.jsonl   one line a step, one line an evaluation
 checkpoints/    states to resume from, LATEST.json names the newest
 best/ last/     checkpoints that every command (and timm, and transformers) loads
-
-MERGED: A trained model → a checkpoint folder that every command, timm and transformers load.
 """
 
 import errno
@@ -17,34 +17,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from torch import Tensor, nn
 
-from vitcli import files as untrusted
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError, UsageError, VitError
-from vitcli.files import read_typed, write_file
+from vitcli.files import open_regular, parse_object, read_typed, write_file
+from vitcli.files import read_config as read_json
 from vitcli.machine import what_decides_bits
 from vitcli.text import command, safe
 from vitcli.training.events import Evaluated, HeadFitted, Stepped
 from vitcli.training.lora import merged
 from vitcli.training.recipe import as_dict
-from vitcli.training.state import Progress, load_state, save_state
+from vitcli.training.state import Position, State, load_state, save_state
 from vitcli.training.task import Task
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
-
-
-class Restorable(Protocol):
-    """What a run saves and restores (a `Learner`)."""
-
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    def load(self, tensors: dict[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,42 +48,36 @@ class Run:
 
     @property
     def resume_command(self) -> str:
+        """What to type to go on with the run."""
         if own := self.config.get("resume"):
             return safe(own, None)
         return command("vit", "finetune" if self.config.get("start") else "train", "--resume", self.folder)
 
-    def restore(self, learner: Restorable) -> tuple[Progress, tuple[str, ...]] | None:
-        """Load the newest saved state that is whole into `learner`; None for a fresh run. Raises CheckpointError.
+    def newest(self, most: int) -> State | None:
+        """The newest saved state that is whole, None for a fresh run. No file above `most` bytes is read.
 
-        Returns where it stands and which newer states were skipped. The tensors are let go: they are as large as all
-        that the learner holds.
+        Raises CheckpointError when none of several is whole.
         """
-        present = sum(tensor.nbytes for tensor in learner.tensors().values())
         try:
-            state = load_state(self.folder, most=LARGEST_STATE * present + (1 << 20))
+            return load_state(self.folder, most)
         except CheckpointError as error:
             raise CheckpointError(f"{error}{what_is_left(self.folder)}") from error
-        if state is None:
-            return None
-        try:
-            learner.load(state.tensors)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"the state saved in {safe(self.folder)} is not one of the model and recipe that its run.json names; "
-                f"was that file changed?{what_is_left(self.folder)}"
-            ) from error
-        return state.progress, state.skipped
 
-    def save(self, progress: Progress, learner: Restorable) -> None:
-        """Raises VitError when the folder was removed."""
+    def save(self, position: Position, tensors: dict[str, Tensor]) -> None:
+        """Keep the state to resume from. Raises VitError when the folder was removed."""
         _require_there(self.folder)
-        save_state(self.folder, progress, learner.tensors())
+        save_state(self.folder, position, tensors)
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Raises VitError when the folder was removed."""
+    def log(self, event: Any, **more: Any) -> None:
+        """Add `event` to metrics.jsonl. Raises VitError when the folder was removed."""
         _require_there(self.folder)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({**as_line(event), **more}) + "\n")
+
+    def keep(self, model: nn.Module, task: Task, event: Evaluated) -> None:
+        """Write `model` as it stands at `event` to last/, and to best/ when none was better."""
+        for name in ["last", "best"] if event.is_best else ["last"]:
+            _write_checkpoint(model, task, self.folder / name, event)
 
     def rewind(self, step: int) -> tuple[list[float], int]:
         """Drop the metrics of steps that a resumed run will do again.
@@ -109,10 +95,37 @@ class Run:
         return [entry["loss"] for entry in since if entry["event"] == "stepped"], damaged
 
 
-LARGEST_STATE = 4  # times model and averaged weights, with what the optimiser keeps of each
+def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
+    """`model` as it stands at `event`, with class names, preprocessing and where it comes from."""
+    provenance = {
+        "trained_by": "vit finetune" if "base_model" in task.origin else "vit train",
+        **task.origin,
+        "step": event.step,
+        "epoch": round(event.epoch, 4),
+        "validation_accuracy": event.validation.accuracy,
+        "validation_images": event.validation.n,
+        "data": {"name": task.data.root.name, "fingerprint": task.data.fingerprint, "images": len(task.data.train)},
+        "recipe": as_dict(task.recipe),
+    }
+    save_model(
+        folder,
+        merged(model),
+        architecture=task.architecture,
+        labels=task.data.classes,
+        preprocess=task.preprocess,
+        provenance=provenance,
+        timm_args=None if task.vit else task.model_args,
+    )
+
+
 MAX_METRICS = 1 << 30  # bytes: ten million steps
 MAX_LINE = 1 << 16
 _LINES: dict[str, Any] = {"stepped": Stepped, "evaluated": Evaluated, "headfitted": HeadFitted}
+
+
+def as_line(event: Any) -> dict[str, Any]:
+    """An event as a line of metrics.jsonl."""
+    return {"event": type(event).__name__.lower(), **asdict(event)}
 
 
 def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], int]:
@@ -122,7 +135,7 @@ def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], int]:
     """
     path = folder / "metrics.jsonl"
     entries, damaged = [], 0
-    with untrusted.open_regular(path) as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_METRICS:
             raise VitError(f"{safe(path)}: larger than {MAX_METRICS >> 30} GiB; remove it, and the run goes on without")
         while line := file.readline(MAX_LINE):
@@ -139,7 +152,7 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def _entry(line: bytes) -> dict[str, Any]:
-    entry = untrusted.parse_object(line, "line")
+    entry = parse_object(line, "line")
     read_typed(_Line, entry)
     if kind := _LINES.get(entry["event"]):
         read_typed(kind, entry)
@@ -172,7 +185,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise UsageError(f"{safe(folder)} is no run folder: it has no run.json")
     try:
-        config = untrusted.read_config(path)
+        config = read_json(path)
         read_typed(About, config)
     except (CheckpointError, ValueError) as error:
         said = str(error).removeprefix(f"{safe(path)}: ")
@@ -187,6 +200,7 @@ def what_is_left(folder: Path) -> str:
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write run.json, whole or not at all."""
     write_file(folder / "run.json", [json.dumps(config, indent=1).encode()])
 
 
@@ -300,6 +314,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def removed(folder: Path) -> VitError:
+    """The error that says so of a run folder."""
     return VitError(f"{safe(folder)} was removed while its run was at work; nothing of it is left to go on with")
 
 
@@ -308,31 +323,3 @@ def _require_there(folder: Path) -> None:
     lock = _LOCKS.get(folder.resolve())
     if lock is not None and not os.fstat(lock.fileno()).st_nlink:
         raise removed(folder)
-
-
-def as_line(event: Any) -> dict[str, Any]:
-    """An event as a line of metrics.jsonl."""
-    return {"event": type(event).__name__.lower(), **asdict(event)}
-
-
-def export(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
-    """Write `model` as it stands at `event`, with class names, preprocessing and where it comes from."""
-    provenance = {
-        "trained_by": "vit finetune" if "base_model" in task.origin else "vit train",
-        **task.origin,
-        "step": event.step,
-        "epoch": round(event.epoch, 4),
-        "validation_accuracy": event.validation.accuracy,
-        "validation_images": event.validation.n,
-        "data": {"name": task.data.root.name, "fingerprint": task.data.fingerprint, "images": len(task.data.train)},
-        "recipe": as_dict(task.recipe),
-    }
-    save_model(
-        folder,
-        merged(model),
-        architecture=task.architecture,
-        labels=task.data.classes,
-        preprocess=task.preprocess,
-        provenance=provenance,
-        timm_args=None if task.vit else task.model_args,
-    )

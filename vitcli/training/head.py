@@ -2,9 +2,7 @@
 
 Multinomial logistic regression with an L2 penalty that is chosen on a held-out slice of train (as in the linear probes
 of CLIP, arXiv 2103.00020, appendix A.3). Features are standardised for the fit; the layer that comes out takes them
-plain.
-
-MERGED: The head's part of a run: features once, kept in the run folder; a linear head on them; its checkpoint.
+plain. A run keeps them in its folder, so that one that was interrupted computes them once.
 """
 
 import time
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from vitcli.checkpoint.tensor_file import read_header, read_tensors
 from vitcli.data.samples import Samples
 from vitcli.data.split import content_split
-from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError
+from vitcli.errors import CheckpointError, Stopped, UsageError
 from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.vit import VisionTransformer
@@ -28,11 +26,11 @@ from vitcli.text import plural, safe
 from vitcli.training.build import head_of
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Lost
-from vitcli.training.folder import Run, as_line, export
+from vitcli.training.folder import Run
 from vitcli.training.state import load_state
 from vitcli.training.stop import StopFlag
 from vitcli.training.task import Task
-from vitcli.training.validation import batches, evaluate
+from vitcli.training.validation import batches, validate
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 2))  # on the mean loss, for standardised features
 HELD_OUT = 0.1  # of train, for the choice
@@ -41,8 +39,8 @@ STEPS = 100  # of L-BFGS
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One penalty on the held-out slice."""
+class PenaltyTried:
+    """How good the head of one penalty is on the held-out slice."""
 
     penalty: float
     loss: float  # mean negative log-likelihood, nats
@@ -56,7 +54,7 @@ class Fitted:
     weight: Tensor
     bias: Tensor
     penalty: float
-    tried: tuple[Tried, ...]
+    tried: tuple[PenaltyTried, ...]
 
 
 @torch.inference_mode()
@@ -78,7 +76,7 @@ def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int) -> Fitted:
     standard = (x - mean) / std
     digests = [i.to_bytes(8, "little") for i in range(len(x))]
     held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))
-    tried: list[Tried] = []
+    tried: list[PenaltyTried] = []
     if held_out.any():
         kept = (~held_out).nonzero()[:, 0]
         kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))[:CHOICE_IMAGES]]
@@ -89,7 +87,7 @@ def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int) -> Fitted:
     return Fitted(weight, bias - weight @ mean, penalty, tuple(tried))
 
 
-def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes: int) -> Iterator[Tried]:
+def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes: int) -> Iterator[PenaltyTried]:
     """From the strongest penalty to the weakest, each from the solution before; ends where it only gets worse."""
     start: tuple[Tensor, Tensor] | None = None
     best, worse = float("inf"), 0
@@ -97,7 +95,7 @@ def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes
         start = logistic_regression(x, labels, classes, penalty, start=start)
         logits = F.linear(other, *start)
         loss = F.cross_entropy(logits, other_labels).item()
-        yield Tried(penalty, loss, (logits.argmax(dim=1) == other_labels).float().mean().item())
+        yield PenaltyTried(penalty, loss, (logits.argmax(dim=1) == other_labels).float().mean().item())
         worse = worse + 1 if loss > best else 0
         best = min(best, loss)
         if worse == 2:
@@ -125,7 +123,7 @@ def logistic_regression(
 
 
 def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, float]:
-    """Fit the head of `task.model` in place, and export the model. Nothing to do where training went on from there.
+    """Fit the head of `task.model` in place, and keep the model. Nothing to do where training went on from there.
 
     Returns the validation accuracy, -1 when nothing was done.
     Raises Stopped after a signal, and UsageError under `torchrun`.
@@ -135,25 +133,7 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     if load_state(run.folder) is not None:
         return -1.0
     began = time.monotonic()
-    cache = run.folder / "features.safetensors"
-    x: Tensor | None = None
-    if cache.exists():
-        try:
-            x = _kept(cache, len(task.data.train), head_of(task.model).in_features)
-        except CheckpointError as error:
-            yield Lost(f"{error}; the features are computed again")
-    if x is None:
-        batches: list[Tensor] = []
-        done, samples = 0, task.data.train
-        for batch in features(task.model, samples, task.preprocess, world.device):
-            batches.append(batch)
-            done += len(batch)
-            yield Featured(done, len(samples))
-            if stop.exit_code:
-                raise Stopped(f"stopped at image {done} of {len(samples)}; to go on: {run.resume_command}",
-                              stop.exit_code or EXIT_STOPPED)  # fmt: skip
-        x = torch.cat(batches)
-        write_file(cache, [save({"features": x})])
+    x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
     fitted = fit_head(x, labels, task.classes, task.recipe.seed)
     head = head_of(task.model)
@@ -165,20 +145,40 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     _, damaged = run.rewind(-1)  # what a run that was killed before its first step had logged
     if damaged:
         yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
-    run.log({**as_line(event), "step": 0})
+    run.log(event, step=0)
     yield event
-    validation = evaluate(task.model, task, task.data.val, world)
-    loss = torch.nn.functional.cross_entropy(x @ fitted.weight.T + fitted.bias, labels).item()
+    validation = validate(task.model, task, task.data.val, world)
+    loss = F.cross_entropy(x @ fitted.weight.T + fitted.bias, labels).item()
     evaluated = Evaluated(0, 0, 0.0, loss, validation, is_best=True)
-    run.log(as_line(evaluated))
-    for name in ("last", "best"):
-        export(task.model, task, run.folder / name, evaluated)
+    run.log(evaluated)
+    run.keep(task.model, task, evaluated)
     yield evaluated
     return validation.accuracy
 
 
-def _kept(path: Path, images: int, width: int) -> Tensor:
-    """The features (images, width) that an earlier part of the run left. Raises CheckpointError for anything else."""
+def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, Tensor]:
+    """What the head sees of the training images (N, D): as an earlier part of the run left it, or computed and kept."""
+    cache, samples = run.folder / "features.safetensors", task.data.train
+    if cache.exists():
+        try:
+            return _read_features(cache, len(samples), head_of(task.model).in_features)
+        except CheckpointError as error:
+            yield Lost(f"{error}; the features are computed again")
+    parts: list[Tensor] = []
+    done = 0
+    for part in features(task.model, samples, task.preprocess, world.device):
+        parts.append(part)
+        done += len(part)
+        yield Featured(done, len(samples))
+        if stop.exit_code:
+            raise Stopped(f"stopped at image {done} of {len(samples)}; to go on: {run.resume_command}", stop.exit_code)
+    x = torch.cat(parts)
+    write_file(cache, [save({"features": x})])
+    return x
+
+
+def _read_features(path: Path, images: int, width: int) -> Tensor:
+    """The features (images, width) in a file of `_kept_features`. Raises CheckpointError for anything else."""
     tensors = read_header(path).tensors
     if set(tensors) != {"features"} or tensors["features"].shape != (images, width):
         raise CheckpointError(f"{safe(path)}: not {images} features of {width} numbers")

@@ -20,8 +20,7 @@ from vitcli.training.batches import Batch
 from vitcli.training.distributed import World
 from vitcli.training.faults import one_image_explained, out_of_memory
 from vitcli.training.objective import Objective
-from vitcli.training.optimizer import Muon, parameter_groups
-from vitcli.training.recipe import Recipe
+from vitcli.training.optimizer import create_optimizer
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
 
@@ -73,7 +72,7 @@ class Learner:
         self.layout = torch.channels_last if convolutional else torch.contiguous_format
         self.model = task.model.to(world.device).to(memory_format=self.layout)
         self.names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        self.optimizer = _optimizer(self.model, recipe)
+        self.optimizer = create_optimizer(self.model, recipe)
         self.ema = _averaged(self.model) if recipe.ema_decay else None
         self.parallel: nn.Module = self.model
         if world.size > 1:
@@ -187,26 +186,17 @@ class Learner:
             self.optimizer.state[parameter][slot] = like.copy_(tensor).to(parameter.device)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2
-
-    muon = recipe.optimizer == "muon"
-    groups = parameter_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, orthogonal=muon)
-    if muon:
-        dtype = torch.bfloat16 if recipe.amp == "bf16" else torch.float32
-        return Muon(groups, lr=recipe.lr, betas=recipe.betas, dtype=dtype)
-    if recipe.optimizer == "sgd":
-        return create_optimizer_v2(groups, "momentum", lr=recipe.lr, momentum=recipe.betas[0])  # type: ignore[no-any-return]
-    return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, betas=recipe.betas, fused=True)  # type: ignore[no-any-return]
-
-
 def _averaged(model: nn.Module) -> nn.Module:
     return deepcopy(model).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def _lerp(average: nn.Module, model: nn.Module, weight: float) -> None:
-    """average ← average + weight · (model − average); integer buffers are copied."""
+    """average ← average + weight · (model − average); integer buffers are copied.
+
+    torch's AveragedModel would take the first step's weights for the average and name its tensors otherwise, so that
+    saved states would not load.
+    """
     pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
     floating = [(a, m) for a, m in pairs if a.is_floating_point()]
     torch._foreach_lerp_([a for a, _ in floating], [m for _, m in floating], weight)

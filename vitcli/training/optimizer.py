@@ -1,10 +1,9 @@
-"""Which parameters are trained how: weight decay, learning rate by depth, and what Muon orthogonalises.
+"""Which optimiser trains which parameters how: weight decay, learning rate by depth, and what Muon orthogonalises.
 
-MERGED: Muon: momentum whose update is orthogonalised, for the matrices inside; AdamW for everything else.
-
-After Jordan et al. 2024 (github.com/KellerJordan/Muon) with the step size of arXiv 2502.16982, which lets learning rate
-and weight decay be those of AdamW. torch and timm have it too, but both orthogonalise in bfloat16, which a CPU without
-bfloat16 units emulates: 60 ms an image where float32 takes 8 (docs/decisions.md). Here the caller says in which type.
+Muon is momentum whose update is orthogonalised, for the matrices inside the encoder; all else is AdamW's. After Jordan
+et al. 2024 (github.com/KellerJordan/Muon) with the step size of arXiv 2502.16982, which lets learning rate and weight
+decay be those of AdamW. torch and timm have it too, but both orthogonalise in bfloat16, which a CPU without bfloat16
+units emulates: 60 ms an image where float32 takes 8 (docs/decisions.md). Here the caller says in which type.
 """
 
 import math
@@ -17,7 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from vitcli.training.recipe import Recipe
+
 Group = dict[str, Any]  # a parameter group of torch.optim, with `lr_scale` and, for Muon, `orthogonal` and `parts`
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of `recipe` for the trainable parameters of `model`."""
+    from timm.optim import create_optimizer_v2
+
+    muon = recipe.optimizer == "muon"
+    groups = parameter_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay, orthogonal=muon)
+    if muon:
+        dtype = torch.bfloat16 if recipe.amp == "bf16" else torch.float32
+        return Muon(groups, lr=recipe.lr, betas=recipe.betas, dtype=dtype)
+    if recipe.optimizer == "sgd":
+        return create_optimizer_v2(groups, "momentum", lr=recipe.lr, momentum=recipe.betas[0])  # type: ignore[no-any-return]
+    return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, betas=recipe.betas, fused=True)  # type: ignore[no-any-return]
 
 
 def parameter_groups(
@@ -58,7 +73,7 @@ def _is_on_top(name: str) -> bool:
 
 
 def _is_inner_matrix(name: str, p: Tensor) -> bool:
-    """Of the encoder, and each filter bank of a stem's stages as the matrix (out, in · kernel)."""
+    """Whether a parameter is a matrix of the encoder or, as (out, in · kernel), a filter bank of a stem's stages."""
     return (name.startswith("blocks.") and p.ndim == 2) or (".stages." in name and p.ndim == 4)
 
 
@@ -67,7 +82,7 @@ STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups marked `orthogonal` (`groups.parameter_groups`) by Muon, the others by AdamW, with one learning rate."""
+    """Groups marked `orthogonal` (see `parameter_groups`) by Muon, the others by AdamW, with one learning rate."""
 
     def __init__(
         self,

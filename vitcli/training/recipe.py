@@ -96,6 +96,7 @@ class Recipe:
             )
 
     def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
         return self.steps or max(1, round(self.epochs * steps_per_epoch))
 
     def lr_at(self, step: float, total: int) -> float:
@@ -147,6 +148,7 @@ class RecipeFile:
 
 
 def recipe_names(kind: Kind = "train") -> list[str]:
+    """The shipped recipes of `kind`."""
     names = (entry.name for entry in _shipped(kind).iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
@@ -234,6 +236,26 @@ def small_images(recipe: Recipe, side: int) -> Recipe:
     return replace(recipe, crop_scale=1.0, crop_padding=max(1, side // 16), randaugment="")
 
 
+def finetuning_recipe(name: str | None, changes: dict[str, Any], pixels: tuple[int, int]) -> Recipe:
+    """The recipe `name` for fine-tuning with `changes`; the default one is fitted to images as small as `pixels`.
+
+    Random crops would leave too little of those. Raises UsageError for a recipe that has a model of its own.
+    """
+    file = load_recipe(name, "finetune")
+    if file.model:
+        raise UsageError(
+            f"the recipe {safe(name)} has a [model] part, but the model of `vit finetune` is its checkpoint"
+        )
+    recipe = file.recipe
+    if name is None and min(pixels) <= 64:
+        recipe = small_images(recipe, min(pixels))
+    if "epochs" in changes and "steps" not in changes:
+        changes = {**changes, "steps": 0}  # epochs were asked for
+    if "lr" in changes and "lrs" not in changes:
+        changes = {**changes, "lrs": []}  # this one, no search
+    return override(recipe, changes, "options")
+
+
 def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
     """`recipe` with `changes`, each checked for name and type. Raises UsageError.
 
@@ -265,13 +287,14 @@ def _micro_batch(recipe: Recipe, changes: dict[str, Any]) -> int:
 
 
 def smaller_micro_batch(recipe: Recipe) -> int | None:
-    """The next smaller one that divides it, an even one where images are paired; None when there is none."""
+    """The next smaller micro-batch that divides `recipe`'s, an even one where images are paired; None without one."""
     paired = recipe.mixup or recipe.cutmix
     smaller = range(recipe.micro_batch - 1, 0, -1)
     return next((n for n in smaller if recipe.micro_batch % n == 0 and not (paired and n % 2)), None)
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """`recipe` as JSON and TOML hold it, with lists for tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 

@@ -1,103 +1,61 @@
 """After a run: its best checkpoint scored on held-out images through the path of `vit predict`, and report.html.
 
-MERGED: The report of a training run: what was done, how it went, how good the result is, and where it fails.
+The page says what was done, how it went, how good the result is, and where it fails.
 """
 
-import json
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from vitcli.data.samples import DataSet, Samples
-from vitcli.text import command, safe
-
-if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for these
-    from vitcli.inference.evaluate import Evaluation
-    from vitcli.metrics import Mistake
-import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
+from vitcli.data.samples import DataSet, Samples
 from vitcli.errors import ImageError
-from vitcli.metrics import Measures, Mistake
+from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, svg
 from vitcli.report.page import Page
+from vitcli.text import command, safe
+from vitcli.training.folder import read_config, read_metrics
+
+if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for this
+    from vitcli.inference.evaluate import Evaluation
+
+ScoredSplit = Literal["auto", "val", "test", "none"]  # auto: test where there is one
+MISTAKES = 24  # pictures of them
+POINTS = 400  # of a curve: more cannot be seen
+SHOWN = 160  # pixels of a picture's longer side
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the end of a run tells."""
+    """How good the best checkpoint of a run is."""
 
     split: str  # "test" or "val"
     evaluation: "Evaluation"
-    mistakes: "tuple[Mistake, ...]"  # the most confident first
+    mistakes: tuple[Mistake, ...]  # the most confident first
     report: Path
     note: str = ""  # what should be known about the number
 
 
-def score_run(folder: Path, data: DataSet, score: str) -> Outcome | None:
+def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None:
     """Evaluate `folder`/best on the split that `score` names, and write the report; None without such a split."""
     split, samples = _split(data, score)
     if samples is None:
         write_report(folder, data, None)
         return None
     from vitcli.inference.evaluate import evaluate
-    from vitcli.metrics import mistakes
 
     evaluation = evaluate(folder / "best", samples, data.classes)
     wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
     note = "" if split == "test" else "the epoch was chosen on the same images, so expect a little less on new ones"
-    report = write_report(folder, data, evaluation, wrong, samples, split=split, note=note)
-    return Outcome(split, evaluation, wrong, report, note)
+    outcome = Outcome(split, evaluation, wrong, folder / "report.html", note)
+    write_report(folder, data, outcome)
+    return outcome
 
 
-def predict_command(folder: Path) -> str:
-    return f"{command('vit', 'predict', '-m', folder / 'best')} IMAGE…"
-
-
-def write_report(
-    folder: Path,
-    data: DataSet,
-    evaluation: "Evaluation | None",
-    wrong: "tuple[Mistake, ...]" = (),
-    samples: Samples | None = None,
-    *,
-    split: str = "",
-    note: str = "",
-) -> Path:
-    """report.html of a run folder."""
-    config = json.loads((folder / "run.json").read_text("utf-8"))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    places = {} if samples is None else {samples.name(i): i for i in range(len(samples))}
-    start = config.get("start")
-    facts = {
-        "model": start["checkpoint"] if start else config["architecture"],
-        "trained": start["tune"] if start else "from scratch",
-        "data": f"{data.root.name}: {len(data.train)} train, {len(data.val)} validation images, "
-        f"{len(data.classes)} classes",
-        "started": config["started"],
-        "versions": ", ".join(f"{name} {number}" for name, number in config["versions"].items()),
-        "command": command("vit", *config["command"][1:]),
-    }
-    pass
-
-    return write_run_report(
-        folder,
-        title=f"{safe(folder.name)}",
-        facts=facts,
-        metrics_lines=lines,
-        measures=evaluation.measures if evaluation else None,
-        mistakes=wrong[:24],
-        image_of=(lambda name: samples.image(places[name])) if samples is not None else None,
-        command=predict_command(folder),
-        split="validation" if split == "val" else split,
-        note=note,
-    )
-
-
-def _split(data: DataSet, score: str) -> tuple[str, Samples | None]:
+def _split(data: DataSet, score: ScoredSplit) -> tuple[str, Samples | None]:
     """The images to score on; the test split when it is left to us and there is one."""
     if score == "none":
         return "none", None
@@ -106,51 +64,52 @@ def _split(data: DataSet, score: str) -> tuple[str, Samples | None]:
     return "val", data.val if len(data.val) else None
 
 
-POINTS = 400  # of a curve: more cannot be seen
-SHOWN = 160  # pixels of a picture's longer side
+def predict_command(folder: Path) -> str:
+    """What to type to use the run in `folder`."""
+    return f"{command('vit', 'predict', '-m', folder / 'best')} IMAGE…"
 
 
-def write_run_report(
-    folder: Path,
-    *,
-    title: str,
-    facts: Mapping[str, str],
-    metrics_lines: Sequence[Mapping[str, Any]],
-    measures: Measures | None,
-    mistakes: Sequence[Mistake] = (),
-    image_of: Callable[[str], Image.Image] | None = None,
-    command: str = "",
-    split: str = "held-out",
-    note: str = "",
-) -> Path:
-    """`folder`/report.html. `metrics_lines`: of metrics.jsonl; `image_of`: from a mistake's name to its picture;
-    `note`: what should be known about the number.
-
-    Whatever is missing (no evaluation, no steps yet) leaves its section out.
-    """
-    page = Page(title)
-    if measures:
+def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
+    """report.html of the run in `folder`. What is missing (no outcome, no steps yet) leaves its section out."""
+    page = Page(safe(folder.name))
+    measures = outcome.evaluation.measures if outcome else None
+    if outcome and measures:
         low, high = measures.top1_interval.low, measures.top1_interval.high
+        split = "validation" if outcome.split == "val" else outcome.split
         page.paragraph(
             f"Accuracy {measures.top1:.4f} on {measures.n} {split} images (95 % interval {low:.4f} to {high:.4f})."
-            + (f" But {note}." if note else "")
+            + (f" But {outcome.note}." if outcome.note else "")
         )
-    page.facts(facts.items())
-    if command:
-        page.section("Use it")
-        page.command(command)
-    if panels := _curves(metrics_lines):
+    page.facts(_facts(read_config(folder), data).items())
+    page.section("Use it")
+    page.command(predict_command(folder))
+    if panels := _curves(read_metrics(folder)[0]):
         page.section("Training")
         page.svg(svg(curves_figure(panels, "epoch")), "The averaged weights are validated after each epoch.")
     if measures:
         _scores(page, measures)
-    if mistakes and image_of:
+    if outcome and outcome.mistakes:
+        samples = data.test if outcome.split == "test" and data.test is not None else data.val
         page.section("Most confidently wrong")
-        page.pictures(_pictures(mistakes, image_of))
-    return page.write(folder / "report.html")
+        page.pictures(_pictures(outcome.mistakes[:MISTAKES], samples))
+    page.write(folder / "report.html")
+
+
+def _facts(config: Mapping[str, Any], data: DataSet) -> dict[str, str]:
+    start = config.get("start")
+    return {
+        "model": start["checkpoint"] if start else config["architecture"],
+        "trained": start["tune"] if start else "from scratch",
+        "data": f"{data.root.name}: {len(data.train)} train, {len(data.val)} validation images, "
+        f"{len(data.classes)} classes",
+        "started": config.get("started", "unknown"),
+        "versions": ", ".join(f"{name} {number}" for name, number in config.get("versions", {}).items()),
+        "command": command("vit", *config.get("command", ())[1:]),
+    }
 
 
 def _curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Curve]]]:
+    """Name and curves of each panel, from the lines of metrics.jsonl; none before the first step."""
     steps = [line for line in lines if line.get("event") == "stepped"]
     ends = [line for line in lines if line.get("event") == "evaluated" and line["step"]]
     if not steps:
@@ -199,11 +158,13 @@ def _scores(page: Page, measures: Measures) -> None:
     page.table(columns, rows, numbers=columns[1:])
 
 
-def _pictures(mistakes: Sequence[Mistake], image_of: Callable[[str], Image.Image]) -> list[tuple[bytes, str]]:
+def _pictures(wrong: Sequence[Mistake], samples: Samples) -> list[tuple[bytes, str]]:
+    """The images of `wrong` among `samples`, as PNG, each with what is to be said of it."""
+    places = {samples.name(i): i for i in range(len(samples))}
     pictures = []
-    for mistake in mistakes:
+    for mistake in wrong:
         try:
-            image = image_of(mistake.name)
+            image = samples.image(places[mistake.name])
         except ImageError:
             continue  # the file went away since it was scored
         scale = SHOWN / max(image.size)

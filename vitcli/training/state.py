@@ -24,8 +24,8 @@ KEPT = 2
 
 
 @dataclass(frozen=True)
-class Progress:
-    """The scalars of a run's state."""
+class Position:
+    """How far a run has come: the scalars of its state."""
 
     step: int  # optimiser steps done
     best_step: int = -1  # of the best validation accuracy so far; -1: none yet
@@ -41,21 +41,23 @@ class Progress:
 
 
 class State(NamedTuple):
-    progress: Progress
+    """What a saved state holds, read whole."""
+
+    position: Position
     tensors: dict[str, Tensor]
     skipped: tuple[str, ...] = ()  # newer states that could not be read, and why
 
 
-def save_state(run: Path, progress: Progress, tensors: dict[str, Tensor]) -> Path:
+def save_state(run: Path, position: Position, tensors: dict[str, Tensor]) -> Path:
     """Write the state durably, then point LATEST at it, then drop what is older than the two newest."""
     folder = run / "checkpoints"
     folder.mkdir(exist_ok=True)
-    path = folder / f"step-{progress.step:08d}.safetensors"
+    path = folder / f"step-{position.step:08d}.safetensors"
     content = save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(asdict(progress))}
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(asdict(position))}
     )
     write_file(path, [content])
-    latest = {"file": path.name, "step": progress.step, "sha256": hashlib.sha256(content).hexdigest()}
+    latest = {"file": path.name, "step": position.step, "sha256": hashlib.sha256(content).hexdigest()}
     write_file(run / "LATEST.json", [json.dumps(latest).encode()])
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
         old.unlink(missing_ok=True)
@@ -97,7 +99,7 @@ def _latest_digest(run: Path) -> dict[str, str]:
     return {safe(latest.file): latest.sha256}
 
 
-def _read(path: Path, sha256: str | None, most: int | None) -> tuple[Progress, dict[str, Tensor]]:
+def _read(path: Path, sha256: str | None, most: int | None) -> tuple[Position, dict[str, Tensor]]:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
@@ -106,8 +108,8 @@ def _read(path: Path, sha256: str | None, most: int | None) -> tuple[Progress, d
             raise ValueError("SHA-256 differs from LATEST.json")
     with safe_open(path, framework="pt") as state:
         metadata: dict[str, str] = state.metadata() or {}
-        progress = read_typed(Progress, parse_object(metadata.get("progress", "").encode(), "progress"))
+        position = read_typed(Position, parse_object(metadata.get("progress", "").encode(), "progress"))
         tensors = {name: state.get_tensor(name).clone() for name in state.keys()}  # noqa: SIM118 (not a dict)
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(f"NaN or infinity in {safe(broken[0], 80)}")
-    return progress, tensors
+    return position, tensors

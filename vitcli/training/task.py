@@ -1,4 +1,4 @@
-"""What is trained on what: the model, the data, the recipe and the preprocessing, put together once."""
+"""What is trained on what: the model, the data, the recipe and the preprocessing, put together once a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from vitcli.training.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """`architecture` is timm's name; `vit` is None for a timm model that is not one of our Vision Transformers."""
+    """A model and all that its training needs to know, built by `build_task`."""
 
-    architecture: str
+    architecture: str  # timm's name
     model_args: Mapping[str, Any]  # what differs from the architecture
-    vit: ViTConfig | None
+    vit: ViTConfig | None  # None for a timm model that is not one of our Vision Transformers
     model: nn.Module
     preprocess: Preprocess
     data: DataSet
@@ -31,8 +31,10 @@ class Task:
 
     @property
     def classes(self) -> int:
+        """How many classes the data have."""
         return len(self.data.classes)
 
     @property
     def transform(self) -> Transform:
+        """The augmentation of one training image."""
         return training_transform(self.recipe, self.preprocess)

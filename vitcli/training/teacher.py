@@ -1,13 +1,12 @@
 """A trained model that a student learns from (Hinton et al. 2015, arXiv 1503.02531; DeiT, arXiv 2012.12877).
 
-MERGED: A teacher's answers to the training images, given once and kept in a file that later runs read.
-
-The teacher sees each image whole, at its own size, as `vit predict` would show it. What a small student sees, shifted
-and flipped, is near enough; and a teacher that costs more than its student is asked once instead of every epoch.
+It is asked about the very images that the student sees, in every pass; or once about each whole image, at its own size,
+as `vit predict` would show it, with the answers kept in a file that later runs read. What a small student sees, shifted
+and flipped, is near enough to that, and a teacher may cost more than its student.
 """
 
 import unicodedata
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.load import load_any
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import Samples
-from vitcli.errors import EXIT_STOPPED, Stopped, UsageError, VitError
+from vitcli.errors import Stopped, UsageError, VitError
 from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import ViTConfig
@@ -79,9 +79,11 @@ class Teacher(nn.Module):
         return logits[:, self.order], tokens
 
 
-def load_teacher(name: str, student: Preprocess, classes: tuple[str, ...]) -> Teacher:
+def load_teacher(
+    name: str, student: Preprocess, classes: tuple[str, ...], resolver: Callable[[str], Checkpoint] = resolve
+) -> Teacher:
     """The checkpoint `name` as a teacher of `classes`. Raises UsageError when it does not know all of them."""
-    checkpoint = resolve(name)
+    checkpoint = resolver(name)
     if checkpoint.outputs != "classes":
         why = checkpoint.why_no_classes or "several of its labels may hold for one image (multi-label)"
         raise UsageError(f"{safe(name)} cannot teach classes: {why}")
@@ -109,7 +111,7 @@ def require_like_tokens(teacher: nn.Module | None, student: ViTConfig | None) ->
             )
 
 
-NAME = "answers"
+TENSOR = "answers"  # its name in the file
 
 
 def kept_answers(file: Path, task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Asked, None, Tensor]:
@@ -124,7 +126,7 @@ def kept_answers(file: Path, task: Task, run: Run, world: World, stop: StopFlag)
         answers = yield from _asked(teacher, samples, task.recipe.amp, run, world, stop)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_file(file, [save({NAME: answers}, told)])
+            write_file(file, [save({TENSOR: answers}, told)])
         except OSError as error:
             raise VitError(f"{safe(file)}: {error.strerror}; the teacher's answers were not kept") from error
     world.barrier()
@@ -134,7 +136,7 @@ def kept_answers(file: Path, task: Task, run: Run, world: World, stop: StopFlag)
 def _asked(
     teacher: Teacher, samples: Samples, amp: str, run: Run, world: World, stop: StopFlag
 ) -> Generator[Asked, None, Tensor]:
-    """The logits (N, K), float16, in the precision of the training."""
+    """The logits (N, K), float16, of `teacher` for whole images, computed in the precision of the training."""
     model = teacher.model.to(world.device).to(memory_format=torch.channels_last)
     order = teacher.order.to(world.device)
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
@@ -147,21 +149,19 @@ def _asked(
         done += len(pixels)
         yield Asked(done, len(samples))
         if stop.exit_code:
-            raise Stopped(
-                f"stopped at answer {done} of {len(samples)}; to go on: {run.resume_command}",
-                stop.exit_code or EXIT_STOPPED,
-            )
+            raise Stopped(f"stopped at answer {done} of {len(samples)}; to go on: {run.resume_command}", stop.exit_code)
     return torch.cat(found)
 
 
 def _read(file: Path, told: dict[str, str], shape: tuple[int, int]) -> Tensor:
+    """The answers in `file`, which are to be of `shape` and to those that `told` names."""
     try:
         with safe_open(file, "pt") as opened:
             if (opened.metadata() or {}) != told:
                 raise UsageError(
                     f"{safe(file)} holds another teacher's answers, or those to other images; name another file"
                 )
-            answers: Tensor = opened.get_tensor(NAME)
+            answers: Tensor = opened.get_tensor(TENSOR)
     except (OSError, SafetensorError) as error:
         raise VitError(
             f"{safe(file)} cannot be read: {safe(error)}; remove it, and the teacher is asked anew"

@@ -1,4 +1,4 @@
-"""`train`: a run from its settings, fresh or resumed. What `vit train` calls, and a Python user too."""
+"""`train`: the work of a run, fresh or resumed, in its folder; and how such a folder begins and is gone on with."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -14,7 +14,7 @@ from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.machine import default_device
 from vitcli.text import safe
 from vitcli.training.budget import Clock
-from vitcli.training.build import Settings, build_task
+from vitcli.training.build import build_task
 from vitcli.training.distributed import World, join_world
 from vitcli.training.estimate import tail
 from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
@@ -24,12 +24,15 @@ from vitcli.training.folder import Run, create_run_folder, locked, read_config, 
 from vitcli.training.head import tune_head
 from vitcli.training.learner import CannotCompile, OutOfMemory
 from vitcli.training.recipe import smaller_micro_batch
+from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
 from vitcli.training.stop import StopFlag, stop_on_signals
+from vitcli.training.task import Task
 from vitcli.training.teacher import kept_answers
 
 
 def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:
+    """The data of `settings`, or the share of them that it names."""
     data = open_data(settings.data, val_fraction=settings.val_fraction, folders=settings.folders, progress=progress)
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
@@ -119,15 +122,17 @@ def train(
     data: DataSet,
     folder: Path,
     *,
+    task: Task | None = None,
     device: str | None = None,
     workers: int = 0,
     began: float | None = None,
 ) -> Iterator[Event]:
     """Train in the run folder `folder`, from its newest saved state when it has one. Yields what happens.
 
-    A run from scratch and a fine-tuning run alike. Under `torchrun` every process calls this and only the first
-    writes. `began` (time.monotonic) is when a time budget started to run. Raises Stopped after SIGINT, SIGTERM or
-    SIGUSR1 once the state is saved.
+    A run from scratch and a fine-tuning run alike. `task` is what `settings` and `data` were built to, if they were; it
+    is built again where the first step shows that the machine needs another recipe. Under `torchrun` every process
+    calls this and only the first writes. `began` (time.monotonic) is when a time budget started to run. Raises Stopped
+    after SIGINT, SIGTERM or SIGUSR1 once the state is saved.
     """
     clock = Clock(settings.budget, began)
     with join_world(device or default_device()) as world, stop_on_signals() as stop, ExitStack() as stack:
@@ -137,14 +142,14 @@ def train(
             stack.enter_context(locked(folder))
         if settings.recipe.lrs:
             settings, data = yield from _choose_lr(settings, data, run, world, stop, workers)
+            task = None
         while True:
-            task = build_task(settings, data)
+            task = task or build_task(settings, data)
             if settings.teacher_answers:
                 answers = yield from kept_answers(Path(settings.teacher_answers), task, run, world, stop)
                 task = replace(task, answers=answers)
-            tune = settings.start.tune if settings.start else "all"
-            best = (yield from tune_head(task, run, world, stop)) if "head" in tune else -1.0
-            if tune == "head":
+            best = (yield from tune_head(task, run, world, stop)) if "head" in settings.tune else -1.0
+            if settings.tune == "head":
                 return
             clock.tail = tail(task, world.device) if clock.budget else 0.0
             try:
@@ -161,6 +166,7 @@ def train(
                     raise
                 settings = _again(settings, folder, compile=False)
                 event = Uncompiled(str(error))
+            task = None
             yield event
 
 
@@ -192,7 +198,7 @@ def _choose_lr(
             ) from None
         state = load_state(folder)
         assert state is not None  # a run that ended has one
-        found[lr] = state[0].best_accuracy
+        found[lr] = state.position.best_accuracy
         yield Tried(lr, found[lr])
     best = max(found, key=lambda lr: found[lr])
     yield Tried(best, found[best], chosen=True)

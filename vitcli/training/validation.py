@@ -18,15 +18,17 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    n: int
+class Validation:
+    """How good a model is on the validation split."""
+
+    n: int  # images
     accuracy: float
     loss: float  # mean negative log-likelihood, nats
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, task: Task, samples: Samples, world: World) -> Evaluation:
-    """The whole split, shared between the processes without padding: no image counts twice."""
+def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
+    """`model` on the whole split `samples`, shared between the processes without padding: no image counts twice."""
     model.eval()
     n = correct = loss = 0.0
     mine = range(world.rank, len(samples), world.size)
@@ -37,7 +39,7 @@ def evaluate(model: nn.Module, task: Task, samples: Samples, world: World) -> Ev
         correct += (logits.argmax(dim=1) == labels).sum().item()
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
     n, correct, loss = world.sum([n, correct, loss])
-    return Evaluation(int(n), correct / max(n, 1), loss / max(n, 1))
+    return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
 def batches(samples: Samples, indices: Sequence[int], preprocess: Preprocess) -> Iterator[tuple[Tensor, list[int]]]:

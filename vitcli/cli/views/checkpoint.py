@@ -13,6 +13,7 @@ CLASSES_SHOWN = 10
 
 
 def show(model: str | None, *, weights: bool, json: bool) -> None:
+    """Print what `model` is; with `weights`, what is in them, too."""
     checkpoint = resolved(model, verify=weights)
     if model is None:
         note(f"{safe(checkpoint.name)} ({checkpoint.why})")

@@ -1,23 +1,26 @@
 """A comparison's plan and results: on the terminal, as JSON or CSV."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from rich.text import Text
 
 from vitcli.cli.console import note, row, stdout, table
+from vitcli.comparison.compare import Plan
 from vitcli.comparison.report import as_csv
 from vitcli.comparison.results import Findings
-from vitcli.comparison.study import Study
 from vitcli.comparison.tables import Table, accuracy_table, few_shot_table, sentence
 from vitcli.text import as_json, safe
 
+Form = Literal["table", "json", "csv"]
 
-def plan(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> None:
-    cells = list(study.cells())
-    note(f"study    {safe(folder)}: {len(cells)} cells, {done} of them done")
+
+def show_plan(plan: Plan) -> None:
+    """What will be done, on standard error."""
+    study = plan.study
+    note(f"study    {safe(plan.folder)}: {plan.cells} cells, {plan.done} of them done")
     note(f"data     {safe(study.data)}")
     note(f"models   {', '.join(safe(model) for model in study.models)}")
     note(f"sizes    {', '.join(f'{share * 100:g}%' for share in study.shares)}")
@@ -26,23 +29,21 @@ def plan(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> N
         note(f"before   {before}, then fine-tuned at {study.finetune_size:g} times the size")
     epochs = ", ".join(f"{study.epochs_of(share):.3g}" for share in study.shares)
     note(f"epochs   {epochs} by size; {study.seeds} seeds")
-    for model, seconds in costs.items():
-        note(
-            f"cost     {model}: about {seconds / 60:.0f} min"
-            if seconds < 5400
-            else f"cost     {model}: about {seconds / 3600:.1f} h"
-        )
-    if costs:
-        note(f"in all   about {sum(costs.values()) / 3600:.1f} h on this machine, stopped and resumed as you like")
+    for model, seconds in plan.seconds.items():
+        time = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        note(f"cost     {model}: about {time}")
+    if plan.seconds:
+        hours = sum(plan.seconds.values()) / 3600
+        note(f"in all   about {hours:.1f} h on this machine, stopped and resumed as you like")
 
 
-def plan_json(study: Study, folder: Path, costs: Mapping[str, float], done: int) -> None:
-    document = {"schema": "vit.compare-plan/1", "folder": str(folder), "study": asdict(study)}
-    cells = len(list(study.cells()))
-    print(as_json({**document, "cells": cells, "done": done, "seconds": dict(costs)}))
+def print_plan(plan: Plan) -> None:
+    """What will be done, as JSON on standard output."""
+    print(as_json({"schema": "vit.compare-plan/1", **asdict(plan), "folder": str(plan.folder)}))
 
 
-def show(form: str, folder: Path, found: Findings) -> None:
+def show(form: Form, folder: Path, found: Findings) -> None:
+    """What came out, on standard output."""
     if form == "json":
         document = {
             "schema": "vit.compare/1",

@@ -12,6 +12,7 @@ INDENT = " " * 8
 
 
 def show(report: Report) -> None:
+    """Images of each class and split, their sizes, and what was found, with advice."""
     console = stdout()
     splits = list(report.counts)
     counts = table("class", *splits, right=tuple(splits))

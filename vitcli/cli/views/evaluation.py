@@ -1,44 +1,115 @@
-"""Measures as tables for people: one model, two models, few-shot, and the end of a training run.
+"""Results of `vit evaluate`: tables for people, JSON and CSV for programs; and the end of a training run as tables."""
 
-MERGED: Results of `vit evaluate` in the form that was asked for: tables for people, JSON and CSV for programs.
-"""
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vitcli.cli.console import note, row, stdout, table
-from vitcli.inference.evaluate import Comparison, Evaluation, Flip
+from vitcli.inference.calibrate import Calibration
+from vitcli.inference.evaluate import Evaluation, Flip, Pairs
 from vitcli.inference.few_shot import FewShot
-from vitcli.metrics import ClassMeasures, ConfusedPair, Interval, Measures, confused_pairs
-from vitcli.text import safe
+from vitcli.metrics import ClassMeasures, ConfusedPair, Interval, Measures, confused_pairs, mistakes
+from vitcli.text import as_json, csv_cell, safe
 
 if TYPE_CHECKING:
-    pass
     from vitcli.training.report import Outcome
-import csv
-import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
 
-from vitcli.metrics import mistakes
-from vitcli.text import as_json, csv_cell
+Form = Literal["table", "json", "csv"]
+Rows = Iterable[tuple[object, ...]]
 
 CLASSES_SHOWN = 40  # on a terminal, the weakest
 PAIRS_SHOWN = 5
 FLIPS_SHOWN = 10  # each way
+OVERALL = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece")
 
 
-def show_evaluation(result: Evaluation, scored: "Scored", calibration: "Calibration | None") -> None:
+def show(form: Form, result: Evaluation | Calibration | Pairs | FewShot) -> None:
+    """`result` on standard output, in the form that was asked for."""
+    if form == "json":
+        print(as_json(_document(result)))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows(_rows(result))
+    elif isinstance(result, Calibration):
+        _show_evaluation(result.after, result)
+    elif isinstance(result, Evaluation):
+        _show_evaluation(result)
+    elif isinstance(result, Pairs):
+        _show_pairs(result)
+    else:
+        _show_few_shot(result)
+
+
+def _document(result: Evaluation | Calibration | Pairs | FewShot) -> dict[str, Any]:
+    """`result` as what --json prints."""
+    if isinstance(result, FewShot):
+        return {"schema": "vit.few-shot/1", **asdict(result)}
+    if isinstance(result, Pairs):
+        first = result.first
+        models = [_evaluation(one) for one in (first, result.second)]
+        pair = {"paired": asdict(result.paired), "flips": [asdict(flip) for flip in result.flips]}
+        return {"schema": "vit.evaluate-two/1", "data": first.data, "split": first.split, "models": models, **pair}
+    if isinstance(result, Evaluation):
+        return {"schema": "vit.evaluate/1", **_evaluation(result)}
+    before = {name: getattr(result.before, name) for name in ("nll", "brier", "ece")}
+    found = {"split": result.split, "n": result.n, "temperature": result.temperature}
+    own = {"calibration": {**found, "before": before, "checkpoint": str(result.folder)}}
+    return {"schema": "vit.evaluate/1", **_evaluation(result.after), **own}
+
+
+def _evaluation(result: Evaluation) -> dict[str, Any]:
+    wrong = mistakes(result.probabilities, result.labels, result.classes, result.names)
+    return {
+        "model": result.model,
+        "revision": result.revision,
+        "data": result.data,
+        "split": result.split,
+        "temperature": result.temperature,
+        "notes": result.notes,
+        "failed": [asdict(one) for one in result.failed],
+        "measures": asdict(result.measures),
+        "mistakes": [asdict(one) for one in wrong],
+    }
+
+
+def _rows(result: Evaluation | Calibration | Pairs | FewShot) -> Rows:
+    """`result` as what --csv prints: a header and what is below it."""
+    if isinstance(result, FewShot):
+        yield "shots", "seed", "accuracy"
+        for shots in result.results:
+            yield from ((shots.shots, seed, value) for seed, value in enumerate(shots.accuracies))
+    elif isinstance(result, Pairs):
+        yield "image", "true", "first", "second", "gained"
+        for flip in result.flips:
+            texts = (flip.name, flip.true, flip.first, flip.second)
+            yield *(csv_cell(text, None) for text in texts), flip.gained
+    else:
+        yield from _measured(result.measures if isinstance(result, Evaluation) else result.after.measures)
+
+
+def _measured(measures: Measures) -> Rows:
+    yield "measure", "class", "value"
+    yield "n", "", measures.n
+    yield from ((name, "", value) for name in OVERALL if (value := getattr(measures, name)) is not None)
+    yield "top1_low", "", measures.top1_interval.low
+    yield "top1_high", "", measures.top1_interval.high
+    for one in measures.classes:
+        label = csv_cell(one.label, None)
+        values = {"n": one.n, "precision": one.precision, "recall": one.recall, "f1": one.f1}
+        yield from ((name, label, "" if value is None else value) for name, value in values.items())
+
+
+def _show_evaluation(result: Evaluation, calibration: Calibration | None = None) -> None:
     console = stdout()
     facts = _facts()
     row(facts, "model", result.model)
-    row(facts, "data", _described(scored, result.measures.n))
+    row(facts, "data", _described(result, result.measures.n))
     if result.failed:
         row(facts, "", f"without {len(result.failed)} images that could not be read")
     if calibration:
@@ -68,12 +139,12 @@ def show_outcome(console: Console, outcome: "Outcome") -> None:
     console.print(Text(f"report: {safe(outcome.report, None)}", style="dim"))
 
 
-def show_comparison(result: Comparison, scored: "Scored") -> None:
+def _show_pairs(result: Pairs) -> None:
     console, pair = stdout(), result.paired
     facts = _facts()
     row(facts, "A", result.first.model)
     row(facts, "B", result.second.model)
-    row(facts, "data", _described(scored, pair.n))
+    row(facts, "data", _described(result.first, pair.n))
     console.print(facts)
     console.print()
     both = table("", "A", "B", right=("A", "B"))
@@ -96,11 +167,11 @@ def show_comparison(result: Comparison, scored: "Scored") -> None:
         _print_flips(console, title, flips)
 
 
-def show_few_shot(result: FewShot, scored: "Scored") -> None:
+def _show_few_shot(result: FewShot) -> None:
     console = stdout()
     facts = _facts()
     row(facts, "model", f"{result.model}, {result.features} features")
-    row(facts, "data", _described(scored, result.n) + f", {len(result.classes)} classes")
+    row(facts, "data", _described(result, result.n) + f", {len(result.classes)} classes")
     row(facts, "method", "least squares on frozen features (L2 1024, bias 100), images from train")
     console.print(facts)
     console.print()
@@ -184,9 +255,9 @@ def _facts() -> Table:
     return grid
 
 
-def _described(scored: "Scored", n: int) -> str:
-    split = "" if scored.split == "all" else f", {scored.split} split"
-    return f"{scored.data}{split}, {_count(n)}"
+def _described(result: Evaluation | FewShot, n: int) -> str:
+    split = "" if result.split == "all" else f", {result.split} split"
+    return f"{result.data}{split}, {_count(n)}"
 
 
 def _count(n: int) -> str:
@@ -208,108 +279,3 @@ def _share(value: Any) -> str:
 def _short(name: str) -> str:
     """A file name with its folder; the whole path is in --json."""
     return "/".join(name.split("/")[-2:])
-
-
-Form = Literal["table", "json", "csv"]
-
-OVERALL = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What was scored, in words."""
-
-    data: str  # as the user named it
-    split: str  # "test", "val", "train"; "all" where there are no others
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    split: str
-    n: int
-    temperature: float
-    before: Measures  # of the scored split
-    folder: Path  # where the temperature is stored
-
-
-def evaluation(form: Form, result: Evaluation, scored: Scored, calibration: Calibration | None = None) -> None:
-    if form == "json":
-        _document("vit.evaluate/1", _evaluation(result, scored) | _calibration(calibration))
-    elif form == "csv":
-        measures = result.measures
-        rows: list[tuple[object, ...]] = [("n", "", measures.n)]
-        rows += [(name, "", value) for name in OVERALL if (value := getattr(measures, name)) is not None]
-        rows += [("top1_low", "", measures.top1_interval.low), ("top1_high", "", measures.top1_interval.high)]
-        for one in measures.classes:
-            label = csv_cell(one.label, None)
-            values = {"n": one.n, "precision": one.precision, "recall": one.recall, "f1": one.f1}
-            rows += [(name, label, "" if value is None else value) for name, value in values.items()]
-        _table(("measure", "class", "value"), rows)
-    else:
-        pass
-
-        show_evaluation(result, scored, calibration)
-
-
-def comparison(form: Form, result: Comparison, scored: Scored) -> None:
-    if form == "json":
-        pair = {"paired": asdict(result.paired), "flips": [asdict(flip) for flip in result.flips]}
-        models = [_evaluation(one, scored) for one in (result.first, result.second)]
-        _document("vit.evaluate-two/1", {"data": scored.data, "split": scored.split, "models": models, **pair})
-    elif form == "csv":
-        rows = ((*map(csv_text, (flip.name, flip.true, flip.first, flip.second)), flip.gained) for flip in result.flips)
-        _table(("image", "true", "first", "second", "gained"), rows)
-    else:
-        pass
-
-        show_comparison(result, scored)
-
-
-def few_shot(form: Form, result: FewShot, scored: Scored) -> None:
-    if form == "json":
-        _document("vit.few-shot/1", {"data": scored.data, "split": scored.split, **asdict(result)})
-    elif form == "csv":
-        rows = ((one.shots, seed, value) for one in result.results for seed, value in enumerate(one.accuracies))
-        _table(("shots", "seed", "accuracy"), rows)
-    else:
-        pass
-
-        show_few_shot(result, scored)
-
-
-def csv_text(value: str) -> str:
-    return csv_cell(value, None)
-
-
-def _evaluation(result: Evaluation, scored: Scored) -> dict[str, Any]:
-    wrong = mistakes(result.probabilities, result.labels, result.classes, result.names)
-    return {
-        "model": result.model,
-        "revision": result.revision,
-        "data": scored.data,
-        "split": scored.split,
-        "temperature": result.temperature,
-        "notes": result.notes,
-        "failed": [asdict(one) for one in result.failed],
-        "measures": asdict(result.measures),
-        "mistakes": [asdict(one) for one in wrong],
-    }
-
-
-def _calibration(calibration: Calibration | None) -> dict[str, Any]:
-    if calibration is None:
-        return {}
-    before = {name: getattr(calibration.before, name) for name in ("nll", "brier", "ece")}
-    found = {"split": calibration.split, "n": calibration.n, "temperature": calibration.temperature}
-    return {"calibration": {**found, "before": before, "checkpoint": str(calibration.folder)}}
-
-
-def _document(schema: str, content: dict[str, Any]) -> None:
-    print(as_json({"schema": schema, **content}))
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(rows)

@@ -14,10 +14,12 @@ Writer = Callable[[Iterable[Prediction], Checkpoint], int]  # returns how many i
 
 
 def writer(form: str) -> Writer:
+    """What writes predictions in the `form` json, jsonl, csv or table."""
     return {"json": write_json, "jsonl": write_jsonl, "csv": write_csv, "table": write_table}[form]
 
 
 def write_jsonl(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+    """One JSON object a line, each as soon as it is known."""
     failed = 0
     for prediction in predictions:
         failed += prediction.error is not None
@@ -43,6 +45,7 @@ def write_json(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int
 
 
 def write_csv(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+    """One line for each class of each image, the most probable first."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["path", "rank", "label", "probability", "error"])
     failed = 0
@@ -57,6 +60,7 @@ def write_csv(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
 
 
 def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+    """For people: bars, and on a terminal with enough colours the image beside them."""
     from rich.table import Table
     from rich.text import Text
 

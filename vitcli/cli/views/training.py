@@ -5,7 +5,6 @@ Everything goes to standard error but the result: the best checkpoint's folder, 
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from vitcli.data.samples import DataSet
 from vitcli.text import as_json, safe
-from vitcli.training.build import Settings, parameters
+from vitcli.training.build import parameters
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
 from vitcli.training.events import (
     Asked,
@@ -32,8 +31,9 @@ from vitcli.training.events import (
     Tried,
     Uncompiled,
 )
-from vitcli.training.folder import evaluations
-from vitcli.training.report import Outcome, predict_command
+from vitcli.training.report import predict_command
+from vitcli.training.run import FinishedRun, PlannedRun
+from vitcli.training.settings import Settings
 from vitcli.training.task import Task
 
 
@@ -59,8 +59,9 @@ class TrainingView:
     def say(self, line: str) -> None:
         self.console.print(Text(safe(line, None), style="dim"))
 
-    def plan(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None, why: str) -> None:
-        """What was found and what will be done, before it starts. `why`: how that was chosen."""
+    def plan(self, planned: PlannedRun) -> None:
+        """What was found and what will be done, before it starts."""
+        task, settings, cost, why = planned.task, planned.settings, planned.cost, planned.why
         recipe, data, start = task.recipe, task.data, settings.start
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         whole, trained = parameters(task.model), trainable_parameters(task.model)
@@ -77,23 +78,30 @@ class TrainingView:
             rows += [("recipe", f"{length}, batch {recipe.batch_size}, {recipe.optimizer} lr {lr}")]
         if cost:
             rows += [("cost", _cost(cost, settings))]
-        rows += [("run", f"{folder}{' (resumed)' if why == 'resumed' else ''}")]
+        rows += [("run", f"{planned.folder}{' (resumed)' if planned.goes_on else ''}")]
         rows += [("note", note) for note in data.notes]
         for name, value in rows:
             table.add_row(Text(name, style="dim"), Text(safe(value)))
         self.console.print(table)
+        for line in planned.notes:
+            self.say(line)
 
-    def plan_json(self, task: Task, settings: Settings, folder: Path, cost: Estimate | None) -> None:
+    def plan_json(self, planned: PlannedRun) -> None:
         """The plan on standard output, where --json asked for it and nothing will follow."""
         if not self.json or self.quiet:
             return
-        data = task.data
+        task, settings, data = planned.task, planned.settings, planned.task.data
         images = {"train": len(data.train), "val": len(data.val), "test": len(data.test) if data.test else 0}
-        result: dict[str, Any] = {"schema": "vit.plan/1", "run": str(folder), "images": images, "classes": data.classes}
+        result: dict[str, Any] = {
+            "schema": "vit.plan/1",
+            "run": str(planned.folder),
+            "images": images,
+            "classes": data.classes,
+        }
         result |= {"settings": settings.as_dict(), "parameters": parameters(task.model)}
         result |= {"trainable_parameters": trainable_parameters(task.model)}
-        if cost:
-            result |= {"seconds": _seconds(cost, settings), "bytes": cost.memory}
+        if planned.cost:
+            result |= {"seconds": planned.cost.seconds(settings), "bytes": planned.cost.memory}
         print(as_json(result))
 
     def __enter__(self) -> "TrainingView":
@@ -157,29 +165,30 @@ class TrainingView:
         line = Text(f"{name}  loss {event.train_loss:.4f}{scores}{rate}")
         self.console.print(line.append(" *", style="green") if event.is_best and validation.n else line)
 
-    def finish(self, folder: Path, outcome: Outcome | None) -> None:
+    def finish(self, run: FinishedRun) -> None:
         """The result on standard output, and what to type next on standard error."""
         if self.quiet:
             return
-        best = folder / "best"
-        if outcome:
+        if run.outcome:
             from vitcli.cli.views.evaluation import show_outcome
 
-            show_outcome(self.console, outcome)
-        if self.json:
-            result: dict[str, Any] = {"schema": "vit.train/1", "run": str(folder), "checkpoint": str(best)}
-            epochs = evaluations(folder)
-            result |= {"best": next((one for one in reversed(epochs) if one["is_best"]), None)}
-            result |= {"last": epochs[-1] if epochs else None}
-            if outcome:
-                result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
-                result |= {"failed": len(outcome.evaluation.failed)}
-                result |= {"report": str(outcome.report)}
-            print(as_json(result))
-        else:
-            print(best)
+            show_outcome(self.console, run.outcome)
+        print(as_json(_result(run)) if self.json else run.best)
         sys.stdout.flush()
-        self.console.print(Text(f"use it: {predict_command(folder)}", style="dim"), soft_wrap=True)
+        self.console.print(Text(f"use it: {predict_command(run.folder)}", style="dim"), soft_wrap=True)
+
+
+def _result(run: FinishedRun) -> dict[str, Any]:
+    """The document of --json."""
+    epochs = run.evaluations
+    result: dict[str, Any] = {"schema": "vit.train/1", "run": str(run.folder), "checkpoint": str(run.best)}
+    result |= {"best": next((one for one in reversed(epochs) if one["is_best"]), None)}
+    result |= {"last": epochs[-1] if epochs else None}
+    if outcome := run.outcome:
+        result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
+        result |= {"failed": len(outcome.evaluation.failed)}
+        result |= {"report": str(outcome.report)}
+    return result
 
 
 def _size(task: Task) -> str:
@@ -193,15 +202,7 @@ def _size(task: Task) -> str:
 def _cost(cost: Estimate, settings: Settings) -> str:
     """Memory and time, measured just now."""
     limit = f", of {minutes(settings.budget)} allowed" if settings.budget else ""
-    return f"about {minutes(_seconds(cost, settings))}{limit} and {cost.memory / 2**20:.0f} MiB"
-
-
-def _seconds(cost: Estimate, settings: Settings) -> float:
-    """Of the whole run, within its time budget."""
-    tune = settings.start.tune if settings.start else "all"
-    seconds = cost.head_seconds * ("head" in tune) + cost.all_seconds * (tune != "head")
-    seconds *= 1 + len(settings.recipe.lrs)
-    return min(seconds, settings.budget or seconds)
+    return f"about {minutes(cost.seconds(settings))}{limit} and {cost.memory / 2**20:.0f} MiB"
 
 
 def _splits(data: DataSet) -> str:

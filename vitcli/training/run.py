@@ -1,0 +1,347 @@
+"""A whole run, from what was asked for to its report: `train`, `finetune`, `resume`. The commands show these steps.
+
+settings = finetuning_settings(checkpoint, weights_digest(checkpoint), "photos/", tune="all")
+planned = plan(settings, open_settings_data(settings), base=checkpoint)  # a model and its cost; writes nothing
+finished = carry_out(planned)  # trains, scores, reports
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.weights import weights_digest
+from vitcli.data.samples import DataSet
+from vitcli.data.split import subset
+from vitcli.errors import UsageError
+from vitcli.machine import default_device, default_workers, emulated, memory_free
+from vitcli.model.resample import Kernel
+from vitcli.text import safe
+from vitcli.training.budget import Clock, seconds
+from vitcli.training.build import Resolver, build_task, fitting_model, retuned
+from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
+from vitcli.training.events import Event
+from vitcli.training.folder import changed_since, evaluations, next_run_folder, read_config
+from vitcli.training.recipe import finetuning_recipe, load_recipe, override
+from vitcli.training.report import Outcome, ScoredSplit, score_run
+from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
+from vitcli.training.task import Task
+from vitcli.training.train import alone, begin, extend, final_data, leads, open_settings_data, restarted, resumed
+from vitcli.training.train import train as trained
+
+DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
+DEFAULT_RANK = 8
+Pixels = int | tuple[int, int]  # a square's side, or height and width
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """What will be done, built and measured. Nothing of it is written yet."""
+
+    settings: Settings
+    task: Task
+    folder: Path
+    device: str
+    cost: Estimate | None  # None for a run that goes on
+    why: str = ""  # how it was chosen what is trained
+    goes_on: bool = False  # in a folder that holds a part of the run already
+    notes: tuple[str, ...] = ()  # what should be known before it starts
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run leaves: its folder, and how good its best checkpoint is."""
+
+    folder: Path
+    outcome: Outcome | None  # None where nothing was scored
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best validation accuracy, a folder that every command takes."""
+        return self.folder / "best"
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What each epoch ended with, as in metrics.jsonl."""
+        return evaluations(self.folder)
+
+
+def train(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    img_size: Pixels | None = None,
+    patch_size: Pixels | None = None,
+    recipe: str | None = None,
+    teacher: str | None = None,
+    teacher_answers: str | Path | None = None,
+    time_budget: float | str | None = None,
+    val_fraction: float = Settings.val_fraction,
+    folders: str | None = None,
+    out: str | Path | None = None,
+    score: ScoredSplit = "auto",
+    device: str | None = None,
+    workers: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **changes: Any,
+) -> FinishedRun:
+    """Train a model from scratch on the images in `data`, score it, and leave a run folder with a report.
+
+    The arguments are the options of `vit train`; `time_budget` is in seconds or a text such as "20m", `changes` are
+    settings of the recipe or the model (`epochs=10`, `lr=3e-4`, `depth=6`). `on_event` is told of every step and epoch.
+    Raises UsageError for what cannot be, DataError for data that cannot be trained on, Stopped after a signal.
+    """
+    began = time.monotonic()
+    sizes = {"img_size": _pair(img_size), "patch_size": _pair(patch_size)}
+    of_model = {name: changes.pop(name) for name in MODEL_SETTINGS if name in changes}
+    of_model |= {name: list(value) for name, value in sizes.items() if value}
+    settings = scratch_settings(
+        str(data), model, recipe, changes, of_model, teacher=teacher, teacher_answers=teacher_answers,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders,
+    )  # fmt: skip
+    samples = open_settings_data(settings)
+    if model is None and recipe is None:
+        settings = fitted(settings, samples)
+    planned = plan(settings, samples, out, score=score, device=device, began=began)
+    return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
+
+
+def finetune(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    tune: Literal["auto", "head", "all", "lora"] = "auto",
+    lora_rank: int | None = None,
+    img_size: Pixels | None = None,
+    posemb_kernel: Kernel | None = None,
+    recipe: str | None = None,
+    teacher: str | None = None,
+    teacher_answers: str | Path | None = None,
+    time_budget: float | str | None = None,
+    val_fraction: float = Settings.val_fraction,
+    folders: str | None = None,
+    out: str | Path | None = None,
+    score: ScoredSplit = "auto",
+    device: str | None = None,
+    workers: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **changes: Any,
+) -> FinishedRun:
+    """Fine-tune the checkpoint `model` on the images in `data`, score it, and leave a run folder with a report.
+
+    The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as "20m", `changes` are
+    settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch. Raises UsageError for
+    what cannot be, CheckpointError and DataError for a model and data that cannot be used, Stopped after a signal.
+    """
+    began = time.monotonic()
+    checkpoint = resolve(model)
+    settings = finetuning_settings(
+        checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank, img_size=_pair(img_size),
+        posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders,
+    )  # fmt: skip
+    planned = plan(
+        settings, open_settings_data(settings), out, score=score, device=device, began=began, base=checkpoint,
+        choose=tune == "auto",
+    )  # fmt: skip
+    return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    epochs: float | None = None,
+    data: str | Path | None = None,
+    score: ScoredSplit = "auto",
+    device: str | None = None,
+    workers: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> FinishedRun:
+    """Go on with the run in `folder` where it stopped, or with more `epochs` after its end; score it and report.
+
+    `data` is where its data are now, if they moved.
+    """
+    began = time.monotonic()
+    settings, samples = resumed(Path(folder), epochs, None if data is None else str(data))
+    planned = plan_resumption(settings, samples, Path(folder), score=score, device=device)
+    return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
+
+
+def scratch_settings(
+    data: str, model: str | None, recipe: str | None, changes: dict[str, Any], of_model: dict[str, Any], **more: Any
+) -> Settings:
+    """The settings of a run from scratch: of `recipe` with `changes`, its model or `model` with `of_model`.
+
+    `more` are `teacher`, `teacher_answers`, `time_budget`, `val_fraction` and `folders`, as `train` takes them.
+    """
+    file = load_recipe(recipe)
+    model_args = dict(file.model)
+    architecture = model or model_args.get("architecture") or DEFAULT_ARCHITECTURE
+    if model and model != model_args.get("architecture"):
+        model_args = {}  # the recipe's sizes were written for its own architecture
+    model_args.pop("architecture", None)
+    chosen = override(file.recipe, changes, "options")
+    return Settings(architecture, {**model_args, **of_model}, data, chosen, **_further(**more))
+
+
+def fitted(settings: Settings, data: DataSet) -> Settings:
+    """`settings` of a model that nobody chose, fitted to the images of `data` unless something of it was set."""
+    return settings if settings.model_args else replace(settings, model_args=fitting_model(data))
+
+
+def finetuning_settings(
+    checkpoint: Checkpoint,
+    sha256: str,
+    data: str,
+    *,
+    tune: Literal["auto", "head", "all", "lora"] = "auto",
+    lora_rank: int | None = None,
+    img_size: tuple[int, int] | None = None,
+    posemb_kernel: Kernel | None = None,
+    recipe: str | None = None,
+    changes: dict[str, Any] | None = None,
+    **more: Any,
+) -> Settings:
+    """The settings of a run that begins with `checkpoint`, whose weights have the digest `sha256`.
+
+    `auto` stands as `all` in them until `plan` has chosen. `more` as in `scratch_settings`.
+    """
+    if lora_rank is not None and (tune != "lora" or lora_rank < 1):
+        raise UsageError("--lora-rank is a positive number and belongs to --tune lora")
+    if posemb_kernel is not None and img_size is None:
+        raise UsageError("--posemb-kernel resamples for another --img-size; without one it would change nothing")
+    name = checkpoint.name if checkpoint.source in ("bundled", "hub") else str(Path(checkpoint.name).resolve())
+    start = FineTuning(
+        checkpoint=f"{name}@{checkpoint.revision}" if checkpoint.revision else name,
+        sha256=sha256,
+        tune="all" if tune == "auto" else tune,
+        img_size=img_size,
+        kernel=posemb_kernel or "timm",
+        rank=(lora_rank or DEFAULT_RANK) if tune == "lora" else 0,
+    )
+    chosen = finetuning_recipe(recipe, changes or {}, img_size or checkpoint.preprocess.size)
+    return Settings(checkpoint.architecture, {}, data, chosen, start=start, **_further(**more))
+
+
+def plan(
+    settings: Settings,
+    data: DataSet,
+    out: str | Path | None = None,
+    *,
+    score: ScoredSplit = "auto",
+    device: str | None = None,
+    began: float | None = None,
+    base: Checkpoint | None = None,
+    choose: bool = False,
+    resolver: Resolver = resolve,
+) -> PlannedRun:
+    """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it.
+
+    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `base`
+    and `resolver` as `build_task` takes them.
+    """
+    if settings.tune == "head" and not alone():
+        raise UsageError("--tune head works in one process; under torchrun choose --tune all")
+    if out is None and not alone():
+        raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
+    if settings.budget and settings.recipe.lrs:
+        raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
+    _require_split(settings, data, score)
+    folder = Path(out) if out else next_run_folder(settings.name)
+    place = device or default_device()
+    task = build_task(settings, data, base=base, resolver=resolver)
+    why, cost = "", None
+    if choose and settings.recipe.lrs:
+        why = "its learning rates are for training all of it, from a head of zeros"
+    elif choose and not alone():
+        why = "several processes train all of it; a head is solved for by one"
+    elif choose:
+        cost = estimate(task, place)
+        settings, data, why = _choice(settings, data, cost, place, began)
+        task = retuned(task, settings.tune, data)
+    if restarted(settings, folder):
+        return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
+    training = settings.tune != "head"
+    cost = cost or estimate(task, place, training=training)
+    slow = training and emulated(settings.recipe.amp, place)
+    notes = ('this processor has no bfloat16 instructions: --set amp="" is several times as fast',) if slow else ()
+    return PlannedRun(settings, task, folder, place, cost, why, notes=notes)
+
+
+def _choice(
+    settings: Settings, data: DataSet, cost: Estimate, place: str, began: float | None
+) -> tuple[Settings, DataSet, str]:
+    """What is trained, on which data, and why."""
+    left = settings.budget and settings.budget - Clock(settings.budget, began).used
+    tune, why = choose_tune(cost, len(data.classes), left, memory_free(place))
+    assert settings.start
+    settings = replace(settings, start=replace(settings.start, tune=tune))
+    if tune == "head" and left is not None:
+        settings = replace(settings, share=share_in_time(cost, left))
+        data = subset(data, settings.share)
+    return settings, data, why
+
+
+def plan_resumption(
+    settings: Settings,
+    data: DataSet,
+    folder: Path,
+    *,
+    score: ScoredSplit = "auto",
+    device: str | None = None,
+    resolver: Resolver = resolve,
+) -> PlannedRun:
+    """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
+    _require_split(settings, data, score)
+    place = device or default_device()
+    task = build_task(settings, data, resolver=resolver)
+    changed = changed_since(read_config(folder), place)
+    notes = (f"goes on, but not to the same bits: {'; '.join(changed)}",) if changed else ()
+    return PlannedRun(settings, task, folder, place, None, "resumed", True, notes)
+
+
+def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:
+    """Raises UsageError before the work when the split that was asked for cannot be scored after it."""
+    if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
+        raise UsageError(f"--score {score}: {safe(settings.data)} has no such split")
+
+
+def carry_out(
+    planned: PlannedRun,
+    *,
+    score: ScoredSplit = "auto",
+    workers: int | None = None,
+    began: float | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> FinishedRun:
+    """Train as planned, score the best checkpoint on the split that `score` names, and write the report.
+
+    `began` (time.monotonic) is when a time budget started to run. Under `torchrun` the first process alone scores.
+    """
+    settings, data, folder = planned.settings, planned.task.data, planned.folder
+    if leads() and planned.goes_on:
+        extend(settings, folder, planned.device)
+    elif leads():
+        begin(settings, data, folder, device=planned.device)
+    count = default_workers(data.kind, planned.device) if workers is None else workers
+    events = trained(settings, data, folder, task=planned.task, device=planned.device, workers=count, began=began)
+    for event in events:
+        if on_event:
+            on_event(event)
+    return FinishedRun(folder, score_run(folder, final_data(settings, data), score) if leads() else None)
+
+
+def _pair(pixels: Pixels | None) -> tuple[int, int] | None:
+    return (pixels, pixels) if isinstance(pixels, int) else pixels
+
+
+def _further(
+    *, teacher_answers: str | Path | None = None, time_budget: float | str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Fields of `Settings`: a path that holds wherever a run may be resumed, and a time span in seconds."""
+    budget = seconds(time_budget) if isinstance(time_budget, str) else time_budget
+    answers = None if teacher_answers is None else str(Path(teacher_answers).resolve())
+    return {**fields, "budget": budget, "teacher_answers": answers}

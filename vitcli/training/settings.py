@@ -1,0 +1,92 @@
+"""What a training run was asked for, from scratch or from a checkpoint: enough to begin it again. Kept in run.json."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vitcli.checkpoint.model_args import checked_settings
+from vitcli.errors import CheckpointError, UsageError, VitError
+from vitcli.files import read_typed, shown
+from vitcli.model.resample import Kernel
+from vitcli.training.recipe import Recipe, as_dict, override
+
+Tune = Literal["head", "all", "head+all", "lora"]
+
+# What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
+MODEL_SETTINGS = (
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "reg_tokens", "class_token",
+    "global_pool", "init_values", "head_hidden", "head_act", "stem",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Which checkpoint a run begins with, and what of it is trained."""
+
+    checkpoint: str  # any name that `resolve` takes; a folder or file by its absolute path
+    sha256: str  # of its weights
+    tune: Tune
+    img_size: tuple[int, int] | None = None  # height and width in pixels; None: the checkpoint's own
+    kernel: Kernel = "timm"
+    rank: int = 0  # of the low-rank update, for `lora`
+
+    def __post_init__(self) -> None:
+        if self.img_size is not None:
+            object.__setattr__(self, "img_size", tuple(self.img_size))  # JSON knows lists only
+        if (self.tune == "lora") != (self.rank > 0):
+            raise UsageError("a LoRA rank is needed for --tune lora and for nothing else")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run: model, data, recipe, and what it begins with and learns from."""
+
+    architecture: str
+    model_args: dict[str, Any]  # what differs from the architecture, by ViTConfig's names
+    data: str
+    recipe: Recipe
+    val_fraction: float = 0.1
+    start: FineTuning | None = None  # None: from scratch; architecture and model_args are else the checkpoint's own
+    teacher: str | None = None  # a checkpoint to learn from
+    budget: float | None = None  # seconds
+    share: float = 1.0  # of each class's training images; a smaller share is part of a larger one
+    share_seed: int = 0  # which ones
+    teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
+    folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"val_fraction is {shown(self.val_fraction)}, it must be at least 0 and below 1")
+        if not 0 < self.share <= 1 or self.share_seed < 0:
+            raise UsageError(f"share is {shown(self.share)} of seed {shown(self.share_seed)}, a part of the images")
+        if self.budget is not None and not self.budget > 0:
+            raise UsageError(f"budget is {shown(self.budget)}, it must be above 0 seconds")
+
+    @property
+    def tune(self) -> Tune:
+        """What is trained; all of it in a run from scratch."""
+        return self.start.tune if self.start else "all"
+
+    @property
+    def name(self) -> str:
+        """The name of the data, which a run folder has by default."""
+        return Path(self.data).resolve().name or "data"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them; `from_dict` reads them back."""
+        return {**asdict(self), "recipe": as_dict(self.recipe)}
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> "Settings":
+        """The settings in a run.json. Raises VitError when that is not what it holds."""
+        recipe = config.get("recipe")
+        try:
+            if not isinstance(recipe, dict):
+                raise ValueError(f"recipe must be an object, not {shown(recipe)}")
+            whole = override(Recipe(), recipe, "run.json")
+            settings = read_typed(cls, {**config, "recipe": as_dict(whole)})
+            if settings.start is None:
+                checked_settings(settings.architecture, settings.model_args, "model_args")
+        except (ValueError, CheckpointError) as error:
+            raise VitError(f"run.json is not that of a run: {error}; start again in a new folder") from None
+        return settings
