@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import bundled_names
@@ -24,6 +24,7 @@ from vitcli.inspection.exhibit import Exhibit
 from vitcli.inspection.images import COUNT, Feed, Picture, pictures_of
 from vitcli.inspection.observe import observe
 from vitcli.machine import default_device
+from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 
 # In the order of their exhibits.
@@ -97,7 +98,7 @@ def inspect(
     """
     wanted = _wanted(aspects)
     pictures = _pictures(wanted, images, data, folders, count, say)
-    names = dict(model) if isinstance(model, Mapping) else {"": model}
+    names: Mapping[str, str | None] = model if isinstance(model, Mapping) else {"": model}
     checkpoints, extra = _opened(names, beside, find, say)
     subjects = _subjects(checkpoints, extra, wanted, pictures, layers, img_size, device, say)
     results: Results = {aspect.name: {} for aspect in wanted}
@@ -207,21 +208,27 @@ def _subjects(
     """The models on their device. One that is not a plain ViT may be among them where only features are looked at."""
     place = torch.device(device or default_device())
     inside = any(not isinstance(aspect, OfAnyModel) for aspect in wanted)
-    wished = (img_size[0], img_size[1]) if img_size else None
     subjects: list[Subject] = []
+    kept: tuple[int, ...]
     for title, checkpoint in checkpoints.items():
-        if checkpoint.vit is None and (not inside or title == beside):
-            if wished:
-                raise UsageError("--img-size resamples position embeddings; a CNN takes its own size")
-            model, preprocess, kept, patch = load_any(checkpoint).to(place), checkpoint.preprocess, (), PATCH
-        else:
-            model = load_model(checkpoint, img_size=wished, say=say).to(place)
-            preprocess = replace(checkpoint.preprocess, size=model.config.img_size)
-            kept = _layers(layers, model.config.depth) if inside and title != beside else ()
+        watched = inside and title != beside
+        model = _load(checkpoint, img_size, say, any_model=not watched).to(place)
+        preprocess, patch, kept = checkpoint.preprocess, PATCH, ()
+        if isinstance(model, VisionTransformer):
+            preprocess = replace(preprocess, size=model.config.img_size)
             patch = model.config.stride
+            kept = _layers(layers, model.config.depth) if watched else ()
         cut = subjects[0].cut if subjects else Cut(preprocess.size, patch)
         subjects.append(Subject(title, checkpoint, model, Feed(pictures, preprocess, place), kept, cut))
     return subjects
+
+
+def _load(checkpoint: Checkpoint, img_size: Sequence[int] | None, say: Say, *, any_model: bool) -> nn.Module:
+    if checkpoint.vit is None and any_model:
+        if img_size:
+            raise UsageError("--img-size resamples position embeddings; a CNN takes its own size")
+        return load_any(checkpoint)
+    return load_model(checkpoint, img_size=(img_size[0], img_size[1]) if img_size else None, say=say)
 
 
 def _layers(chosen: str | Iterable[int] | None, depth: int) -> tuple[int, ...]:
