@@ -65,10 +65,11 @@ class Reader(HTMLParser):
 
 def lines() -> Iterator[dict[str, Any]]:
     for step in range(1, 21):
-        yield {"event": "stepped", "step": step, "epoch": step / 10, "loss": 2 / step, "lr": 1e-3 / step}
+        at = {"step": step, "total": 20, "epoch": step / 10}
+        yield {"event": "stepped", **at, "loss": 2 / step, "lr": 1e-3 / step, "images_per_second": 9.0}
         if step % 10 == 0:
             validation = {"n": 30, "accuracy": 0.5 + step / 100, "loss": 1 / step}
-            yield {"event": "evaluated", "step": step, "epoch": step / 10, "validation": validation}
+            yield {"event": "evaluated", **at, "train_loss": 2 / step, "validation": validation, "is_best": True}
 
 
 class Pictures:
