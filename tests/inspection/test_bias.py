@@ -16,6 +16,7 @@ from tests.helpers.fake_hub import running
 from tests.inspection.test_inspect import WIDE, build, images, vit
 from tests.inspection.test_inspect import here as here
 from tests.inspection.test_inspect import place as place
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
@@ -181,7 +182,7 @@ def save_cnn(folder: Path) -> None:
     torch.manual_seed(0)
     cnn = timm.create_model("resnet10t", num_classes=3)
     save_model(
-        folder, cnn, architecture="resnet10t", labels=("a", "b", "c"), preprocess=Preprocess((64, 64)), provenance={}
+        folder, cnn, Description(architecture="resnet10t", labels=("a", "b", "c"), preprocess=Preprocess((64, 64)))
     )
 
 

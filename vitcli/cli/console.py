@@ -19,11 +19,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.hub import OnProgress
+from vitcli.checkpoint.hub import verify_blob
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import weight_files
+from vitcli.files import OnProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.write import check_writable, store_temperature
 from vitcli.cli.console import files_read, note, progress, resolved
 from vitcli.cli.predict import refuse_batches
 from vitcli.cli.views import evaluation as output
@@ -13,7 +14,7 @@ from vitcli.data.layout import quoted
 from vitcli.data.samples import Samples, Split, Splits
 from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import DataError, UsageError
-from vitcli.inference.calibrate import check_writable, fit_temperature, store_temperature
+from vitcli.inference.calibrate import fit_temperature
 from vitcli.inference.evaluate import Evaluation, Unreadable, compare, evaluate
 from vitcli.inference.few_shot import few_shot
 from vitcli.inference.predict import Model, load
@@ -132,7 +133,7 @@ class Evaluating:
             result = evaluate(model, samples, splits.classes, progress=bar, **self.scoring)
         for line in result.notes if say else ():
             note(line)
-        trained_on = model.checkpoint.extra.get("provenance", {}).get("data")
+        trained_on = model.checkpoint.provenance.get("data")
         if say and split == "train" and isinstance(trained_on, dict) and trained_on.get("name") == splits.root.name:
             note(
                 f"the model was trained on data called {safe(splits.root.name)}: on images it has seen, it looks better"

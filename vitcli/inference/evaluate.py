@@ -20,10 +20,11 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.samples import Progress, Samples
 from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.inference.class_names import listed, map_classes, unknown_line
-from vitcli.inference.engines import Array, probabilities
+from vitcli.inference.engines import probabilities
 from vitcli.inference.predict import Model, load
 from vitcli.inference.stream import sources_of
 from vitcli.metrics import Labels, Measures, Paired, measure, paired
+from vitcli.model.shapes import Array
 from vitcli.text import command, plural, safe
 
 

@@ -27,7 +27,6 @@ from vitcli.images.find import ImageSource, find_images
 from vitcli.images.load import load as load_pixels
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.engines import (
-    Array,
     Choice,
     Engine,
     EngineName,
@@ -36,6 +35,7 @@ from vitcli.inference.engines import (
     open_engine,
 )
 from vitcli.machine import available_cpus, gpu_visible
+from vitcli.model.shapes import Array
 from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 

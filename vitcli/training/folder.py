@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol
 from torch import Tensor, nn
 
 from vitcli import files as untrusted
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, write_file
@@ -328,12 +329,11 @@ def export(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None
         "data": {"name": task.data.root.name, "fingerprint": task.data.fingerprint, "images": len(task.data.train)},
         "recipe": as_dict(task.recipe),
     }
-    save_model(
-        folder,
-        merged(model),
+    described = Description(
         architecture=task.architecture,
         labels=task.data.classes,
         preprocess=task.preprocess,
         provenance=provenance,
-        timm_args=None if task.vit else task.model_args,
+        timm_args={} if task.vit else task.model_args,
     )
+    save_model(folder, merged(model), described)

@@ -9,7 +9,7 @@ from typing import Any
 from vitcli.checkpoint.card import use_command
 from vitcli.checkpoint.config import parse_config
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
-from vitcli.checkpoint.weights import compare
+from vitcli.checkpoint.weights import require_same_shapes
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.model.architectures import not_built
 from vitcli.model.shapes import weight_shapes
@@ -35,7 +35,9 @@ def convert(source: Source, settings: Settings) -> Converted:
             f"{source.where}: not converted: {not_built(found.architecture)}; stored by timm as safetensors it can "
             "predict (timm.models.save_for_hf(…, safe_serialization=True))"
         )
-    compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
+    require_same_shapes(
+        {name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where
+    )
     return Converted(
         "timm, pickled" if source.kind == "pickle" else "timm",
         found.vit,
