@@ -1,4 +1,4 @@
-"""A checkpoint becomes a torch model. With `save`, the only module of this room that imports torch.
+"""A checkpoint becomes a torch model. Imports torch, and timm for what is not a plain ViT.
 
 The model is built on the meta device and the file's arrays become its parameters: no random initialisation, no second
 copy. Knows nothing of devices: what comes out is on the CPU, in evaluation mode.

@@ -1,7 +1,8 @@
 """A checkpoint as a file for other programs, and the measured proof that it computes what the model does.
 
-ONNX is `onnx_graph`'s, the graph that predicts, with its weights, labels and preprocessing in the file; OpenVINO's is
-made from it; torch's is `torch.export`'s. The reference is the torch model. A file that is not its equal does not stay.
+An ONNX file holds the graph that predicts (`vitcli.onnx.graph`), its weights, labels and preprocessing; OpenVINO's is
+made from it; torch's is that of `torch.export`. The reference is the torch model. A file that is not its equal does not
+stay.
 
 Legend: B batch, C channels, H W pixels, K classes.
 """
