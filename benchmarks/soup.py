@@ -7,6 +7,7 @@ to --out. Prints Markdown.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,7 @@ def main() -> None:
     save_model(
         options.out,
         model,
-        architecture=a.architecture,
-        labels=a.labels,
-        preprocess=a.preprocess,
-        provenance=provenance,
+        replace(a, provenance=provenance),
     )
 
 

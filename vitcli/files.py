@@ -1,25 +1,21 @@
-"""Files that are either the old ones or the new ones, never half of each, whatever dies in between (docs/design.md, 6).
+"""Files: written whole or not at all, opened without waiting, and believed only when they are checked.
 
-Knows bytes and names only. A symbolic link at the destination is replaced, never written through: its target may be a
-content-addressed blob of the Hub cache.
+Writing: a file is the old one or the new one, never half of each, whatever dies in between. A symbolic link at the
+destination is replaced, never written through: its target may be a content-addressed blob of the Hub cache.
 
-MERGED: Files that may be hostile or damaged, and JSON from them: one dictionary, or one line that says why not.
-
-Knows the traps of files and of JSON only (SECURITY.md); what the keys mean is for
-`config` and `header`.
-
-A dictionary from a file → a frozen dataclass, each value checked against the field's annotation.
-
-Knows types only; which values make sense is for the dataclass, whose `__post_init__` may raise ValueError.
+Reading: a file may be hostile or damaged (SECURITY.md). JSON from it is one dictionary, or one line that says why not;
+and that dictionary becomes a frozen dataclass, each value checked against its field's annotation. What the keys mean
+and which values make sense is for the rooms above; a dataclass's `__post_init__` may raise ValueError.
 """
 
+import errno
 import json
 import math
 import os
 import secrets
 import stat
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -27,6 +23,22 @@ from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, Union, get_args, g
 
 from vitcli.errors import CheckpointError, VitError
 from vitcli.text import safe
+
+MAX_DEPTH = 64  # of objects and lists; configs are six deep
+MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
+
+OnProgress = Callable[[str, int, int | None], None]
+"""Called with (file name, bytes done, bytes in all or None) while a file is downloaded or read through."""
+
+T = TypeVar("T")
+
+
+class NotAFileError(OSError):
+    """There is a folder at this path, or a pipe or a device."""
+
+    def __init__(self, path: Path, *, folder: bool) -> None:
+        super().__init__(errno.EISDIR if folder else errno.EINVAL, "not a regular file", str(path))
+        self.folder = folder
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
@@ -70,8 +82,36 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-MAX_DEPTH = 64  # of objects and lists; configs are six deep
-MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
+def open_regular(path: Path) -> BinaryIO:
+    """As `open_file`, for a file that a checkpoint or a run consists of. Raises CheckpointError in one line."""
+    try:
+        return open_file(path)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise CheckpointError(f"{safe(path)}: a link to a file that is gone; download it again") from None
+        raise CheckpointError(f"{safe(path)}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file (or a link to one) for reading. Raises OSError; NotAFileError for a folder, pipe or device.
+
+    Opened without blocking and only then examined, so that neither a FIFO nor a swap between check and use can hang us.
+    """
+    flags = ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # those that this system has
+    try:
+        descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotAFileError(path, folder=stat.S_ISDIR(mode))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
@@ -115,28 +155,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if data is None:
         raise CheckpointError(f"{safe(path)}: larger than {MAX_CONFIG_BYTES >> 20} MiB; this is not a model's config")
     return parse_object(data, safe(path))
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file (or a link to one) for reading; CheckpointError for everything else.
-
-    Opened without blocking and only then examined, so that neither a FIFO nor a swap between check and use can hang us.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise CheckpointError(f"{safe(path)}: a link to a file that is gone; download it again") from None
-        raise CheckpointError(f"{safe(path)}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"{safe(path)}: not a regular file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 class _Refused(Exception):
@@ -187,9 +205,6 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise _Refused(f"the key '{safe(key, 80)}' appears twice")
             seen.add(key)
     return result
-
-
-T = TypeVar("T")
 
 
 def read_typed(kind: type[T], values: Any, where: str = "") -> T:

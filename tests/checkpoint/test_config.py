@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.checkpoints import ARCHITECTURE, DELETED, LABELS, PREPROCESS, TINY, edit_config, write_tiny
-from vitcli.checkpoint.config import Checkpoint, build_config, parse_config
+from vitcli.checkpoint.config import Checkpoint, Description, build_config, parse_config
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import read_header
 from vitcli.errors import CheckpointError
@@ -25,7 +25,7 @@ from vitcli.model.config import StemConfig, ViTConfig
 
 def built(vit: ViTConfig | None = TINY, architecture: str = ARCHITECTURE, **more: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {"labels": LABELS, "preprocess": PREPROCESS}
-    return build_config(architecture=architecture, vit=vit, **(arguments | more))
+    return build_config(Description(architecture=architecture, vit=vit, **(arguments | more)))
 
 
 def parsed(config: dict[str, Any]) -> Checkpoint:
@@ -55,7 +55,7 @@ def test_the_honest_config_is_read() -> None:
     assert checkpoint.labels == LABELS
     assert checkpoint.preprocess == PREPROCESS
     assert checkpoint.notes == ()
-    assert checkpoint.extra["grid"] == [4, 4]
+    assert checkpoint.grid == (4, 4)
 
 
 # --- lies ---
@@ -361,7 +361,7 @@ def test_the_selftest_of_the_old_weights_stays_until_the_new_ones_are_there(tmp_
     assert seen[0]["selftest"]["logits"] == [4, 5, 6]
     assert seen[0]["selftest_before"]["logits"] == [1, 2, 3]
     assert "selftest_before" not in seen[1]  # three logits could not be those of a model with two classes
-    assert "selftest_before" not in resolve(str(tmp_path)).extra
+    assert resolve(str(tmp_path)).selftest_before is None
 
 
 def test_a_written_folder_holds_the_two_files_only(tmp_path: Path) -> None:

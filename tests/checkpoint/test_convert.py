@@ -792,7 +792,7 @@ class TestCommand:
         checkpoint = resolve(str(out))
         assert checkpoint.labels == ("cat", "dog", "bird")
         assert checkpoint.preprocess.interpolation == "bilinear"
-        assert checkpoint.extra["provenance"]["converted"]["from"] == "original"
+        assert checkpoint.provenance["converted"]["from"] == "original"
         loaded = transformers.ViTForImageClassification.from_pretrained(original).eval()
         theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
         timms = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
@@ -878,9 +878,9 @@ class TestCommand:
             assert result.exit_code == 0, result.output
             assert json.loads(result.stdout)["preprocessing"]["crop_mode"] == "squash"
             assert json.loads(result.stdout)["notes"] == []
-            extra = resolve(str(tmp_path / "out")).extra
-            assert extra["base_model"] == "someone/vit"
-            assert extra["provenance"]["converted"]["from"] == f"someone/vit@{repo.commit}"
+            made = resolve(str(tmp_path / "out"))
+            assert made.base_model == "someone/vit"
+            assert made.provenance["converted"]["from"] == f"someone/vit@{repo.commit}"
             assert "no preprocessor_config.json" in self.invoke("someone/bare", "--dry-run").stderr
             assert "no such model on the Hub" in self.invoke("someone/else", "--dry-run").stderr
         assert self.invoke("someone/vit", "--dry-run").exit_code == 0  # from the cache

@@ -17,7 +17,8 @@ from tests.helpers.checkpoints import LABELS, TINY, random_tensors, write_tiny
 from tests.helpers.fake_hub import FakeHub, Fault, running
 from tests.helpers.process import python
 from vitcli.checkpoint.catalog import list_models, model_names
-from vitcli.checkpoint.layout import ALIASES, find_cached, hub_cache
+from vitcli.checkpoint.hub import find_cached, hub_cache
+from vitcli.checkpoint.layout import ALIASES
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import as_stored, write_tensors
 from vitcli.checkpoint.weights import read_weights
@@ -270,13 +271,13 @@ def test_a_blob_that_is_not_what_it_is_called_is_noticed(hub: FakeHub) -> None:
 
 
 def test_a_good_blob_is_hashed_once(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitcli.checkpoint import blobs
+    from vitcli.checkpoint import hub as ours
 
     checkpoint = resolve(REPO)
     read_weights(checkpoint)
     digests: list[Any] = []
-    file_digest = blobs.hashlib.file_digest
-    monkeypatch.setattr(blobs.hashlib, "file_digest", lambda *a: digests.append(a) or file_digest(*a))
+    file_digest = ours.hashlib.file_digest
+    monkeypatch.setattr(ours.hashlib, "file_digest", lambda *a: digests.append(a) or file_digest(*a))
     read_weights(checkpoint)
     assert digests == []
     blob = checkpoint.weights_path.resolve()

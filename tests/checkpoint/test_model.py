@@ -25,6 +25,7 @@ from tests.helpers.checkpoints import (
     write_tiny,
 )
 from tests.helpers.process import python
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.load import build, load_any, load_model, selftest_logits
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.selftest import selftest_input
@@ -50,14 +51,19 @@ VARIANTS = {
 }
 
 
+TOLD = Description(architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS)
+
+
 def tiny_model(vit: ViTConfig = TINY, seed: int = 0) -> VisionTransformer:
     return build(vit, {name: torch.from_numpy(a) for name, a in random_tensors(vit, seed).items()})
 
 
 def save(folder: Path, vit: ViTConfig = TINY, architecture: str = ARCHITECTURE, **more: Any) -> VisionTransformer:
     model = tiny_model(vit)
-    arguments: dict[str, Any] = {"labels": LABELS, "preprocess": replace(PREPROCESS, size=vit.img_size)}
-    save_model(folder, model, architecture=architecture, provenance={"made_by": "a test"}, **(arguments | more))
+    said: dict[str, Any] = {"labels": LABELS, "preprocess": replace(PREPROCESS, size=vit.img_size)}
+    dtype = more.pop("dtype", "float32")
+    described = Description(architecture=architecture, provenance={"made_by": "a test"}, **(said | more))
+    save_model(folder, model, described, dtype=dtype)
     return model
 
 
@@ -111,9 +117,7 @@ def test_float16_storage_rounds_the_weights_and_nothing_else(tmp_path: Path) -> 
 def test_saving_changes_nothing_about_the_model(tmp_path: Path) -> None:
     model = tiny_model().train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    save_model(
-        tmp_path, model, architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={}, dtype="float16"
-    )
+    save_model(tmp_path, model, TOLD, dtype="float16")
     assert model.training
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
@@ -125,13 +129,13 @@ def test_a_model_in_its_training_wrapper_is_saved_like_itself(tmp_path: Path) ->
             self.module = module
 
     model = tiny_model()
-    save_model(tmp_path, Wrapper(model), architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    save_model(tmp_path, Wrapper(model), TOLD)
     assert torch.equal(load_model(resolve(str(tmp_path)))(some_images()), model(some_images()))
 
 
 def test_a_bfloat16_model_is_saved_with_its_values(tmp_path: Path) -> None:
     model = tiny_model().bfloat16()
-    save_model(tmp_path, model, architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    save_model(tmp_path, model, TOLD)
     loaded = load_model(resolve(str(tmp_path))).state_dict()
     assert all(torch.equal(loaded[name], weight.float()) for name, weight in model.state_dict().items())
     assert model.head.weight.dtype == torch.bfloat16
@@ -144,7 +148,7 @@ def test_a_model_whose_answers_are_not_finite_is_not_saved(tmp_path: Path, value
     with torch.no_grad():
         model.head.weight.fill_(value)
     with pytest.raises(CheckpointError, match="answers are not finite"):
-        save_model(tmp_path, model, architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={})
+        save_model(tmp_path, model, TOLD)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +251,7 @@ def test_between_two_saves_either_weights_are_good(tmp_path: Path) -> None:
     save(tmp_path)
     old = json.loads((tmp_path / "config.json").read_text())["vit"]["selftest"]
     model = tiny_model(seed=7)
-    save_model(tmp_path, model, architecture=ARCHITECTURE, labels=LABELS, preprocess=PREPROCESS, provenance={})
+    save_model(tmp_path, model, TOLD)
     edit_config(tmp_path, vit__selftest_before=old)
     load_model(resolve(str(tmp_path)))
     write_tensors(tmp_path / "model.safetensors", random_tensors(seed=0), {})
@@ -355,7 +359,7 @@ def test_timms_own_layout_is_read(tmp_path: Path) -> None:
 def test_a_cnn_is_saved_and_loaded_through_timm(tmp_path: Path) -> None:
     model = timm.create_model("resnet18", num_classes=3, in_chans=3).eval()
     preprocess = Preprocess(size=(64, 64))
-    save_model(tmp_path, model, architecture="resnet18", labels=LABELS, preprocess=preprocess, provenance={})
+    save_model(tmp_path, model, Description(architecture="resnet18", labels=LABELS, preprocess=preprocess))
     checkpoint = resolve(str(tmp_path))
     assert checkpoint.vit is None
     loaded = load_any(checkpoint)

@@ -38,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path / "tiny", TINY, provenance=PROVENANCE, extra={"temperature": 1.25})
+    return write_tiny(tmp_path / "tiny", TINY, provenance=PROVENANCE, temperature=1.25)
 
 
 def push(*arguments: object) -> Any:
@@ -73,9 +73,9 @@ def test_the_card_says_what_is_known(hub: FakeHub, base: Path) -> None:
 
 def test_accuracy_of_another_size_is_not_on_the_card(base: Path) -> None:
     checkpoint = resolve(str(base))
-    resized = {**checkpoint.extra, "provenance": {**PROVENANCE, "resized": [{"from": "tiny"}]}}
+    resized = {**PROVENANCE, "resized": [{"from": "tiny"}]}
     assert "value: 0.75" in model_card(checkpoint, "me/tiny", "mit")
-    assert "value: 0.75" not in model_card(replace(checkpoint, extra=resized), "me/tiny", "mit")
+    assert "value: 0.75" not in model_card(replace(checkpoint, provenance=resized), "me/tiny", "mit")
 
 
 def test_the_card_of_what_only_vit_can_build(tmp_path: Path) -> None:

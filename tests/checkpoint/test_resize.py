@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from tests.helpers.checkpoints import LABELS, PREPROCESS, TINY, write_tiny
 from vitcli.checkpoint.load import load_model
-from vitcli.checkpoint.resize import measure, resize
+from vitcli.checkpoint.resize import resize
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import read_header
 from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.model.resample import KERNELS, resample_patch_embed, resample_pos_embed, resize_matrix
+from vitcli.model.resample import KERNELS, measure_positions, resample_patch_embed, resample_pos_embed, resize_matrix
 
 
 class TestPatchEmbedding:
@@ -114,7 +114,7 @@ class TestResize:
 
 class TestMeasure:
     def test_equal_embeddings_are_alike(self) -> None:
-        found = measure(torch.ones(12, 5), (3, 4))
+        found = measure_positions(torch.ones(12, 5), (3, 4))
         assert found.neighbours == pytest.approx(1)
         assert found.far == pytest.approx(1)
 
@@ -125,12 +125,12 @@ class TestMeasure:
         near += [unit[i, j] @ unit[i + 1, j] for i in range(2) for j in range(4)]
         far = [unit[i, j] @ unit[i, j + 2] for i in range(3) for j in range(2)]
         far += [unit[i, j] @ unit[i + 1, j] for i in range(2) for j in range(4)]
-        found = measure(patches, (3, 4))
+        found = measure_positions(patches, (3, 4))
         assert found.neighbours == pytest.approx(np.mean(near), abs=1e-6)
         assert found.far == pytest.approx(np.mean(far), abs=1e-6)
 
     def test_one_patch_has_no_neighbour(self) -> None:
-        assert measure(torch.ones(1, 5), (1, 1)).neighbours is None
+        assert measure_positions(torch.ones(1, 5), (1, 1)).neighbours is None
 
 
 class TestCommand:
@@ -139,7 +139,7 @@ class TestCommand:
 
     @pytest.fixture
     def base(self, tmp_path: Path) -> Path:
-        return write_tiny(tmp_path / "base", TINY, extra={"temperature": 1.5}, dtype="float16")
+        return write_tiny(tmp_path / "base", TINY, temperature=1.5, dtype="float16")
 
     def test_timm_and_transformers_give_our_logits(self, base: Path, tmp_path: Path) -> None:
         import timm
@@ -165,9 +165,9 @@ class TestCommand:
             assert result.exit_code == 0, result.stderr
         checkpoint = resolve(str(tmp_path / "two"))
         assert checkpoint.labels == LABELS
-        assert checkpoint.extra["temperature"] == 1.5
+        assert checkpoint.temperature == 1.5
         assert checkpoint.preprocess == replace(PREPROCESS, size=(128, 128))
-        changes = checkpoint.extra["provenance"]["resized"]
+        changes = checkpoint.provenance["resized"]
         assert [change["grid"] for change in changes] == [[[4, 4], [6, 6]], [[6, 6], [8, 8]]]
         assert {change["kernel"] for change in changes} == {"paper"}
         kinds = {info.dtype for info in read_header(checkpoint.weights_path).tensors.values()}

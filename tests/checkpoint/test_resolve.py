@@ -215,7 +215,7 @@ list_models(), model_names()
 listing = sorted(sys.modules)
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import read_weights
-from vitcli.checkpoint.labels import imagenet_names
+from vitcli.checkpoint.imagenet import imagenet_names
 read_weights(resolve())
 assert imagenet_names("timm/x.in1k", 1000)
 {extra}

@@ -419,10 +419,9 @@ def test_a_damaged_config_is_one_line(
     monkeypatch.chdir(tmp_path)
     provenance = {"trained_by": "vit", "data": {"name": "x", "images": 3}, "epoch": 2, "validation_accuracy": 0.5,
                   "validation_images": 4, "teacher": "t", "resized": [{"kernel": "timm"}]}  # fmt: skip
-    extra = {"selftest": {"seed": 0, "logits": [0.1, 0.2, 0.3]}, "temperature": 1.5, "base_model": "b"}
-    whole = json.loads(
-        (write_tiny(tmp_path / "m", provenance=provenance, extra=extra) / "config.json").read_text("utf-8")
-    )
+    logits = np.array([[0.1, 0.2, 0.3]], np.float32)
+    write_tiny(tmp_path / "m", provenance=provenance, temperature=1.5, base_model="b", selftest_logits=logits)
+    whole = json.loads((tmp_path / "m" / "config.json").read_text("utf-8"))
     places = list(_places(whole))
     rng = np.random.default_rng(0)
     texts = [json.dumps(_with(whole, at, value)) for at in places for value in rng.choice(len(HOSTILE), 1)]

@@ -3,13 +3,14 @@
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import architecture
@@ -33,14 +34,17 @@ def random_tensors(vit: ViTConfig = TINY, seed: int = 0) -> dict[str, np.ndarray
 
 
 def write_tiny(folder: Path, vit: ViTConfig = TINY, seed: int = 0, **more: Any) -> Path:
-    """A checkpoint folder of `vit` with random weights."""
-    arguments: dict[str, Any] = {
+    """A checkpoint folder of `vit` with random weights; `more` are fields of its Description, or go to the writer."""
+    said: dict[str, Any] = {
         "architecture": ARCHITECTURE,
         "labels": LABELS if vit.num_classes == 3 else [f"label {i}" for i in range(vit.num_classes)],
         "preprocess": replace(PREPROCESS, size=vit.img_size),
         "provenance": {"made_by": "a test"},
     }
-    write_checkpoint(folder, random_tensors(vit, seed), vit=vit, **(arguments | more))
+    names = {field.name for field in fields(Description)}
+    said |= {name: value for name, value in more.items() if name in names}
+    arguments = {name: value for name, value in more.items() if name not in names}
+    write_checkpoint(folder, random_tensors(vit, seed), Description(vit=vit, **said), **arguments)
     return folder
 
 

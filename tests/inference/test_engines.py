@@ -13,7 +13,7 @@ import torch
 
 from tests.helpers.checkpoints import LABELS, TINY, edit_config, random_tensors, write_tiny
 from vitcli import machine
-from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.config import Checkpoint, Description
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.selftest import selftest_input
 from vitcli.checkpoint.write import save_model
@@ -43,10 +43,7 @@ def cnn(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     save_model(
         folder,
         timm.create_model("test_resnet", num_classes=3).eval(),
-        architecture="test_resnet",
-        labels=LABELS,
-        preprocess=Preprocess(size=(64, 64)),
-        provenance={},
+        Description(architecture="test_resnet", labels=LABELS, preprocess=Preprocess(size=(64, 64))),
     )
     return resolve(str(folder))
 
@@ -168,7 +165,7 @@ def test_probabilities_are_a_softmax() -> None:
 
 def test_temperature_comes_from_the_checkpoint(tmp_path: Path) -> None:
     assert temperature_of(resolve(str(write_tiny(tmp_path / "none")))) == 1
-    assert temperature_of(resolve(str(write_tiny(tmp_path / "two", extra={"temperature": 2})))) == 2
+    assert temperature_of(resolve(str(write_tiny(tmp_path / "two", temperature=2)))) == 2
     for value in (0, -1, "1", True, 1e9, None):
         wrong = edit_config(write_tiny(tmp_path / "wrong"), vit__temperature=value)
         with pytest.raises(CheckpointError, match=r"vit\.temperature must be a number"):

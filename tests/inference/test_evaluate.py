@@ -224,11 +224,11 @@ class TestCalibration:
         found = document(base, "--data", easy, "--calibrate", "--out", tmp_path / "copy")
         temperature = found["calibration"]["temperature"]
         assert found["measures"]["nll"] < found["calibration"]["before"]["nll"]
-        assert resolve(str(tmp_path / "copy")).extra["temperature"] == temperature
+        assert resolve(str(tmp_path / "copy")).temperature == temperature
         again = calibrate(str(base), easy, out=tmp_path / "again")
         assert (again.temperature, again.folder) == (temperature, tmp_path / "again")
         assert again.after.measures.nll == found["measures"]["nll"]
-        assert "temperature" not in resolve(str(base)).extra
+        assert resolve(str(base)).temperature is None
         assert document(base, "--data", photos)["measures"] == before["measures"]
         name = next(iter(photos.glob("test/*/1.png")))
         said = CliRunner().invoke(app, ["predict", str(name), "-m", str(tmp_path / "copy")])

@@ -14,7 +14,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.helpers.checkpoints import LABELS, TINY, write_tiny
-from vitcli.checkpoint.exported import read_metadata
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
@@ -25,11 +24,12 @@ from vitcli.inference.export import Options, export
 from vitcli.inference.predict import load
 from vitcli.metrics import wilson
 from vitcli.model.config import StemConfig
+from vitcli.onnx.protobuf import read_metadata
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("base") / "tiny", replace(TINY, reg_tokens=1), extra={"temperature": 2.5})
+    return write_tiny(tmp_path_factory.mktemp("base") / "tiny", replace(TINY, reg_tokens=1), temperature=2.5)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.helpers import onnx_damage
 from tests.helpers.checkpoints import LABELS, TINY, write_tiny
-from vitcli.checkpoint.exported import CONFIG_KEY, SIZES_KEY, read_metadata
+from vitcli.checkpoint.exported import CONFIG_KEY, SIZES_KEY
 from vitcli.checkpoint.resolve import resolve
 from vitcli.cli.app import app
 from vitcli.errors import CheckpointError
@@ -20,6 +20,7 @@ from vitcli.inference.export import Options, export
 from vitcli.inference.predict import load as load_model
 from vitcli.inference.stream import Source
 from vitcli.model.config import StemConfig
+from vitcli.onnx.protobuf import read_metadata
 
 SNEAKER = Path(__file__).parents[2] / "docs" / "images" / "sneaker.png"
 KINDS = {
@@ -33,7 +34,7 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("whole")
-    base = resolve(str(write_tiny(folder / "base", extra={"temperature": 2.0})))
+    base = resolve(str(write_tiny(folder / "base", temperature=2.0)))
     return export(base, folder / "m.onnx", options=KINDS[request.param]).path.read_bytes()
 
 
@@ -125,7 +126,7 @@ def test_what_we_write_is_taken(tmp_path: Path, name: str, options: Options) -> 
         options = replace(options, sizes=())
     made = export(resolve(str(write_tiny(tmp_path / "base", vit))), tmp_path / "m.onnx", options=options)
     open_engine(resolve(str(made.path)), "onnxruntime")
-    assert "selftest" in resolve(str(made.path)).extra
+    assert resolve(str(made.path)).selftest is not None
 
 
 def test_an_image_that_would_take_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

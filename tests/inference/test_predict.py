@@ -17,6 +17,7 @@ import vitcli
 from tests.helpers.checkpoints import LABELS, TINY, random_tensors, write_tiny
 from tests.helpers.process import python
 from vitcli import Model, Prediction, Score, load, predict
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.find import ImageSource
@@ -200,18 +201,14 @@ def rewritten(folder: Path, tensors: dict[str, Any]) -> Path:
     write_checkpoint(
         folder,
         tensors,
-        architecture="vit_tiny_patch16_224",
-        vit=TINY,
-        labels=LABELS,
-        preprocess=preprocess,
-        provenance={},
+        Description(architecture="vit_tiny_patch16_224", vit=TINY, labels=LABELS, preprocess=preprocess),
     )
     return folder
 
 
 def test_the_checkpoint_s_temperature_flattens(folder: Path, tmp_path: Path, pictures: Path) -> None:
     (sharp,) = predict(pictures / "0.png", folder)
-    (flat,) = predict(pictures / "0.png", write_tiny(tmp_path, extra={"temperature": 2.0}))
+    (flat,) = predict(pictures / "0.png", write_tiny(tmp_path, temperature=2.0))
     ratio = [np.log(a.labels[0].probability / a.labels[1].probability) for a in (sharp, flat)]
     assert ratio[0] == pytest.approx(2 * ratio[1])
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tests.helpers.fake_hub import running
 from tests.helpers.inspecting import WIDE, build, images
 from tests.helpers.terminal import vit
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
@@ -180,7 +181,7 @@ def save_cnn(folder: Path) -> None:
     torch.manual_seed(0)
     cnn = timm.create_model("resnet10t", num_classes=3)
     save_model(
-        folder, cnn, architecture="resnet10t", labels=("a", "b", "c"), preprocess=Preprocess((64, 64)), provenance={}
+        folder, cnn, Description(architecture="resnet10t", labels=("a", "b", "c"), preprocess=Preprocess((64, 64)))
     )
 
 

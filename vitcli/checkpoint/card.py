@@ -4,6 +4,7 @@ Numbers come from the checkpoint's provenance; what is not there is not said.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
@@ -19,7 +20,7 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    provenance = checkpoint.extra.get("provenance", {})
+    provenance = checkpoint.provenance
     data, accuracy = provenance.get("data", {}), provenance.get("validation_accuracy")
     name = data.get("name") if isinstance(data, dict) else None
     results = []
@@ -28,7 +29,7 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
             EvalResult("image-classification", safe(name), safe(name), "accuracy", accuracy,
                        dataset_split="validation", task_name="Image classification")
         ]  # fmt: skip
-    base = checkpoint.extra.get("base_model") or provenance.get("base_model")
+    base = checkpoint.base_model or provenance.get("base_model")
     task = "image-feature-extraction" if checkpoint.why_no_classes else "image-classification"
     metadata = ModelCardData(
         license=license,
@@ -71,12 +72,12 @@ def _facts(checkpoint: Checkpoint) -> str:
         lines.append(f"- {checkpoint.num_classes} classes: {shown}{more}")
     if checkpoint.outputs == "labels":
         lines.append("- Each class is judged by itself: probabilities are the sigmoid of its logit (multi-label)")
-    if "temperature" in checkpoint.extra:
-        lines.append(f"- Calibrated: logits are divided by {checkpoint.extra['temperature']:.4g} first")
+    if checkpoint.temperature is not None:
+        lines.append(f"- Calibrated: logits are divided by {checkpoint.temperature:.4g} first")
     return "\n".join(lines)
 
 
-def _origin(provenance: dict[str, Any]) -> str:
+def _origin(provenance: Mapping[str, Any]) -> str:
     if not provenance:
         return ""
     text = json.dumps(provenance, indent=1, ensure_ascii=False).replace("```", "'''")
@@ -106,7 +107,7 @@ from transformers import pipeline
 print(pipeline("image-classification", "{repo}")("photo.jpg"))
 ```""")
         if checkpoint.vit and "norm_eps" in other_fields_of(checkpoint.architecture, checkpoint.vit):
-            converted = checkpoint.extra.get("provenance", {}).get("converted", {})
+            converted = checkpoint.provenance.get("converted", {})
             off = converted.get("timm_difference") if isinstance(converted, dict) else None
             measured = f": outputs that differ by up to {off:.1e} of the largest" if isinstance(off, float) else ""
             parts.append(f"Both compute with another epsilon in the norms than this model's "

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vitcli.checkpoint.layout import ALIASES, CONFIG_NAME, CachedRepo, bundled_folder, bundled_names, cached_repos
+from vitcli.checkpoint.hub import CachedRepo, cached_repos
+from vitcli.checkpoint.layout import ALIASES, CONFIG_NAME, bundled_folder, bundled_names
 from vitcli.checkpoint.tensor_file import read_header, weight_files
 from vitcli.errors import CheckpointError
 from vitcli.files import read_config

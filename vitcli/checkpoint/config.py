@@ -1,4 +1,4 @@
-"""config.json: from the dictionary to a `Checkpoint`, and from our side back to the dictionary.
+"""config.json: from the dictionary to a `Checkpoint`, and from a `Description` back to the dictionary.
 
 The layout is timm's, and transformers reads it too (docs: checkpoint format). Reading is a whitelist: a field that
 could change the arithmetic is checked or refused; fields that choose code or files (`hf_hub_filename`, `custom_load`,
@@ -22,7 +22,7 @@ from vitcli import __version__
 from vitcli.checkpoint.model_args import architecture_name, model_args_of, other_fields_of, read_model_args
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
-from vitcli.model.config import ViTConfig
+from vitcli.model.config import Size, ViTConfig
 from vitcli.text import safe
 
 FORMAT = 1
@@ -40,31 +40,48 @@ PROBLEM_TYPES: Mapping[str, Outputs] = {
 }
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """One model on this machine: what its config says, checked; its weights not yet read.
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What config.json says of a model, whatever weights lie beside it.
 
     `vit` is None for a timm model that is not a plain ViT; `timm_args` are then what `timm.create_model` needs besides
-    the name. `labels` are in the order of the logits. `notes` are lines worth telling the user.
+    the name. `labels` are in the order of the logits. `provenance` says where the weights come from (data, recipe,
+    versions: JSON); `base_model` is the name of what they were fine-tuned or converted from.
+    """
+
+    architecture: str
+    vit: ViTConfig | None = None
+    labels: Sequence[str] = ()
+    preprocess: Preprocess
+    label_descriptions: Mapping[str, str] = field(default_factory=dict)
+    outputs: Outputs = "classes"
+    timm_args: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    base_model: str | None = None
+    temperature: float | None = None  # what logits are divided by; None: not calibrated
+    licence: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Description):
+    """One model on this machine: what its config says, checked; its weights not yet read.
+
+    `notes` are lines worth telling the user, `why` says how it was found.
     """
 
     name: str
     source: Source
     config_path: Path
     weights_path: Path
-    architecture: str
-    vit: ViTConfig | None
     num_classes: int
     labels: tuple[str, ...]
-    preprocess: Preprocess
-    label_descriptions: Mapping[str, str] = field(default_factory=dict)
     label_ids: tuple[str, ...] = ()  # WordNet ids in logit order, where the labels are ImageNet's
-    timm_args: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    grid: Size | None = None  # of the stored position embedding, where the config says so
+    selftest: Mapping[str, Any] | None = None  # as `selftest.selftest_entry` gives it
+    selftest_before: Any = None  # there only while a checkpoint is being replaced (see `write`)
     revision: str | None = None
     why: str = ""
     notes: tuple[str, ...] = ()
-    outputs: Outputs = "classes"
 
     @property
     def why_no_classes(self) -> str | None:
@@ -119,17 +136,18 @@ def _parse(
     cfg = config.get("pretrained_cfg", config)  # before 2023 the whole file was the pretrained_cfg
     if not isinstance(cfg, dict):
         raise CheckpointError("pretrained_cfg must be an object")
-    extra = _read_extra(config.get("vit", {}))
+    own = _checked_own(config.get("vit", {}))
     architecture, notes = architecture_name(config.get("architecture"))
     num_classes = _num_classes(config, cfg)
-    preprocess = replace(Preprocess.from_config(cfg), crop_margin=extra.get("crop_margin", "round"))
+    preprocess = replace(Preprocess.from_config(cfg), crop_margin=own.get("crop_margin", "round"))
     args = config.get("model_args") or {}
     if not isinstance(args, dict):
         raise CheckpointError("model_args must be an object")
     vit, timm_args, arg_notes = read_model_args(
-        architecture, args, extra.get("model", {}), num_classes, preprocess, proven="selftest" in extra
+        architecture, args, own.get("model", {}), num_classes, preprocess, proven="selftest" in own
     )
     labels = _labels(_first(config, cfg, "label_names", "labels"), num_classes)
+    licence, grid = cfg.get("license"), own.get("grid")
     return Checkpoint(
         name=name,
         source=source,
@@ -142,36 +160,35 @@ def _parse(
         preprocess=preprocess,
         label_descriptions=_descriptions(_first(config, cfg, "label_descriptions"), labels),
         timm_args=timm_args,
-        extra=extra,
+        provenance=own.get("provenance", {}),
+        base_model=own.get("base_model"),
+        temperature=own.get("temperature"),
+        licence=licence if isinstance(licence, str) else None,
+        grid=(grid[0], grid[1]) if grid else None,
+        selftest=own.get("selftest"),
+        selftest_before=own.get("selftest_before"),
         revision=revision,
         notes=(*notes, *arg_notes),
-        outputs=outputs_of(config.get("problem_type"), num_classes, embeds="outputs" in extra),
+        outputs=outputs_of(config.get("problem_type"), num_classes, embeds="outputs" in own),
     )
 
 
 def build_config(
-    *,
-    architecture: str,
-    vit: ViTConfig | None,
-    labels: Sequence[str],
-    preprocess: Preprocess,
-    label_descriptions: Mapping[str, str] | None = None,
-    timm_args: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
-    tag: str = "vit",
-    license: str | None = None,
-    outputs: Outputs = "classes",
+    described: Description, *, measured: Mapping[str, Any] | None = None, tag: str = "vit"
 ) -> dict[str, Any]:
     """The config.json that timm (`local-dir:`) and transformers load unchanged.
 
     Rules found by measurement: `num_classes` never in `model_args` (transformers passes it twice), the image size
     always (transformers ignores `input_size`), `label_names` a list at the root, no unknown key in `pretrained_cfg`.
-    `timm_args` are for a model that is not a plain ViT (`vit` None). Raises CheckpointError for a config that would be
-    refused when it is read: labels that are not unique, an image size that is not the preprocessing's, and so on.
+    `measured` are further keys of "vit", found with the very weights that are written (`selftest`). Raises
+    CheckpointError for a config that would be refused when it is read: labels that are not unique, an image size that
+    is not the preprocessing's, and so on.
     """
+    architecture, vit, preprocess = described.architecture, described.vit, described.preprocess
+    labels, outputs = described.labels, described.outputs
     num_classes = vit.num_classes if vit else len(labels)
     config: dict[str, Any] = {"architecture": architecture, "num_classes": num_classes}
-    own: dict[str, Any] = {"format": FORMAT, "tool_version": __version__, **(extra or {})}
+    own = {"format": FORMAT, "tool_version": __version__, **_said_of_weights(described), **(measured or {})}
     if vit:
         config |= {"num_features": vit.num_features, "global_pool": vit.global_pool}
         own["grid"] = list(vit.grid)
@@ -185,9 +202,9 @@ def build_config(
         own["crop_margin"] = preprocess.crop_margin
     if labels:
         config["label_names"] = list(labels)
-    if label_descriptions:
-        config["label_descriptions"] = dict(label_descriptions)
-    config["model_args"] = model_args_of(architecture, vit) if vit else dict(timm_args or {})
+    if described.label_descriptions:
+        config["label_descriptions"] = dict(described.label_descriptions)
+    config["model_args"] = model_args_of(architecture, vit) if vit else dict(described.timm_args)
     config["pretrained_cfg"] = {
         "tag": tag,
         "custom_load": False,
@@ -197,11 +214,21 @@ def build_config(
         "pool_size": None,
         "first_conv": _first_conv(vit) if vit else None,
         "classifier": "head" if vit else None,
-        "license": license,
+        "license": described.licence,
     }
     config["vit"] = own
     _parse(config, "", "folder", Path(), Path(), None)  # what could not be read is not written
     return config
+
+
+def _said_of_weights(described: Description) -> dict[str, Any]:
+    """The keys of "vit" that say where the weights come from, without those of which there is nothing to say."""
+    said = {
+        "base_model": described.base_model,
+        "temperature": described.temperature,
+        "provenance": dict(described.provenance) or None,
+    }
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def outputs_of(problem_type: Any, num_classes: int, *, embeds: bool = False) -> Outputs:
@@ -272,22 +299,23 @@ def _descriptions(value: Any, labels: tuple[str, ...]) -> dict[str, str]:
     return {label: value[label] for label in labels if label in value}
 
 
-def _read_extra(extra: Any) -> dict[str, Any]:
-    if not isinstance(extra, dict):
+def _checked_own(own: Any) -> dict[str, Any]:
+    """Our own object "vit" of a config, with the types and bounds of its values checked."""
+    if not isinstance(own, dict):
         raise CheckpointError("'vit' must be an object")
-    if extra and extra.get("format") != FORMAT:
-        raise CheckpointError(f"format {safe(extra.get('format'), 20)} of 'vit' is not known; update this program")
+    if own and own.get("format") != FORMAT:
+        raise CheckpointError(f"format {safe(own.get('format'), 20)} of 'vit' is not known; update this program")
     for key, kinds in {"selftest": dict, "model": dict, "provenance": dict, "base_model": str}.items():
-        if key in extra and not isinstance(extra[key], kinds):
+        if key in own and not isinstance(own[key], kinds):
             raise CheckpointError(f"vit.{key} must be {'an object' if kinds is dict else 'a string'}")
-    temperature = extra.get("temperature", 1.0)
+    temperature = own.get("temperature", 1.0)
     if type(temperature) not in (int, float) or not 1e-3 <= temperature <= 1e3:
         raise CheckpointError("vit.temperature must be a number from 0.001 to 1000")
-    if not isinstance(extra.get("provenance", {}).get("resized", []), list):
+    if not isinstance(own.get("provenance", {}).get("resized", []), list):
         raise CheckpointError("vit.provenance.resized must be a list")
-    if extra.get("outputs", "embedding") != "embedding":
-        raise CheckpointError(f"vit.outputs '{safe(extra['outputs'], 40)}' is not known; update this program")
-    grid = extra.get("grid", [1, 1])
+    if own.get("outputs", "embedding") != "embedding":
+        raise CheckpointError(f"vit.outputs '{safe(own['outputs'], 40)}' is not known; update this program")
+    grid = own.get("grid", [1, 1])
     if not (isinstance(grid, list) and len(grid) == 2 and all(type(n) is int and 0 < n < 1 << 16 for n in grid)):
         raise CheckpointError("vit.grid must be two positive whole numbers")
-    return dict(extra)
+    return dict(own)

@@ -1,14 +1,15 @@
 """Download from the Hugging Face Hub: one probe with a time limit, then files pinned to the commit; errors in one line.
 
-Why the probe: `hf_hub_download` alone takes 23 s to notice a refused connection and 396 s for one that swallows
-packets (huggingface_hub 2.4: five retries of 60 s that no setting reaches). Knows files, not models.
+Imports huggingface_hub, so `hub.require_network` is asked first. Why the probe: `hf_hub_download` alone takes 23 s to
+notice a refused connection and 396 s for one that swallows packets (huggingface_hub 2.4: five retries of 60 s that no
+setting reaches). Knows files, not models.
 """
 
 import io
 import os
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,35 @@ from huggingface_hub import errors as hf
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vitcli import text
-from vitcli.checkpoint.hub import PROXIES, Choose, OnProgress, command, missing
-from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, hub_cache, snapshot
+from vitcli.checkpoint.hub import PROXIES, CachedRepo, command, hub_cache, missing, snapshot
+from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.tensor_file import weight_files
 from vitcli.errors import HubError
-from vitcli.files import MAX_CONFIG_BYTES
+from vitcli.files import MAX_CONFIG_BYTES, OnProgress
 from vitcli.text import safe
+
+PROBE_SECONDS = 1.2  # with starting and importing, less than 2 s; HF_HUB_ETAG_TIMEOUT overrules it
+
+Choose = Callable[[Path, Sequence[str]], Iterator[str]]
+"""(folder where the files will lie, names at the top of the repository) → the files to fetch, each of which is there
+before the next is asked for."""
 
 
 class NotThereError(HubError):
     """The repository has not got the file."""
 
 
-PROBE_SECONDS = 1.2  # with starting and importing, less than 2 s; HF_HUB_ETAG_TIMEOUT overrules it
-
-
-def transfer(
+def download(
     repo: str,
     revision: str,
     check_config: Callable[[CachedRepo], Any],
-    progress: OnProgress | None,
+    progress: OnProgress | None = None,
 ) -> CachedRepo:
-    """As `hub.download`, which asks whether the network may be used."""
+    """Fetch config and weights of `repo` (org/name) at `revision` into the Hub cache.
+
+    `check_config` sees config.json before the weights are fetched, and may refuse; its errors pass through. Raises
+    HubError in one line that names the file, the reason, and what to do.
+    """
     metadata = _probe(repo, revision, CONFIG_NAME)
     commit: str = metadata.commit_hash
     if not commit or not metadata.etag:
@@ -71,8 +79,11 @@ def _weights(cached: CachedRepo, progress: OnProgress | None) -> list[str]:
         raise
 
 
-def transfer_chosen(repo: str, revision: str, choose: Choose, progress: OnProgress | None) -> CachedRepo:
-    """As `hub.download_chosen`, which asks whether the network may be used."""
+def download_chosen(repo: str, revision: str, choose: Choose, progress: OnProgress | None = None) -> CachedRepo:
+    """Fetch the files of `repo` (org/name) at `revision` that `choose` names into the Hub cache, all of one commit.
+
+    Errors of `choose` pass through. Raises HubError in one line.
+    """
     api = HfApi(endpoint=_endpoint())
     info = _within_limit(
         lambda limit: api.model_info(repo, revision=revision, timeout=limit), repo, revision, "the list of its files"

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a torch model. With `save`, the only module of this room that imports torch.
+"""A checkpoint becomes a torch model. Imports torch, and timm for what is not a plain ViT.
 
 The model is built on the meta device and the file's arrays become its parameters: no random initialisation, no second
 copy. Knows nothing of devices: what comes out is on the CPU, in evaluation mode.
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
-from vitcli.checkpoint.tensor_file import Array
 from vitcli.checkpoint.timm_source import architectures
-from vitcli.checkpoint.weights import compare, read_weights, stored_grid
+from vitcli.checkpoint.weights import read_weights, require_same_shapes, stored_grid
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import NOT_COVERED
 from vitcli.model.config import Size, ViTConfig
 from vitcli.model.resample import Kernel, resample_pos_embed
+from vitcli.model.shapes import Array
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 
@@ -100,7 +100,7 @@ def _timm_model(checkpoint: Checkpoint) -> nn.Module:
             sketch = timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # a config's arguments reach code of timm that raises what it likes
         raise CheckpointError(f"{safe(checkpoint.config_path)}: timm cannot build {name}: {safe(error)}") from None
-    compare(
+    require_same_shapes(
         {n: a.shape for n, a in tensors.items()},
         {n: tuple(t.shape) for n, t in sketch.state_dict().items()},
         safe(checkpoint.weights_path),

@@ -10,12 +10,12 @@ from typing import Any
 
 from vitcli.checkpoint.card import model_card
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.hub import is_repo
 from vitcli.checkpoint.layout import CONFIG_NAME
 from vitcli.checkpoint.weights import read_weights, stored_files
 from vitcli.errors import CheckpointError, HubError, UsageError
 from vitcli.text import safe
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z", re.ASCII)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{1,60}\Z")
 
 
@@ -33,7 +33,7 @@ def plan(checkpoint: Checkpoint, repo: str, license: str) -> Upload:
 
     Reads the weights, so that nothing damaged is sent. Raises UsageError and CheckpointError.
     """
-    if not _REPO.match(repo):
+    if not is_repo(repo):
         raise UsageError(f"'{safe(repo)}' is not a name on the Hub: org/name")
     if not _LICENSE.match(license):
         raise UsageError(f"'{safe(license)}' is not a licence identifier such as apache-2.0, mit or cc-by-4.0")

@@ -1,12 +1,11 @@
 """A checkpoint for another image size, grid or patch size (paper, section 3.2), and what that did to its positions.
 
-Knows checkpoints and tensors; writes nothing. Besides `load` and `save` the only module of this room with torch.
+Knows checkpoints and tensors; writes nothing. Imports torch.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.checkpoint.config import Checkpoint
@@ -17,18 +16,16 @@ from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import not_built
 from vitcli.model.config import Size
-from vitcli.model.resample import Kernel, resample_patch_embed, resample_pos_embed
+from vitcli.model.resample import (
+    Kernel,
+    Positions,
+    cosines,
+    measure_positions,
+    resample_patch_embed,
+    resample_pos_embed,
+)
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
-
-
-@dataclass(frozen=True)
-class Positions:
-    """A position embedding in numbers. Similarities are mean cosines, −1 to 1; None on a grid of one row or column."""
-
-    grid: Size
-    neighbours: float | None  # between patches side by side or one above the other
-    far: float | None  # between patches half the grid apart in one direction; needs three rows or columns
 
 
 @dataclass(frozen=True)
@@ -87,35 +84,14 @@ def resize(
         source = _source_grid(checkpoint, pos.shape[1] - prefix, from_grid)
         new = resample_pos_embed(pos, source, target.grid, prefix, kernel)
         back = resample_pos_embed(new, target.grid, source, prefix, kernel)
-        before, after = measure(pos[0, prefix:], source), measure(new[0, prefix:], target.grid)
+        before = measure_positions(pos[0, prefix:], source)
+        after = measure_positions(new[0, prefix:], target.grid)
         original = pos[:, prefix:]
         round_trip = float((back[:, prefix:] - original).norm() / original.norm().clamp(min=1e-12))
         tiles = cosines(pos[0, prefix:]), cosines(new[0, prefix:])
         tensors["pos_embed"] = new
     preprocess = replace(checkpoint.preprocess, size=target.img_size)
     return Resized(build(target, tensors), preprocess, kernel, before, after, round_trip, vit.patch_size, tiles)
-
-
-def cosines(patches: Tensor) -> Tensor:
-    """Cosine similarity of every two position embeddings (h·w, D), (h·w, h·w) in float64."""
-    unit = F.normalize(patches.double(), dim=1)
-    return unit @ unit.T
-
-
-def measure(patches: Tensor, grid: Size) -> Positions:
-    """Similarities of the position embeddings `patches` (h·w, D) on `grid`."""
-    tiles = F.normalize(patches.double(), dim=1).view(*grid, -1)  # (h, w, D)
-
-    def apart(rows: int, columns: int) -> list[float]:
-        h, w = grid
-        if rows >= h or columns >= w:
-            return []
-        pairs = (tiles[rows:, columns:] * tiles[: h - rows, : w - columns]).sum(dim=-1)
-        return pairs.flatten().tolist()
-
-    near = apart(0, 1) + apart(1, 0)
-    far = (apart(0, grid[1] // 2) if grid[1] > 2 else []) + (apart(grid[0] // 2, 0) if grid[0] > 2 else [])
-    return Positions(grid, sum(near) / len(near) if near else None, sum(far) / len(far) if far else None)
 
 
 def _source_grid(checkpoint: Checkpoint, patches: int, said: Size | None) -> Size:

@@ -4,13 +4,20 @@ Knows where checkpoints may be; what is in them is for `config` and `weights`.
 """
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from vitcli.checkpoint.config import Checkpoint, Source, parse_config
-from vitcli.checkpoint.exported import config_in
-from vitcli.checkpoint.hub import OnProgress, download
+from vitcli.checkpoint.exported import exported_checkpoint
+from vitcli.checkpoint.hub import (
+    CachedRepo,
+    cached_repos,
+    find_cached,
+    hub_name,
+    is_hub_name,
+    repo_of,
+    require_network,
+)
 from vitcli.checkpoint.imagenet import are_wordnet_ids, describe, imagenet_names
 from vitcli.checkpoint.layout import (
     ALIASES,
@@ -18,23 +25,17 @@ from vitcli.checkpoint.layout import (
     DEFAULT_BUNDLED,
     INDEX_NAME,
     WEIGHTS_NAME,
-    CachedRepo,
     bundled_folder,
     bundled_names,
-    cached_repos,
-    find_cached,
-    repo_of,
 )
 from vitcli.checkpoint.tensor_file import INDEX_SUFFIX, PICKLE_HINT
 from vitcli.errors import CheckpointError, HubError
-from vitcli.files import read_config
+from vitcli.files import OnProgress, read_config
 from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
 from vitcli.text import command, did_you_mean, safe
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z", re.ASCII)
-_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,200}\Z", re.ASCII)
 
 
 def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
@@ -146,9 +147,7 @@ def _exported(path: Path) -> Checkpoint:
     """A file of `vit export`: its config is in its metadata."""
     if not os.path.lexists(path):
         raise CheckpointError(f"{safe(path)}: no such file")
-    checkpoint = parse_config(config_in(path), name=str(path), source="file", config_path=path, weights_path=path)
-    checkpoint = replace(checkpoint, notes=())  # doubts about the arithmetic, which is the file's own
-    return replace(_with_names(checkpoint), why=f"the file {safe(path)}")
+    return replace(_with_names(exported_checkpoint(path)), why=f"the file {safe(path)}")
 
 
 def _bundled(name: str) -> Checkpoint:
@@ -162,7 +161,7 @@ def _hub(name: str, progress: OnProgress | None) -> Checkpoint:
     repo, revision = hub_name(name)
     try:
         found = find_cached(repo, revision)
-        cached = found or download(repo, revision, _open_cached, progress)
+        cached = found or _download(repo, revision, progress)
     except HubError as error:
         here = "" if ":" in name or name.startswith("timm/") else _near(name)
         raise HubError(f"{error}{here}") from None
@@ -170,19 +169,11 @@ def _hub(name: str, progress: OnProgress | None) -> Checkpoint:
     return replace(_open_cached(cached), why=f"{cached.repo} at {cached.commit[:7]}, {how}")
 
 
-def is_hub_name(name: str) -> bool:
-    return _REPO.match(name.partition("@")[0]) is not None
+def _download(repo: str, revision: str, progress: OnProgress | None) -> CachedRepo:
+    require_network(repo, revision)
+    from vitcli.checkpoint.download import download
 
-
-def hub_name(name: str) -> tuple[str, str]:
-    """`org/name` or `org/name@revision` → repository and revision. Raises CheckpointError for what is no such name."""
-    repo, _, revision = name.partition("@")
-    revision = revision or "main"
-    if not is_hub_name(name):
-        raise CheckpointError(f"'{safe(name)}' is not a name on the Hub; those are org/name or org/name@revision")
-    if not _REVISION.match(revision):
-        raise CheckpointError(f"'{safe(revision)}' is not a revision: a branch, tag or commit")
-    return repo, revision
+    return download(repo, revision, _open_cached, progress)
 
 
 def _open_cached(cached: CachedRepo) -> Checkpoint:

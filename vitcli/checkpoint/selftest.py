@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.tensor_file import Array
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
+from vitcli.model.shapes import Array
 from vitcli.text import safe
 
 MAX_LOGIT = 1e30  # in size; beyond it, differences overflow
@@ -41,7 +41,7 @@ def selftest_entry(logits: Array, seed: int = 0) -> dict[str, Any]:
 
 def selftest_seed(checkpoint: Checkpoint) -> int | None:
     """The seed of the stored self-test, or None when there is none. CheckpointError when it makes no sense."""
-    entry = checkpoint.extra.get("selftest")
+    entry = checkpoint.selftest
     if entry is None:
         return None
     seed = entry.get("seed")
@@ -55,7 +55,7 @@ def check_selftest(checkpoint: Checkpoint, logits: Array, tolerance: float = TOL
 
     `selftest_before` counts too: it is there only while a checkpoint is being replaced (see `write`).
     """
-    entries = [checkpoint.extra[key] for key in ("selftest", "selftest_before") if key in checkpoint.extra]
+    entries = [entry for entry in (checkpoint.selftest, checkpoint.selftest_before) if entry is not None]
     error = min(_relative_error(entry, logits.reshape(-1), checkpoint) for entry in entries)
     if not error <= tolerance:
         raise CheckpointError(

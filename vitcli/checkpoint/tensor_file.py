@@ -1,14 +1,14 @@
-"""What .safetensors files say they hold, checked in pure Python before any library or allocation sees it.
+"""Files of weights: what a .safetensors file says that it holds, and its tensors as NumPy arrays.
 
 The format: 8 bytes little-endian header length n, n bytes of JSON `{name: {dtype, shape, data_offsets}}` with string
 metadata under `__metadata__`, then the tensors' bytes without gap or overlap to the end of the file
 (https://github.com/huggingface/safetensors#format). A large model lies in several such files, and an index,
-`model.safetensors.index.json`, says which of them holds which tensor. Knows nothing of models or values.
+`model.safetensors.index.json`, says which of them holds which tensor.
 
-MERGED: Tensors as NumPy arrays, out of and into .safetensors files. Knows nothing of models.
-
-Reading copies out of the file with read(2), never mmap: a file that another process truncates then gives an error
-instead of a SIGBUS nobody can catch. Computation is always in float32, whatever the file stores.
+The header is checked in pure Python before any library or allocation sees it. Tensors are copied out of the file with
+read(2), never mmap: a file that another process truncates then gives an error instead of a SIGBUS nobody can catch.
+Computation is always in float32, whatever the file stores. Knows nothing of models. NumPy is imported by whoever asks
+for arrays: listing models does without it.
 """
 
 import os
@@ -18,22 +18,29 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from vitcli.errors import CheckpointError
 from vitcli.files import open_regular, parse_object, read_config, write_file
 from vitcli.text import safe
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vitcli.model.shapes import Array
+
+StoredType = Literal["float32", "float16", "bfloat16"]
+
 # I64: scalars, the batches BatchNorm counted; others' checkpoints have position indices, too
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 10_000  # timm's largest ViTs have fewer than 1 000
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 MAX_FILES = 256  # that one index may name; all are open at once
 INDEX_SUFFIX = ".safetensors.index.json"
+PICKLE_HINT = "pickles can run code and are not read; `vit convert FILE --allow-pickle` makes a safe copy"
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}\Z")
 
 
@@ -204,9 +211,6 @@ def sniff(start: bytes) -> str | None:
     return None
 
 
-PICKLE_HINT = "pickles can run code and are not read; `vit convert FILE --allow-pickle` makes a safe copy"
-
-
 def _tensor_info(name: str, entry: Any, where: str, indices: bool) -> TensorInfo:
     shown = safe(name, 80)
     if not _NAME.match(name):
@@ -242,19 +246,7 @@ def _check_layout(tensors: Mapping[str, TensorInfo], data_bytes: int, where: str
         raise CheckpointError(f"{where}: {data_bytes - position} bytes follow the last tensor")
 
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
-StoredType = Literal["float32", "float16", "bfloat16"]
-
-_STORED: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-}
-
-
-def read_tensors(path: Path, *, allow_nonfinite: bool = False, indices: bool = False) -> dict[str, Array]:
+def read_tensors(path: Path, *, allow_nonfinite: bool = False, indices: bool = False) -> "dict[str, Array]":
     """Every tensor of the safetensors file `path`, upcast to float32 (with `indices` arrays of whole numbers, too).
 
     `path` may be the index of several files. Raises CheckpointError for whatever `read_header` refuses, for a file that
@@ -268,12 +260,12 @@ def read_tensors(path: Path, *, allow_nonfinite: bool = False, indices: bool = F
     return tensors
 
 
-def read_parts(parts: Sequence[Part]) -> dict[str, Array]:
+def read_parts(parts: Sequence[Part]) -> "dict[str, Array]":
     """The tensors of all `parts` of a model as float32 arrays by name, one file after the other."""
     return {name: array for part in parts for name, array in read_data(part.file, part.header, part.path).items()}
 
 
-def read_data(file: BinaryIO, header: Header, path: Path) -> dict[str, Array]:
+def read_data(file: BinaryIO, header: Header, path: Path) -> "dict[str, Array]":
     """The data section at the position of `file`, as float32 arrays by name."""
     data = bytearray(header.data_bytes)
     view, position = memoryview(data), 0
@@ -285,8 +277,10 @@ def read_data(file: BinaryIO, header: Header, path: Path) -> dict[str, Array]:
     return {name: _float32(data, info) for name, info in header.tensors.items()}
 
 
-def check_finite(tensors: Mapping[str, Array], path: Path) -> None:
+def check_finite(tensors: "Mapping[str, Array]", path: Path) -> None:
     """Raises CheckpointError naming the first tensors that hold NaN or infinity."""
+    import numpy as np
+
     # NaN and infinities survive min and max, which need no temporary array.
     bad = [n for n, a in tensors.items() if a.size and not (np.isfinite(a.min()) and np.isfinite(a.max()))]
     if bad:
@@ -294,8 +288,9 @@ def check_finite(tensors: Mapping[str, Array], path: Path) -> None:
         raise CheckpointError(f"{safe(path)}: NaN or infinity in {', '.join(bad[:5])}{more}; the weights are damaged")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: "Mapping[str, np.ndarray[Any, Any]]", metadata: Mapping[str, str]) -> None:
     """Write arrays atomically and durably. Raises OSError, and then the old file is as it was."""
+    import numpy as np
     from safetensors.numpy import save  # reading does without the library, so the fast path does not pay for it
 
     write_file(path, [save({name: np.asarray(a, order="C") for name, a in tensors.items()}, dict(metadata))])
@@ -307,11 +302,13 @@ def stored_as(kinds: Iterable[str]) -> StoredType:
     return "float16" if weights == {"F16"} else "bfloat16" if weights == {"BF16"} else "float32"
 
 
-def as_stored(tensors: Mapping[str, Array], dtype: StoredType) -> dict[str, np.ndarray[Any, Any]]:
+def as_stored(tensors: "Mapping[str, Array]", dtype: StoredType) -> "dict[str, np.ndarray[Any, Any]]":
     """The arrays as a file of `dtype` holds them; counters stay whole numbers.
 
     Raises CheckpointError when a value does not fit into float16.
     """
+    import numpy as np
+
     result: dict[str, np.ndarray[Any, Any]] = {}
     for name, array in tensors.items():
         kept = np.issubdtype(array.dtype, np.integer)
@@ -321,7 +318,9 @@ def as_stored(tensors: Mapping[str, Array], dtype: StoredType) -> dict[str, np.n
     return result
 
 
-def _dtype(stored: StoredType) -> np.dtype[Any]:
+def _dtype(stored: StoredType) -> "np.dtype[Any]":
+    import numpy as np
+
     if stored != "bfloat16":
         return np.dtype(stored)
     import ml_dtypes  # NumPy has no such type of its own
@@ -330,11 +329,13 @@ def _dtype(stored: StoredType) -> np.dtype[Any]:
     return bfloat16
 
 
-def _float32(data: bytearray, info: TensorInfo) -> Array:
+def _float32(data: bytearray, info: TensorInfo) -> "Array":
+    import numpy as np
+
     count = prod(info.shape)
     if not count:
         return np.zeros(info.shape, np.float32)
-    array: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(data, _STORED[info.dtype], count, info.start)
+    array: np.ndarray[Any, np.dtype[Any]] = np.frombuffer(data, _NUMPY[info.dtype], count, info.start)
     if info.dtype == "BF16":  # the upper half of a float32
         array = (array.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity, which `check_finite` names

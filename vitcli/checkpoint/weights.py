@@ -11,12 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.hub import OnProgress
+from vitcli.checkpoint.hub import verify_blob
 from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.tensor_file import (
-    Array,
     StoredType,
     check_finite,
     opened,
@@ -27,9 +25,9 @@ from vitcli.checkpoint.tensor_file import (
 )
 from vitcli.checkpoint.timm_source import foreign
 from vitcli.errors import CheckpointError
-from vitcli.files import open_regular
+from vitcli.files import OnProgress, open_regular
 from vitcli.model.config import Size
-from vitcli.model.shapes import Shape, weight_shapes
+from vitcli.model.shapes import Array, Shape, weight_shapes
 from vitcli.text import safe
 
 MAX_LISTED = 10
@@ -128,7 +126,7 @@ def check_shapes(shapes: Mapping[str, Shape], checkpoint: Checkpoint, *, resampl
                 f"{vit.img_size[0]}×{vit.img_size[1]} pixels make {vit.grid[0]}×{vit.grid[1]}; correct the config "
                 f"to {size} pixels, or ask for resampling with --img-size"
             )
-    compare(shapes, expected, where)
+    require_same_shapes(shapes, expected, where)
 
 
 def stored_grid(checkpoint: Checkpoint, rows: int) -> Size:
@@ -139,18 +137,17 @@ def stored_grid(checkpoint: Checkpoint, rows: int) -> Size:
     vit = checkpoint.vit
     assert vit is not None
     patches = rows - (vit.num_pos_tokens - vit.num_patches)
-    said = checkpoint.extra.get("grid")
     side = math.isqrt(max(patches, 0))
-    for grid in ([tuple(said)] if said else []) + [vit.grid, (side, side)]:
+    for grid in ([checkpoint.grid] if checkpoint.grid else []) + [vit.grid, (side, side)]:
         if grid[0] * grid[1] == patches:
-            return grid[0], grid[1]
+            return grid
     raise CheckpointError(
         f"{safe(checkpoint.weights_path)}: a position embedding of {patches} patches is not square and the config's "
         f"grid is {vit.grid[0]}×{vit.grid[1]}"
     )
 
 
-def compare(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], where: str) -> None:
+def require_same_shapes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], where: str) -> None:
     """Raises CheckpointError listing what is missing, unexpected, and of another shape, ten names each."""
     missing = [name for name in expected if name not in shapes]
     unexpected = [name for name in shapes if name not in expected]

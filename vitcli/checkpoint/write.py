@@ -1,88 +1,34 @@
-"""Write a checkpoint folder that this program, timm and transformers load. Imports no torch (see `save` for models).
+"""Write a checkpoint folder that this program, timm and transformers load, or change one. Imports no torch by itself.
 
 Whatever dies in between, the folder stays loadable: each file is replaced atomically, and while the two files are of
 two moments config.json carries the self-tests of both.
-
-MERGED: A torch model becomes a checkpoint folder, with the self-test that proves it when it is read.
-
-Knows how to take arrays and logits out of a model; what the files look like is in `write`.
 """
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from vitcli.checkpoint.config import Outputs, build_config
+from vitcli.checkpoint.config import FORMAT, Checkpoint, Description, build_config
 from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
-from vitcli.checkpoint.load import selftest_logits
 from vitcli.checkpoint.selftest import selftest_entry
-from vitcli.checkpoint.tensor_file import Array, StoredType, as_stored, write_tensors
+from vitcli.checkpoint.tensor_file import StoredType, as_stored, write_tensors
+from vitcli.checkpoint.weights import stored_files
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.files import read_config, write_file
-from vitcli.images.preprocess import Preprocess
-from vitcli.model.config import ViTConfig
-from vitcli.model.vit import VisionTransformer
+from vitcli.files import open_regular, read_config, write_file
+from vitcli.model.shapes import Array
 from vitcli.text import safe
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def write_checkpoint(
-    folder: Path,
-    tensors: Mapping[str, Array],
-    *,
-    architecture: str,
-    vit: ViTConfig | None,
-    labels: Sequence[str],
-    preprocess: Preprocess,
-    provenance: Mapping[str, Any],
-    dtype: StoredType = "float32",
-    selftest_logits: Array | None = None,
-    label_descriptions: Mapping[str, str] | None = None,
-    timm_args: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
-    tag: str = "vit",
-    license: str | None = None,
-    outputs: Outputs = "classes",
-) -> None:
-    """Write config.json and model.safetensors into `folder`, which is made when it is not there.
-
-    `tensors` are float32 by timm's names. `provenance` says where the weights come from (data, recipe, version: JSON).
-    `selftest_logits` (1, K) must be those of the weights as `dtype` stores them, for `selftest_input(preprocess)`.
-    `extra` are further keys of config.json's "vit" (`base_model`, `temperature`). `timm_args` as in `build_config`.
-    Raises CheckpointError, and then the folder holds what it held before.
-    """
-    own = {**(extra or {}), "provenance": dict(provenance)}
-    if selftest_logits is not None:
-        if not np.isfinite(selftest_logits).all():
-            raise CheckpointError(f"{safe(folder)}: the model's answers are not finite; its weights are not to be used")
-        own["selftest"] = selftest_entry(selftest_logits)
-    config = build_config(
-        architecture=architecture,
-        vit=vit,
-        labels=labels,
-        preprocess=preprocess,
-        label_descriptions=label_descriptions,
-        timm_args=timm_args,
-        extra=own,
-        tag=tag,
-        license=license,
-        outputs=outputs,
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = as_stored(tensors, dtype)
-        if before := _selftest_before(folder, own):
-            _write_json(folder / CONFIG_NAME, config | {"vit": config["vit"] | {"selftest_before": before}})
-        # transformers used to fail without "format"
-        write_tensors(folder / WEIGHTS_NAME, arrays, {"format": "pt"})
-        _write_json(folder / CONFIG_NAME, config)
-    except OSError as error:
-        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was saved") from error
+BLOCK = 1 << 20  # bytes of weights that are copied at a time
 
 
 def new_folder(path: str) -> Path:
@@ -91,6 +37,118 @@ def new_folder(path: str) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{safe(folder)} is there already and not empty; choose another --out")
     return folder
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Array],
+    described: Description,
+    *,
+    dtype: StoredType = "float32",
+    selftest_logits: Array | None = None,
+    tag: str = "vit",
+) -> None:
+    """Write config.json and model.safetensors into `folder`, which is made when it is not there.
+
+    `tensors` are float32 by timm's names. `selftest_logits` (1, K) must be those of the weights as `dtype` stores them,
+    for `selftest_input(described.preprocess)`. `tag` is what timm calls these weights. Raises CheckpointError, and then
+    the folder holds what it held before.
+    """
+    measured = {}
+    if selftest_logits is not None:
+        if not np.isfinite(selftest_logits).all():
+            raise CheckpointError(f"{safe(folder)}: the model's answers are not finite; its weights are not to be used")
+        measured["selftest"] = selftest_entry(selftest_logits)
+    config = build_config(described, measured=measured, tag=tag)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = as_stored(tensors, dtype)
+        if before := _selftest_before(folder, config["vit"]):
+            _write_config(folder, config | {"vit": config["vit"] | {"selftest_before": before}})
+        # transformers used to fail without "format"
+        write_tensors(folder / WEIGHTS_NAME, arrays, {"format": "pt"})
+        _write_config(folder, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was saved") from error
+
+
+def save_model(
+    folder: Path, model: "nn.Module", described: Description, *, dtype: StoredType = "float32", tag: str = "vit"
+) -> None:
+    """Write `model` (on any device, in any mode and precision, wrapped or not; it is not changed) into `folder`.
+
+    Its ViTConfig is the model's own, whatever `described.vit` says. The self-test logits are computed on the CPU by a
+    copy that holds the weights as `dtype` stores them. Raises CheckpointError.
+    """
+    import torch
+
+    from vitcli.checkpoint.load import selftest_logits
+    from vitcli.model.vit import VisionTransformer
+
+    plain = copy.deepcopy(_unwrapped(model)).cpu().float().eval()
+    tensors = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
+    rounded = {
+        name: torch.from_numpy(array.astype(tensors[name].dtype)) for name, array in as_stored(tensors, dtype).items()
+    }
+    plain.load_state_dict(rounded, strict=True)
+    write_checkpoint(
+        folder,
+        tensors,
+        replace(described, vit=plain.config if isinstance(plain, VisionTransformer) else None),
+        dtype=dtype,
+        selftest_logits=selftest_logits(plain, described.preprocess),
+        tag=tag,
+    )
+
+
+def check_writable(checkpoint: Checkpoint, out: Path | None) -> None:
+    """Before any work: whether `store_temperature` may write where it is told to. Raises CheckpointError."""
+    if checkpoint.exported:
+        raise CheckpointError(
+            f"{safe(checkpoint.name)} is an exported file, which is not changed: calibrate the checkpoint that it came "
+            "from, then export that again"
+        )
+    if out is not None:
+        if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
+            raise CheckpointError(f"{safe(out)} is there already: name a new folder with --out")
+        return
+    if checkpoint.source in ("bundled", "hub"):
+        place = "bundled with this program" if checkpoint.source == "bundled" else "in the Hub's cache"
+        raise CheckpointError(
+            f"{safe(checkpoint.name)} is {place}, which nothing writes to; --out FOLDER makes a calibrated copy"
+        )
+    if not os.access(checkpoint.folder, os.W_OK):
+        raise CheckpointError(f"{safe(checkpoint.folder)} is read-only; --out FOLDER makes a calibrated copy")
+
+
+def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | None = None) -> Path:
+    """Write `temperature` into the checkpoint's config, or into a copy of the checkpoint in the folder `out`.
+
+    Returns the folder. The config is replaced in one piece or not at all. Raises CheckpointError.
+    """
+    check_writable(checkpoint, out)
+    config = read_config(checkpoint.config_path)
+    config["vit"] = {"format": FORMAT, **config.get("vit", {}), "temperature": temperature}
+    folder = out or checkpoint.folder
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for name, path in stored_files(checkpoint.weights_path).items():
+                with open_regular(path) as weights:
+                    write_file(out / name, iter(partial(weights.read, BLOCK), b""))
+            config |= _names(checkpoint)
+        _write_config(folder, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
+    return folder
+
+
+def _names(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The class names that a Hub checkpoint of timm's has by its name alone, and a copy would not."""
+    if not checkpoint.label_ids:
+        return {}
+    descriptions = dict(zip(checkpoint.label_ids, checkpoint.labels, strict=True))
+    return {"label_names": list(checkpoint.label_ids), "label_descriptions": descriptions}
 
 
 def _selftest_before(folder: Path, new: Mapping[str, Any]) -> Any:
@@ -102,49 +160,15 @@ def _selftest_before(folder: Path, new: Mapping[str, Any]) -> Any:
         return None
 
 
-def _write_json(path: Path, config: Mapping[str, Any]) -> None:
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
-    write_file(path, [text.encode("utf-8"), b"\n"])
+    write_file(folder / CONFIG_NAME, [text.encode("utf-8"), b"\n"])
 
 
-def save_model(
-    folder: Path,
-    model: nn.Module,
-    *,
-    architecture: str,
-    labels: Sequence[str],
-    preprocess: Preprocess,
-    provenance: Mapping[str, Any],
-    dtype: StoredType = "float32",
-    **more: Any,
-) -> None:
-    """Write `model` (on any device, in any mode and precision, wrapped or not; it is not changed) into `folder`.
-
-    The self-test logits are computed on the CPU by a copy that holds the weights as `dtype` stores them. `more` goes to
-    `write_checkpoint`. Raises CheckpointError.
-    """
-    plain = copy.deepcopy(_unwrapped(model)).cpu().float().eval()
-    tensors = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
-    rounded = {
-        name: torch.from_numpy(array.astype(tensors[name].dtype)) for name, array in as_stored(tensors, dtype).items()
-    }
-    plain.load_state_dict(rounded, strict=True)
-    write_checkpoint(
-        folder,
-        tensors,
-        architecture=architecture,
-        vit=plain.config if isinstance(plain, VisionTransformer) else None,
-        labels=labels,
-        preprocess=preprocess,
-        provenance=provenance,
-        dtype=dtype,
-        selftest_logits=selftest_logits(plain, preprocess),
-        **more,
-    )
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _unwrapped(model: "nn.Module") -> "nn.Module":
     """The model inside DistributedDataParallel and torch.compile."""
+    from torch import nn
+
     for wrapper in ("module", "_orig_mod"):
         inner = getattr(model, wrapper, None)
         if isinstance(inner, nn.Module):

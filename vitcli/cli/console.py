@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from vitcli.checkpoint.config import Checkpoint
-    from vitcli.checkpoint.hub import OnProgress
     from vitcli.data.samples import DataSet
+    from vitcli.files import OnProgress
 
 PIPED_WIDTH = 10_000  # characters: a table that is piped is never cut; no terminal breaks its lines
 PATIENCE = 1.0  # seconds that anybody waits without wondering
@@ -213,7 +213,7 @@ def resolved(name: str | None, *, verify: bool = True) -> "Checkpoint":
     So is the comparison with the Hub's digests, which reading the weights would make first; `verify=False` is for
     callers that do not read them.
     """
-    from vitcli.checkpoint.blobs import verify_blob
+    from vitcli.checkpoint.hub import verify_blob
     from vitcli.checkpoint.resolve import resolve
     from vitcli.checkpoint.tensor_file import weight_files
 

@@ -11,8 +11,9 @@ from vitcli.text import as_json, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
-    from vitcli.checkpoint.resize import Positions, Resized
+    from vitcli.checkpoint.resize import Resized
     from vitcli.data.samples import Samples
+    from vitcli.model.resample import Positions
 
 SizeOpt = Annotated[str | None, typer.Option("--size", "-s", help="Image size to fit: 384, or HxW such as 384x512.")]
 GridOpt = Annotated[str | None, typer.Option("--grid", help="The same as patches: 24, or ROWSxCOLUMNS.")]
@@ -90,29 +91,25 @@ def resize_posemb(
 
 
 def _write(resized: "Resized", source: "Checkpoint", folder: Path) -> None:
+    from dataclasses import replace
+
     from vitcli.checkpoint.weights import stored_type
     from vitcli.checkpoint.write import save_model
 
-    kept = {key: source.extra[key] for key in ("base_model", "temperature") if key in source.extra}
     change = {
         "from": source.name,
         "grid": [list(p.grid) for p in (resized.before, resized.after) if p],
         "patch_size": [list(resized.patch_before), list(resized.model.config.patch_size)],
         "kernel": resized.kernel,
     }
-    provenance = source.extra.get("provenance", {})
-    save_model(
-        folder,
-        resized.model,
-        architecture=source.architecture,
-        labels=source.labels,
-        label_descriptions=source.label_descriptions,
+    changes = [*source.provenance.get("resized", []), change]
+    described = replace(
+        source,
         preprocess=resized.preprocess,
-        provenance={**provenance, "resized": [*provenance.get("resized", []), change]},
-        dtype=stored_type(source),
-        extra=kept,
-        outputs=source.outputs,
+        provenance={**source.provenance, "resized": changes},
+        licence=None,  # of the original, whose name is in the provenance
     )
+    save_model(folder, resized.model, described, dtype=stored_type(source))
 
 
 def _report(resized: "Resized", source: "Checkpoint", folder: Path) -> dict[str, Any]:

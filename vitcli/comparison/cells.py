@@ -119,7 +119,7 @@ class Cells:
         checkpoint = resolve(str(best))
         return result | {
             "images": len(data.train),
-            "validation_accuracy": checkpoint.extra["provenance"]["validation_accuracy"],
+            "validation_accuracy": checkpoint.provenance["validation_accuracy"],
             **self._scores(checkpoint),
             "cpu_seconds": cpu_seconds,
         }

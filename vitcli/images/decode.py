@@ -11,7 +11,6 @@ import importlib
 import io
 import os
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vitcli.errors import ImageError
+from vitcli.files import NotAFileError, open_file
 from vitcli.images import layouts
 from vitcli.text import safe
 
@@ -86,7 +86,7 @@ def open_image(source: Path | bytes, *, name: str | None = None) -> Image.Image:
     `name` is for messages. Raises ImageError.
     """
     name = safe(name if name is not None else source if isinstance(source, Path) else "image")
-    with _open_regular(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
+    with _opened_file(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
             return _decode(file, name)
@@ -104,7 +104,7 @@ def oddities(path: Path) -> tuple[str, ...]:
     Raises ImageError when even that cannot be read.
     """
     name = safe(path)
-    with _open_regular(path, name) as file:
+    with _opened_file(path, name) as file:
         try:
             image = _opened(file, name)
             deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or _sixteen_bits(image)
@@ -141,24 +141,17 @@ def _moves(image: Image.Image) -> bool:
         return False
 
 
-def _open_regular(path: Path, name: str) -> IO[bytes]:
-    """The file at `path`, opened without ever waiting for a pipe or a device."""
+def _opened_file(path: Path, name: str) -> IO[bytes]:
+    """The file at `path`. Raises ImageError for whatever is no file that can be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        mode = os.fstat(descriptor).st_mode
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return open_file(path)
+    except NotAFileError as error:
+        raise ImageError(f"{name} is a {'folder' if error.folder else 'pipe or device'}, not a file") from error
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         raise ImageError(
-            f"{name} " + ("does not exist" if missing else f"cannot be opened: {_reason(error)}")
+            f"{name} " + ("does not exist" if missing else f"cannot be opened: {error.strerror or safe(error)}")
         ) from error
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise ImageError(f"{name} is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, not a file")
-    return os.fdopen(descriptor, "rb")
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or safe(error)
 
 
 def _decode(file: IO[bytes], name: str) -> Image.Image:

@@ -1,35 +1,28 @@
 """One number that makes a model's probabilities mean what they say: the temperature (Guo et al. 2017, section 4.2).
 
-Fitted on one split, kept in the checkpoint's config under `vit.temperature`, where `engines.temperature_of` reads it.
+Fitted on one split, kept by `vitcli.checkpoint.write.store_temperature`, read by `engines.temperature_of`.
 Dividing by it changes no prediction, only how sure it is.
 
     calibrate("runs/flowers-1/best", "flowers/", out="calibrated")
 """
 
-import json
-import os
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vitcli.checkpoint.config import FORMAT, Checkpoint
-from vitcli.checkpoint.layout import CONFIG_NAME
-from vitcli.checkpoint.weights import stored_files
+from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.write import check_writable, store_temperature
 from vitcli.data.samples import Split, Tell
-from vitcli.errors import CheckpointError, DataError, UsageError
-from vitcli.files import open_regular, read_config, write_file
-from vitcli.inference.engines import Array, probabilities
+from vitcli.errors import DataError, UsageError
+from vitcli.inference.engines import probabilities
 from vitcli.inference.evaluate import Evaluation, Note, Scoring, Unreadable, open_scored
 from vitcli.inference.predict import Model, load
 from vitcli.metrics import Labels, Measures
-from vitcli.text import safe
+from vitcli.model.shapes import Array
 
 COLDEST, HOTTEST = 1e-2, 1e2
 HALVINGS = 30  # of the interval between them, in its logarithm: to 1e-8
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,54 +105,3 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if too_cold(float(np.exp(middle))) else (low, middle)
     return float(f"{np.exp((low + high) / 2):.6g}")  # as it is stored
-
-
-def check_writable(checkpoint: Checkpoint, out: Path | None) -> None:
-    """Before any work: whether `store_temperature` may write where it is told to. Raises CheckpointError."""
-    if checkpoint.exported:
-        raise CheckpointError(
-            f"{safe(checkpoint.name)} is an exported file, which is not changed: calibrate the checkpoint that it came "
-            "from, then export that again"
-        )
-    if out is not None:
-        if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
-            raise CheckpointError(f"{safe(out)} is there already: name a new folder with --out")
-        return
-    if checkpoint.source in ("bundled", "hub"):
-        place = "bundled with this program" if checkpoint.source == "bundled" else "in the Hub's cache"
-        raise CheckpointError(
-            f"{safe(checkpoint.name)} is {place}, which nothing writes to; --out FOLDER makes a calibrated copy"
-        )
-    if not os.access(checkpoint.folder, os.W_OK):
-        raise CheckpointError(f"{safe(checkpoint.folder)} is read-only; --out FOLDER makes a calibrated copy")
-
-
-def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | None = None) -> Path:
-    """Write `temperature` into the checkpoint's config, or into a copy of the checkpoint in the folder `out`.
-
-    Returns the folder. The config is replaced in one piece or not at all. Raises CheckpointError.
-    """
-    check_writable(checkpoint, out)
-    config = read_config(checkpoint.config_path)
-    config["vit"] = {"format": FORMAT, **config.get("vit", {}), "temperature": temperature}
-    folder = out or checkpoint.folder
-    try:
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            for name, path in stored_files(checkpoint.weights_path).items():
-                with open_regular(path) as weights:
-                    write_file(out / name, iter(partial(weights.read, BLOCK), b""))
-            config |= _names(checkpoint)
-        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
-        write_file(folder / CONFIG_NAME, [text.encode("utf-8"), b"\n"])
-    except OSError as error:
-        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
-    return folder
-
-
-def _names(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The class names that a Hub checkpoint of timm's has by its name alone, and a copy would not."""
-    if not checkpoint.label_ids:
-        return {}
-    descriptions = dict(zip(checkpoint.label_ids, checkpoint.labels, strict=True))
-    return {"label_names": list(checkpoint.label_ids), "label_descriptions": descriptions}

@@ -20,6 +20,7 @@ from vitcli.errors import CheckpointError, UsageError
 from vitcli.inference.exported import ExportPrecision, Options, check_file
 from vitcli.machine import available_cpus, gpu_visible
 from vitcli.model.config import ViTConfig
+from vitcli.model.shapes import Array
 from vitcli.onnx.graph import INPUT, Precision, build
 from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
@@ -27,7 +28,6 @@ from vitcli.text import safe
 EngineName = Literal["onnxruntime", "torch"]
 # Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
 Output = Literal["logits", "features", "both"]
-Array = np.ndarray[Any, np.dtype[np.float32]]
 
 # How far an exported file may be from its own self-test, on a processor with other instructions.
 _TOLERANCES: Mapping[ExportPrecision, float] = {"fp32": TOLERANCE, "fp16": 0.05, "int8": 0.25}
@@ -251,7 +251,7 @@ def probabilities(
 
 def temperature_of(checkpoint: Checkpoint) -> float:
     """What calibration found for this checkpoint; 1 when it is not calibrated."""
-    return float(checkpoint.extra.get("temperature", 1.0))
+    return 1.0 if checkpoint.temperature is None else float(checkpoint.temperature)
 
 
 def operations(vit: ViTConfig) -> float:

@@ -23,10 +23,11 @@ from vitcli.data.samples import Progress, Samples, Split, Splits, Tell
 from vitcli.data.sources import READING, open_splits, scored_split
 from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.inference.class_names import listed, map_classes, unknown_line
-from vitcli.inference.engines import Array, probabilities
+from vitcli.inference.engines import probabilities
 from vitcli.inference.predict import Model, load
 from vitcli.inference.stream import sources_of
 from vitcli.metrics import Labels, Measures, Paired, measure, paired
+from vitcli.model.shapes import Array
 from vitcli.text import command, plural, safe
 
 Note = Callable[[str], None]  # told what a user should know, a line at a time
@@ -185,7 +186,7 @@ class Scoring:
         """`model` on the split that is scored; notes are told."""
         result = self.of_samples(model, scored.samples, scored.splits.classes)
         notes = list(result.notes)
-        trained_on, name = model.checkpoint.extra.get("provenance", {}).get("data"), scored.splits.root.name
+        trained_on, name = model.checkpoint.provenance.get("data"), scored.splits.root.name
         if scored.split == "train" and isinstance(trained_on, dict) and trained_on.get("name") == name:
             notes.append(f"the model was trained on data called {safe(name)}: on images it has seen, it looks better")
         _say(self.note, notes)

@@ -1,13 +1,14 @@
 """A checkpoint as a file for other programs, and the measured proof that it computes what the model does.
 
-ONNX is `onnx_graph`'s, the graph that predicts, with its weights, labels and preprocessing in the file; OpenVINO's is
-made from it; torch's is `torch.export`'s. The reference is the torch model. A file that is not its equal does not stay.
+An ONNX file holds the graph that predicts (`vitcli.onnx.graph`), its weights, labels and preprocessing; OpenVINO's is
+made from it; torch's is that of `torch.export`. The reference is the torch model. A file that is not its equal does not
+stay.
 
 Legend: B batch, C channels, H W pixels, K classes.
 """
 
 import json
-import shutil
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,9 @@ from vitcli.checkpoint.config import Checkpoint, build_config
 from vitcli.checkpoint.exported import CONFIG_KEY
 from vitcli.checkpoint.selftest import selftest_entry, selftest_input
 from vitcli.errors import ImageError, UsageError, VitError
+from vitcli.files import sync_folder
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.engines import (
-    Array,
     ExportedEngine,
     probabilities,
     session_of,
@@ -32,7 +33,7 @@ from vitcli.inference.engines import (
 from vitcli.inference.exported import ExportPrecision, Options, check_file, check_size, write_file
 from vitcli.metrics import Interval, wilson
 from vitcli.model.config import Size
-from vitcli.model.shapes import weight_shapes
+from vitcli.model.shapes import Array, weight_shapes
 from vitcli.onnx.graph import INPUT, build
 from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
@@ -115,7 +116,8 @@ def export(
         files = sorted(Path(staging).iterdir(), key=lambda file: file == made)  # the one that refers to others last
         total = sum(file.stat().st_size for file in files)
         for file in files:
-            shutil.move(file, path.parent / file.name)
+            os.replace(file, path.parent / file.name)
+        sync_folder(path.parent)
     return Exported(path, total, options, tuple(parity), tuple(failed))
 
 
@@ -213,20 +215,17 @@ def _metadata(
 ) -> dict[str, str]:
     """The checkpoint's config at the (first) exported size, and what of its work is in the file."""
     model = next(iter(models.values()))
-    extra = {key: value for key, value in checkpoint.extra.items() if key in ("provenance", "base_model")}
-    if selftest is not None:
-        extra["selftest"] = selftest
-    if not options.softmax and (temperature := temperature_of(checkpoint)) != 1:
-        extra["temperature"] = temperature
-    config = build_config(
-        architecture=checkpoint.architecture,
+    described = replace(
+        checkpoint,
         vit=model.config,
-        labels=checkpoint.labels,
         preprocess=replace(checkpoint.preprocess, size=model.config.img_size),
-        label_descriptions=checkpoint.label_descriptions,
-        extra=extra,
-        outputs=checkpoint.outputs,
+        temperature=None,
+        licence=None,  # of the weights that were exported, which the file does not say
     )
+    measured: dict[str, Any] = {} if selftest is None else {"selftest": selftest}
+    if not options.softmax and (temperature := temperature_of(checkpoint)) != 1:
+        measured["temperature"] = temperature
+    config = build_config(described, measured=measured)
     return {CONFIG_KEY: json.dumps(config), **options.metadata(model.config.img_size)}
 
 

@@ -25,15 +25,14 @@ from vitcli.checkpoint.exported import (
     PRECISION_KEY,
     SHARES_KEY,
     SIZES_KEY,
-    read_metadata,
 )
 from vitcli.errors import CheckpointError
-from vitcli.files import open_regular
+from vitcli.files import open_regular, replacing
 from vitcli.images.preprocess import MAX_SIDE
 from vitcli.model.config import Size, ViTConfig
 from vitcli.model.shapes import weight_shapes
 from vitcli.onnx.graph import build
-from vitcli.onnx.protobuf import OnnxModel, Outline, metadata_entry, size_of
+from vitcli.onnx.protobuf import OnnxModel, Outline, metadata_entry, read_metadata, size_of
 from vitcli.text import safe
 
 ExportPrecision = Literal["fp32", "fp16", "int8"]
@@ -68,7 +67,7 @@ def write_file(path: Path, model: OnnxModel, metadata: Mapping[str, str]) -> Non
     """`model` as one ONNX file. Raises CheckpointError when it would be larger than such a file can be."""
     parts, crc = model.file(metadata), 0
     check_size(sum(map(size_of, parts)), path.name)
-    with open(path, "wb") as file:
+    with replacing(path) as file:
         for part in parts:
             data = part if isinstance(part, bytes) else part.reshape(-1).data
             crc = zlib.crc32(data, crc)
@@ -97,7 +96,7 @@ def check_file(checkpoint: Checkpoint) -> Options:
         _check_sum(file, metadata.get(CHECKSUM_KEY, ""), path)
     del metadata[CHECKSUM_KEY]
     options = _options(metadata, checkpoint)
-    if options is None or vit is None or "selftest" not in checkpoint.extra:
+    if options is None or vit is None or checkpoint.selftest is None:
         raise _foreign(path)
     sizes = options.sizes or (vit.img_size,)
     _check_bounds(vit, sizes, path)

@@ -17,8 +17,9 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.engines import Array, Choice, EngineName, probabilities, temperature_of
+from vitcli.inference.engines import Choice, EngineName, probabilities, temperature_of
 from vitcli.inference.stream import Answer, Input, Source, Stream, sources
+from vitcli.model.shapes import Array
 from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 

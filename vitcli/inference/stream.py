@@ -27,7 +27,6 @@ from vitcli.images.find import ImageSource, find_images
 from vitcli.images.load import load as load_pixels
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.engines import (
-    Array,
     Choice,
     Engine,
     EngineName,
@@ -36,6 +35,7 @@ from vitcli.inference.engines import (
     open_engine,
 )
 from vitcli.machine import available_cpus, gpu_visible
+from vitcli.model.shapes import Array
 from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
@@ -47,7 +47,7 @@ IMAGES_PER_CALL: dict[EngineName, int] = {"onnxruntime": 1, "torch": 16}
 
 @dataclass(frozen=True)
 class Source:
-    """An image to be: its name, and how to get it as float32 (C, H, W); `load` raises ImageError."""
+    """An image that is still to be read: its name, and how to get it as float32 (C, H, W); `load` raises ImageError."""
 
     name: str
     load: Callable[[Preprocess, bool], Array]  # the second argument: decode large JPEGs in full
@@ -160,7 +160,7 @@ def sources(inputs: Input | Iterable[Input]) -> Iterator[Source]:
 
 
 def sources_of(samples: Samples, indices: Iterable[int]) -> Iterator[Source]:
-    """Those images of a data set."""
+    """The images of a data set with these `indices`."""
     return (Source(samples.name(i), partial(_from_samples, samples, i)) for i in indices)
 
 

@@ -6,13 +6,11 @@ Legend: C channels, H W pixels, h w patch grid, N tokens, D width, K classes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.tensor_file import Header, read_header, weight_files
 from vitcli.checkpoint.weights import check_shapes, unwrapped
 from vitcli.errors import CheckpointError
-from vitcli.files import read_config
 from vitcli.model.config import ViTConfig
 from vitcli.model.cost import cost
 from vitcli.text import safe
@@ -59,7 +57,7 @@ def overview(checkpoint: Checkpoint) -> Overview:
         header.parameters,
         sum(file.stat().st_size for file in weight_files(checkpoint.weights_path)),
         tuple(sorted({info.dtype for info in header.tensors.values()})),
-        _licence(checkpoint),
+        checkpoint.licence,
         tuple(_stages(checkpoint.vit)) if checkpoint.vit else (),
         tuple(_odd(checkpoint, header)),
     )
@@ -102,10 +100,3 @@ def _odd(checkpoint: Checkpoint, header: Header) -> Iterator[str]:
         yield f"the patches do not fill the image: {max(left)} pixels at an edge are never seen"
     if vit.num_classes and not checkpoint.labels:
         yield "the classes have no names"
-
-
-def _licence(checkpoint: Checkpoint) -> str | None:
-    config = read_config(checkpoint.config_path)
-    inner = config.get("pretrained_cfg")
-    found: Any = (inner if isinstance(inner, dict) else config).get("license")
-    return found if isinstance(found, str) else None

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitcli.checkpoint.resize import cosines, measure
 from vitcli.errors import CheckpointError
 from vitcli.inspection.aspect import OfParameters, Subject
 from vitcli.inspection.exhibit import Array, Exhibit, Table, arrays_of, said_of
 from vitcli.model.config import Size
+from vitcli.model.resample import cosines, measure_positions
 from vitcli.model.vit import VisionTransformer
 from vitcli.report.figures import similarity_figure
 
@@ -50,7 +50,7 @@ def positions(model: VisionTransformer) -> Similarity:
     config = model.config
     patches = model.pos_embed.detach()[0, config.num_pos_tokens - config.num_patches :]
     tiles = cosines(patches).numpy()
-    known = measure(patches, config.grid)
+    known = measure_positions(patches, config.grid)
     rows, columns = np.divmod(np.arange(config.num_patches), config.grid[1])
     down, right = abs(rows[:, None] - rows), abs(columns[:, None] - columns)
     apart = np.hypot(down, right)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.tensor_file import Array, read_tensors
+from vitcli.checkpoint.tensor_file import read_tensors
 from vitcli.checkpoint.weights import unwrapped, weights_digest
 from vitcli.model.config import ViTConfig
+from vitcli.model.shapes import Array
 from vitcli.text import safe
 
 DEAD = 0.01  # a head whose output matrix is this much smaller than its layer's median

@@ -1,6 +1,7 @@
-"""Position embeddings for another grid: 2-D interpolation by the patches' place in the image (paper, section 3.2).
+"""Weights that know the image's plane, for another grid or patch size; and what a position embedding knows of it.
 
-One paper, many kernels: projects disagree about the interpolation, and each is here under the name of who uses it.
+Position embeddings are interpolated in 2-D by the patches' place in the image (paper, section 3.2). One paper, many
+kernels: projects disagree about the interpolation, and each is here under the name of who uses it.
 
     timm        bicubic, antialiased, half-pixel centres     timm resample_abs_pos_embed (default)
     paper       bilinear, corners aligned                    the authors' code and big_vision: scipy zoom(order=1)
@@ -8,14 +9,14 @@ One paper, many kernels: projects disagree about the interpolation, and each is 
     torchvision bicubic, corners aligned                     torchvision interpolate_embeddings
     dinov2      bicubic, scale factor (n + 0.1) / n_source   facebookresearch/dino and dinov2
 
-Knows tensors only. Legend: N tokens, h w patch grid, D width.
+Patch embeddings are resized by FlexiViT's pseudo-inverse (Beyer et al. 2023, arXiv 2212.08013): bilinear resizing of
+the filters alone would change every token's size. It finds the filters whose responses on resized patches are those of
+the old filters on the old ones: exactly, when the patch grows.
 
-MERGED: Patch embeddings for another patch size: FlexiViT's pseudo-inverse resize (Beyer et al. 2023, arXiv 2212.08013).
-
-Bilinear resizing of the filters alone would change every token's size. PI-resize finds the filters whose responses on
-resized patches are those of the old filters on the old ones: exactly, when the patch grows. Knows tensors only.
+Knows tensors only. Legend: N tokens, h w patch grid, D width, C channels, p q patch.
 """
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -96,3 +97,34 @@ def resize_matrix(source: Size, target: Size) -> Tensor:
     pixels = source[0] * source[1]
     basis = torch.eye(pixels, dtype=torch.float64).view(pixels, 1, *source)
     return F.interpolate(basis, target, mode="bicubic", antialias=True).view(pixels, -1).T
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A position embedding in numbers. Similarities are mean cosines, −1 to 1; None on a grid of one row or column."""
+
+    grid: Size
+    neighbours: float | None  # between patches side by side or one above the other
+    far: float | None  # between patches half the grid apart in one direction; needs three rows or columns
+
+
+def cosines(patches: Tensor) -> Tensor:
+    """Cosine similarity of every two position embeddings (h·w, D), (h·w, h·w) in float64."""
+    unit = F.normalize(patches.double(), dim=1)
+    return unit @ unit.T
+
+
+def measure_positions(patches: Tensor, grid: Size) -> Positions:
+    """Similarities of the position embeddings `patches` (h·w, D) on `grid`."""
+    tiles = F.normalize(patches.double(), dim=1).view(*grid, -1)  # (h, w, D)
+
+    def apart(rows: int, columns: int) -> list[float]:
+        h, w = grid
+        if rows >= h or columns >= w:
+            return []
+        pairs = (tiles[rows:, columns:] * tiles[: h - rows, : w - columns]).sum(dim=-1)
+        return pairs.flatten().tolist()
+
+    near = apart(0, 1) + apart(1, 0)
+    far = (apart(0, grid[1] // 2) if grid[1] > 2 else []) + (apart(grid[0] // 2, 0) if grid[0] > 2 else [])
+    return Positions(grid, sum(near) / len(near) if near else None, sum(far) / len(far) if far else None)

@@ -1,14 +1,18 @@
-"""The names and shapes a ViT's weights must have, from its config alone: pure Python, nothing allocated.
+"""The names and shapes that a ViT's weights must have, from its config alone: no torch, and nothing is allocated.
 
 The same table that `VisionTransformer(config).state_dict()` gives (a test says so for every architecture), without
 torch: both engines check a file against it before they build anything. Names are timm's.
 """
 
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from vitcli.model.config import StemConfig, ViTConfig
 
 Shape = tuple[int, ...]
+Array = np.ndarray[Any, np.dtype[np.float32]]  # weights, and what is computed with them
 
 
 def weight_shapes(vit: ViTConfig) -> dict[str, Shape]:

@@ -17,18 +17,18 @@ head, K classes.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.config import Size, ViTConfig
+from vitcli.model.shapes import Array
 from vitcli.onnx.protobuf import FLOAT16, FLOAT32, GraphWriter, OnnxModel
 from vitcli.onnx.quantise import quantise
 from vitcli.onnx.stem import StemWriter
 
 Precision = Literal["fp32", "int8"]
-Array = np.ndarray[Any, np.dtype[np.float32]]
 
 INPUT, OUTPUT, SHARES = "images", "logits", "probabilities"
 LAST = (1 << 63) - 1  # the end of an axis, whatever its length

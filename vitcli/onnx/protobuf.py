@@ -1,17 +1,25 @@
-"""An ONNX model as bytes: the few protobuf messages that it needs, written by hand.
+"""An ONNX model as bytes: the few protobuf messages that it needs, written by hand, and its metadata read back.
 
 Importing the `onnx` package costs more than an eighth of a second and its helpers as much again for one ViT, which is
 most of what predicting one image takes. Field numbers are those of onnx.proto (IR version 10); the tests let `onnx`
-check and read what is written here. Knows no model.
+check and read what is written here. The reader takes the top level of a file only and skips over the graph. Knows no
+model.
 """
 
+import io
+import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from vitcli.errors import CheckpointError
+from vitcli.files import MAX_CONFIG_BYTES, open_regular
+from vitcli.text import safe
 
 IR_VERSION = 10
 OPSET = 20  # the first with Gelu
@@ -25,6 +33,10 @@ _FLOAT, _STRING, _INT, _INTS = 1, 3, 2, 7  # AttributeProto.AttributeType
 FLOAT32, FLOAT16 = 1, 10  # TensorProto.DataType
 _DATA_TYPES = {"float32": FLOAT32, "int8": 3, "int64": 7, "float16": FLOAT16}
 _EXTERNAL = 1  # TensorProto.DataLocation
+_VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # wire types
+_METADATA = 14  # of a ModelProto; its entries are StringStringEntryProtos
+_KEY, _VALUE = 1, 2
+_MAX_FIELDS = 1000  # of a ModelProto: a dozen are usual
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class OnnxModel:
         """
         parts: list[bytes | Array] = [self.nodes]
         for name, array in self.constants.items():
-            header = _tensor(name, array) + _varint(9 << 3 | 2) + _varint(array.nbytes)
-            parts.append(_varint(5 << 3 | 2) + _varint(len(header) + array.nbytes) + header)
+            header = _tensor(name, array) + _tag(9, _BYTES) + _varint(array.nbytes)
+            parts.append(_tag(5, _BYTES) + _varint(len(header) + array.nbytes) + header)
             parts.append(array.tobytes() if array.dtype == np.int64 else array)  # those are shapes, not weights
         parts.append(self.values)
         before, after = _around(sum(map(size_of, parts)))
@@ -75,7 +87,19 @@ def size_of(part: bytes | Array) -> int:
 
 def metadata_entry(key: str, value: str) -> bytes:
     """One text of a ModelProto's metadata."""
-    return _field(14, _field(1, key) + _field(2, value))
+    return _field(_METADATA, _field(_KEY, key) + _field(_VALUE, value))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of the ONNX file `path`, in the file's order. Raises CheckpointError for a file that is none."""
+    with open_regular(path) as file:
+        try:
+            entries = [_entry(data) for data in _entries(file, os.fstat(file.fileno()).st_size)]
+            if len(found := dict(entries)) < len(entries):
+                raise ValueError("a key appears twice")
+            return found
+        except ValueError:
+            raise CheckpointError(f"{safe(path)}: not an ONNX file, or a damaged one") from None
 
 
 class GraphWriter:
@@ -135,7 +159,7 @@ class Outline(GraphWriter):
 
 def _around(length: int) -> tuple[bytes, bytes]:
     """What of a ModelProto stands before and behind a GraphProto of that length."""
-    before = _field(1, IR_VERSION) + _field(2, "vitcli") + _varint(7 << 3 | 2) + _varint(length)
+    before = _field(1, IR_VERSION) + _field(2, "vitcli") + _tag(7, _BYTES) + _varint(length)
     return before, _field(8, _field(1, "") + _field(2, OPSET))
 
 
@@ -165,11 +189,15 @@ def _value(name: str, shape: Shape) -> bytes:
 def _field(number: int, value: int | float | str | bytes) -> bytes:
     """One field on the wire: varint, 32-bit or length-delimited by the type of `value`."""
     if isinstance(value, int):
-        return _varint(number << 3) + _varint(value & (1 << 64) - 1)
+        return _tag(number, _VARINT) + _varint(value & (1 << 64) - 1)
     if isinstance(value, float):
-        return _varint(number << 3 | 5) + struct.pack("<f", value)
+        return _tag(number, _FOUR) + struct.pack("<f", value)
     data = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
+    return _tag(number, _BYTES) + _varint(len(data)) + data
+
+
+def _tag(number: int, wire_type: int) -> bytes:
+    return _varint(number << 3 | wire_type)
 
 
 def _varint(value: int) -> bytes:
@@ -179,3 +207,62 @@ def _varint(value: int) -> bytes:
         value >>= 7
     groups.append(value)
     return bytes(groups)
+
+
+# ---- reading, where nothing is believed: ValueError for whatever is no such message
+
+
+def _entries(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The bytes of each metadata entry of a ModelProto; all other fields are skipped."""
+    for _ in range(_MAX_FIELDS):
+        if file.tell() >= size:
+            return
+        number, wire_type = _read_tag(file)
+        if wire_type == _BYTES:
+            length = _read_varint(file)
+            if length > size - file.tell():
+                raise ValueError("a field is longer than the file")
+            if number == _METADATA:
+                if length > MAX_CONFIG_BYTES:
+                    raise ValueError("metadata of an absurd size")
+                yield file.read(length)
+            else:
+                file.seek(length, os.SEEK_CUR)
+        elif wire_type == _VARINT:
+            _read_varint(file)
+        elif wire_type in (_EIGHT, _FOUR):
+            file.seek(8 if wire_type == _EIGHT else 4, os.SEEK_CUR)
+        else:
+            raise ValueError("no such wire type")
+    raise ValueError("too many fields")
+
+
+def _entry(data: bytes) -> tuple[str, str]:
+    """Key and value of one StringStringEntryProto."""
+    file, found = io.BytesIO(data), {_KEY: "", _VALUE: ""}
+    while file.tell() < len(data):
+        number, wire_type = _read_tag(file)
+        if wire_type != _BYTES or number not in found:
+            raise ValueError("not a text entry")
+        if (length := _read_varint(file)) > len(data):
+            raise ValueError("a text is longer than its entry")
+        found[number] = file.read(length).decode("utf-8")
+    return found[_KEY], found[_VALUE]
+
+
+def _read_tag(file: BinaryIO) -> tuple[int, int]:
+    """Number and wire type of the field that begins here."""
+    tag = _read_varint(file)
+    return tag >> 3, tag & 7
+
+
+def _read_varint(file: BinaryIO) -> int:
+    value = shift = 0
+    while True:
+        byte = file.read(1)
+        if not byte or shift > 63:
+            raise ValueError("cut off")
+        value |= (byte[0] & 0x7F) << shift
+        shift += 7
+        if byte[0] < 0x80:
+            return value

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
+from vitcli.model.shapes import Array
 
 
 class Quantised(NamedTuple):

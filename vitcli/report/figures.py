@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitcli.errors import UsageError
+from vitcli.files import write_file
 from vitcli.text import safe
 
 if TYPE_CHECKING:
@@ -229,9 +230,8 @@ def save(drawing: "Figure", path: Path) -> Path:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise UsageError(f"{safe(path)}: a picture's name ends with .png, .svg or .pdf")
-    new = path.with_name(f".{path.name}.tmp")
-    new.write_bytes(_bytes(drawing, kind))
-    return new.replace(path)
+    write_file(path, [_bytes(drawing, kind)])
+    return path
 
 
 def _bytes(drawing: "Figure", kind: str) -> bytes:

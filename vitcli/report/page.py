@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vitcli.files import write_file
 from vitcli.text import safe
 
 # What the page may load: its own style and pictures inside it.
@@ -103,9 +104,8 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page to `path`, whole or not at all."""
-        new = path.with_name(f".{path.name}.tmp")
-        new.write_text(self.html(), encoding="utf-8")
-        return new.replace(path)
+        write_file(path, [self.html().encode("utf-8")])
+        return path
 
 
 def text(value: object) -> str:

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from torch import Tensor, nn
 
+from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import open_regular, parse_object, read_typed, write_file
@@ -107,15 +108,14 @@ def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluat
         "data": {"name": task.data.root.name, "fingerprint": task.data.fingerprint, "images": len(task.data.train)},
         "recipe": as_dict(task.recipe),
     }
-    save_model(
-        folder,
-        merged(model),
+    described = Description(
         architecture=task.architecture,
         labels=task.data.classes,
         preprocess=task.preprocess,
         provenance=provenance,
-        timm_args=None if task.vit else task.model_args,
+        timm_args={} if task.vit else task.model_args,
     )
+    save_model(folder, merged(model), described)
 
 
 MAX_METRICS = 1 << 30  # bytes: ten million steps

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from vitcli.checkpoint.convert.names import Weights
-from vitcli.checkpoint.tensor_file import MAX_TENSORS, Array, StoredType, stored_as
+from vitcli.checkpoint.tensor_file import MAX_TENSORS, StoredType, stored_as
 from vitcli.errors import CheckpointError
 from vitcli.files import open_regular
+from vitcli.model.shapes import Array
 from vitcli.text import safe
 
 MAX_RATIO = 20  # weights hardly shrink; a compressed archive that grows more than this is no checkpoint

@@ -11,8 +11,8 @@ from vitcli.checkpoint.convert.names import Reasons, Rules, Weights, join, leave
 from vitcli.checkpoint.convert.processor import VIT
 from vitcli.checkpoint.convert.result import Converted, Settings, Source, facts_of, fitted, without_head
 from vitcli.checkpoint.convert.shape import pooling, vit_of
-from vitcli.checkpoint.tensor_file import Array
 from vitcli.errors import CheckpointError
+from vitcli.model.shapes import Array
 
 _ANCHOR = "embedding/kernel"
 _STACKED = "Transformer/encoderblock/"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitcli.checkpoint.tensor_file import Array
 from vitcli.errors import CheckpointError
+from vitcli.model.shapes import Array
 from vitcli.text import safe
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]  # (expression, replacement), in this order

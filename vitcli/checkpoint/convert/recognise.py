@@ -29,13 +29,7 @@ def convert(source: Source, settings: Settings | None = None) -> tuple[Converted
     """
     converted = _family(source)(source, settings or Settings())
     architecture = nearest_architecture(converted.vit)
-    build_config(  # what could not be read back is refused here, before anything is written
-        architecture=architecture,
-        vit=converted.vit,
-        labels=converted.labels,
-        preprocess=converted.preprocess,
-        outputs=converted.outputs,
-    )
+    build_config(converted.described(architecture))  # what could not be read back is refused before it is written
     if other := other_fields_of(architecture, converted.vit):
         if other.keys() == {"norm_eps"}:
             from vitcli.checkpoint.convert.store import TEST_IMAGES, timm_difference  # with torch

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitcli.checkpoint.config import Outputs
+from vitcli.checkpoint.config import Description, Outputs
 from vitcli.checkpoint.convert.names import Dropped, Weights, leave_out
 from vitcli.checkpoint.tensor_file import StoredType
 from vitcli.errors import CheckpointError, UsageError
@@ -63,6 +63,17 @@ class Converted:
     notes: tuple[str, ...] = ()
     outputs: Outputs = "classes"
     timm_difference: float | None = None  # how far timm's outputs are off, where its norms have another epsilon
+
+    def described(self, architecture: str) -> Description:
+        """What config.json says of it, but for where it comes from."""
+        return Description(
+            architecture=architecture,
+            vit=self.vit,
+            labels=self.labels,
+            preprocess=self.preprocess,
+            label_descriptions=self.label_descriptions,
+            outputs=self.outputs,
+        )
 
 
 def without_head(tensors: Weights, settings: Settings, why_not: str | None) -> tuple[Weights, list[Dropped]]:

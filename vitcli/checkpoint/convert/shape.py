@@ -12,7 +12,7 @@ from typing import Any
 
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.model_args import other_fields_of
-from vitcli.checkpoint.weights import compare
+from vitcli.checkpoint.weights import require_same_shapes
 from vitcli.errors import CheckpointError
 from vitcli.model.architectures import ARCHITECTURES, SCALES
 from vitcli.model.config import Size, StemConfig, ViTConfig
@@ -67,7 +67,7 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
     vit = replace(vit, **structure, **{"num_heads": _heads(vit, known.pop("num_heads", None), where), **known})
     rows = dims("pos_embed", 3)[1] if vit.pos_embed == "learn" else None
     vit = _with_image(vit, rows, facts.get("img_size"), "no_embed_class" in structure, where)
-    compare(shapes, weight_shapes(vit), where)
+    require_same_shapes(shapes, weight_shapes(vit), where)
     return vit
 
 

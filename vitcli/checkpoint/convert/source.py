@@ -13,15 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoint.blobs import verify_blob
 from vitcli.checkpoint.convert.archive import read_archive
 from vitcli.checkpoint.convert.instead import told_by
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.convert.pickles import read_pickle
 from vitcli.checkpoint.convert.result import Source
-from vitcli.checkpoint.hub import OnProgress, download_chosen
-from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, CachedRepo, snapshot
-from vitcli.checkpoint.resolve import hub_name, is_hub_name
+from vitcli.checkpoint.hub import CachedRepo, hub_name, is_hub_name, require_network, snapshot, verify_blob
+from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.tensor_file import (
     INDEX_SUFFIX,
     StoredType,
@@ -34,7 +32,7 @@ from vitcli.checkpoint.tensor_file import (
 )
 from vitcli.checkpoint.weights import unwrapped
 from vitcli.errors import CheckpointError, HubError
-from vitcli.files import open_regular, read_config
+from vitcli.files import OnProgress, open_regular, read_config
 from vitcli.text import safe
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -115,6 +113,9 @@ def _on_hub(name: str, allow_pickle: bool, progress: OnProgress | None, check_co
     if complete and set(PROCESSORS) & set(needed):
         return here
     try:
+        require_network(repo, revision)
+        from vitcli.checkpoint.download import download_chosen
+
         return download_chosen(repo, revision, wanted, progress)
     except HubError:
         if complete:  # what else the repository may have is not here, which the notes then say

@@ -43,18 +43,12 @@ def store(converted: Converted, architecture: str, source: Source, folder: Path)
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)  # of a conversion that was killed
-        save_model(
-            staging,
-            model,
-            architecture=architecture,
-            labels=converted.labels,
-            label_descriptions=converted.label_descriptions,
-            preprocess=converted.preprocess,
+        described = replace(
+            converted.described(architecture),
             provenance=provenance,
-            outputs=converted.outputs,
-            dtype=_stored(converted, source),
-            extra={"base_model": source.origin.partition("@")[0]} if source.origin else None,
+            base_model=source.origin.partition("@")[0] if source.origin else None,
         )
+        save_model(staging, model, described, dtype=_stored(converted, source))
         write_file(staging / "README.md", [model_card(resolve(str(staging)), folder.name, None).encode()])
         staging.replace(folder)
         sync_folder(folder.parent)

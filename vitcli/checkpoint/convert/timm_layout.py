@@ -9,7 +9,7 @@ from typing import Any
 from vitcli.checkpoint.card import use_command
 from vitcli.checkpoint.config import parse_config
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
-from vitcli.checkpoint.weights import compare
+from vitcli.checkpoint.weights import require_same_shapes
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.model.architectures import not_built
 from vitcli.model.shapes import weight_shapes
@@ -27,7 +27,8 @@ def convert(source: Source, settings: Settings) -> Converted:
     path = Path(source.name)
     found = parse_config(source.config, name=source.name, source="folder", config_path=path, weights_path=path)
     if found.vit is not None:
-        compare({name: array.shape for name, array in source.tensors.items()}, weight_shapes(found.vit), source.where)
+        shapes = {name: array.shape for name, array in source.tensors.items()}
+        require_same_shapes(shapes, weight_shapes(found.vit), source.where)
     if ready:
         use = use_command(source.name, classifies=found.why_no_classes is None)
         runs = "" if found.vit else f" runs it, by timm ({not_built(found.architecture)})"

@@ -1,6 +1,6 @@
 """What a checkpoint is, as a page of facts. Imports no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitcli.cli.console import note, resolved, row, shown, stdout, table, waiting
@@ -64,9 +64,9 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
     yield "outputs" if checkpoint.why_no_classes else "classes", _classes(checkpoint.labels, checkpoint.num_classes)
     if checkpoint.num_classes and checkpoint.outputs != "classes":
         yield "", checkpoint.why_no_classes or "each judged by itself (sigmoid)"
-    if "temperature" in checkpoint.extra:
-        yield "calibrated", f"temperature {checkpoint.extra['temperature']:.4g}"
-    yield from _provenance(checkpoint.extra.get("provenance", {}))
+    if checkpoint.temperature is not None:
+        yield "calibrated", f"temperature {checkpoint.temperature:.4g}"
+    yield from _provenance(checkpoint.provenance)
     yield "licence", found.licence or "not said"
 
 
@@ -77,7 +77,7 @@ def _classes(labels: tuple[str, ...], number: int) -> str:
     return f"{number}: {names}{', …' if len(labels) > CLASSES_SHOWN else ''}" if names else str(number)
 
 
-def _provenance(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _provenance(origin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if made := origin.get("trained_by"):
         data = origin.get("data") if isinstance(origin.get("data"), dict) else {}
         on = f" on {data.get('images')} images of {data.get('name')}" if data else ""
@@ -142,7 +142,7 @@ def _document(found: Overview, read: Weights | None) -> dict[str, Any]:
         ],
         "preprocess": checkpoint.preprocess.to_config(),
         "classes": list(checkpoint.labels) or checkpoint.num_classes,
-        "provenance": checkpoint.extra.get("provenance", {}),
+        "provenance": checkpoint.provenance,
         "licence": found.licence,
         "odd": list(found.odd),
     }
