@@ -35,7 +35,7 @@ from vitcli.training.recipe import Recipe
 
 
 def shell(line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

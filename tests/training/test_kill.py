@@ -96,6 +96,7 @@ for line in sys.stdin:
     print(pid, flush=True)
     _, status = os.waitpid(pid, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
+os._exit(0)  # taking down all that was imported can take long where others want the cores too
 """
 
 
