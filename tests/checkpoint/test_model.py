@@ -413,7 +413,7 @@ def test_another_architecture_is_refused_before_timm_is_imported(
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_relpos_small_patch16_224", "dla34"])
 def test_no_architecture_is_foreign_to_its_own_weights(name: str) -> None:
-    from vitcli.checkpoint.timm_source import foreign
+    from vitcli.checkpoint.weights import foreign
 
     with torch.device("meta"):
         names = timm.create_model(name).state_dict()
@@ -422,6 +422,6 @@ def test_no_architecture_is_foreign_to_its_own_weights(name: str) -> None:
 
 
 def test_the_source_names_every_architecture_of_timm() -> None:
-    from vitcli.checkpoint.timm_source import architectures
+    from vitcli.checkpoint.weights import architectures
 
     assert architectures().keys() == set(timm.list_models())

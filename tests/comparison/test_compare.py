@@ -25,11 +25,10 @@ from tests.helpers.terminal import vit
 from vitcli.cli.compare import shares, stages
 from vitcli.comparison import cells
 from vitcli.comparison.compare import carry_out, compare, resume
-from vitcli.comparison.contenders import contender
 from vitcli.comparison.queue import folder_of, results, work_through
 from vitcli.comparison.report import _curves, accuracy_figure
 from vitcli.comparison.results import Findings, Point, crossover, points
-from vitcli.comparison.study import Cell, Pretraining, Study, read_study, write_study
+from vitcli.comparison.study import Cell, Pretraining, Study, contender, read_study, write_study
 from vitcli.comparison.tables import sentence
 from vitcli.data.samples import ArraySamples
 from vitcli.data.sources import open_data

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from tests.helpers.data import rgb16_png, write_idx
 from vitcli.cli.app import app
-from vitcli.data.check import check
-from vitcli.data.similar import pairs, thumbnail
+from vitcli.data.check import check, pairs, thumbnail
 
 
 def scene(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:

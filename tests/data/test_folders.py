@@ -13,8 +13,7 @@ from vitcli.data.check import check
 from vitcli.data.samples import DataSet, FileSamples, Samples
 from vitcli.data.sources import open_data, read_splits
 from vitcli.errors import AmbiguousData, DataError, ImageError, UsageError
-from vitcli.images.load import load
-from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import Preprocess, load
 
 
 def image(path: Path, value: int = 0) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from vitcli.checkpoint.exported import CHECKSUM_KEY, CONFIG_KEY, PIXELS_KEY, PRECISION_KEY, SHARES_KEY, SIZES_KEY
+from vitcli.checkpoint.resolve import CHECKSUM_KEY, CONFIG_KEY, PIXELS_KEY, PRECISION_KEY, SHARES_KEY, SIZES_KEY
 from vitcli.onnx.protobuf import metadata_entry
 
 CONTROL = "\x1b[31mred\x1b]0;title\x07\u202e"

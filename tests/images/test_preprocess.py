@@ -17,8 +17,7 @@ from timm.data import create_transform, resolve_data_config
 
 from vitcli.errors import CheckpointError
 from vitcli.images.decode import open_image
-from vitcli.images.load import load
-from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import Preprocess, load
 
 MODES = ("center", "squash", "border")
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")

@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from tests.helpers import onnx_damage
 from tests.helpers.checkpoints import LABELS, TINY, write_tiny
-from vitcli.checkpoint.exported import CONFIG_KEY, SIZES_KEY
-from vitcli.checkpoint.resolve import resolve
+from vitcli.checkpoint.resolve import CONFIG_KEY, SIZES_KEY, resolve
 from vitcli.cli.app import app
 from vitcli.errors import CheckpointError
 from vitcli.inference import exported

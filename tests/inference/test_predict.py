@@ -21,7 +21,7 @@ from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.find import ImageSource
-from vitcli.images.load import load as load_pixels
+from vitcli.images.preprocess import load as load_pixels
 from vitcli.inference import stream as module
 from vitcli.inference.engines import open_engine
 

@@ -19,8 +19,7 @@ from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import UsageError
 from vitcli.images.preprocess import Preprocess
-from vitcli.inspection.equivariance import equivariance, shifted, usual_shifts
-from vitcli.inspection.feature_maps import feature_maps
+from vitcli.inspection.equivariance import equivariance, feature_maps, shifted, usual_shifts
 from vitcli.inspection.locality import DROPS, TILES, drop, half_mass, locality, shuffle
 
 CONFIG = replace(WIDE, img_size=(32, 32))  # 8×8 patches of 4 pixels

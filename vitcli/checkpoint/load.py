@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.selftest import check_selftest, selftest_input, selftest_seed
-from vitcli.checkpoint.timm_source import architectures
-from vitcli.checkpoint.weights import read_weights, require_same_shapes, stored_grid
+from vitcli.checkpoint.weights import architectures, read_weights, require_same_shapes, stored_grid
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import NOT_COVERED

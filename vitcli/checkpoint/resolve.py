@@ -1,6 +1,8 @@
 """A name becomes a `Checkpoint` on this machine (docs/design.md, 9). Imports no torch, and the Hub only to download.
 
-Knows where checkpoints may be; what is in them is for `config` and `weights`.
+Knows where checkpoints may be; what is in them is for `config` and `weights`. A file of `vit export` is one, too:
+its metadata hold a config.json, with labels and preprocessing. Whether its graph is the one of that config is for
+`vitcli.inference.exported`.
 """
 
 import os
@@ -8,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitcli.checkpoint.config import Checkpoint, Source, parse_config
-from vitcli.checkpoint.exported import exported_checkpoint
 from vitcli.checkpoint.hub import (
     CachedRepo,
     cached_repos,
@@ -30,10 +31,29 @@ from vitcli.checkpoint.layout import (
 )
 from vitcli.checkpoint.tensor_file import INDEX_SUFFIX, PICKLE_HINT
 from vitcli.errors import CheckpointError, HubError
-from vitcli.files import OnProgress, read_config
+from vitcli.files import OnProgress, parse_object, read_config
 from vitcli.model.architectures import ALIASES as OLD_NAMES
 from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
+from vitcli.onnx.protobuf import read_metadata
 from vitcli.text import command, did_you_mean, safe
+
+CONFIG_KEY = "vit.config"  # config.json of the checkpoint that was exported, at the exported size
+PIXELS_KEY = "vit.pixels"  # "1": the input is pixels from 0 to 255, the normalisation is in the graph
+SHARES_KEY = "vit.probabilities"  # "1": the output is probabilities, temperature included
+PRECISION_KEY = "vit.precision"  # fp32, fp16 or int8
+SIZES_KEY = "vit.sizes"  # of the images it takes, 224x224 or 224x224,384x384; the first is the config's
+CHECKSUM_KEY = "vit.crc32"  # of all bytes before this entry, which is the last; eight hexadecimal digits
+
+
+def exported_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint that was exported to the ONNX file `path`. Raises CheckpointError for other ONNX files."""
+    text = read_metadata(path).get(CONFIG_KEY)
+    if text is None:
+        raise CheckpointError(f"{safe(path)}: an ONNX file without labels and preprocessing; `vit export` writes them")
+    config = parse_object(text.encode("utf-8"), safe(path))
+    checkpoint = parse_config(config, name=str(path), source="file", config_path=path, weights_path=path)
+    return replace(checkpoint, notes=())  # they doubt the arithmetic, which is the file's own
+
 
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 

@@ -1,7 +1,9 @@
 """A checkpoint's weights, proven to be those its config describes, as float32 arrays. Imports no torch.
 
 Everything is settled from the header before the first byte of a weight is read: a config that asks for a trillion
-parameters fails here, without an allocation. Knows plain ViTs; other models are compared by whoever builds them.
+parameters fails here, without an allocation. Of other models than plain ViTs only timm's source text is asked, without
+importing timm, which takes seconds: enough to refuse a config that names another model than its weights are of;
+whatever passes is built and compared.
 """
 
 import hashlib
@@ -9,10 +11,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.hub import verify_blob
+from vitcli.checkpoint.imagenet import timm_folder
 from vitcli.checkpoint.layout import INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.tensor_file import (
     StoredType,
@@ -23,12 +27,53 @@ from vitcli.checkpoint.tensor_file import (
     stored_as,
     weight_files,
 )
-from vitcli.checkpoint.timm_source import foreign
 from vitcli.errors import CheckpointError
 from vitcli.files import OnProgress, open_regular
 from vitcli.model.config import Size
 from vitcli.model.shapes import Array, Shape, weight_shapes
 from vitcli.text import safe
+
+_ENTRY = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_IMPORT = re.compile(r"^\s*from (?:\.|timm\.models\.)(\w+) import", re.MULTILINE)
+
+
+@cache
+def architectures() -> dict[str, Path]:
+    """Name of each architecture → the file that defines it; empty where timm's source is not to be found."""
+    folder = timm_folder()
+    files = sorted((folder / "models").glob("*.py")) if folder else []
+    return {name: file for file in files for name in _ENTRY.findall(_text(file))}
+
+
+def foreign(architecture: str, names: Iterable[str]) -> list[str]:
+    """The parts of a model that the weights `names` begin with and that `architecture`'s source never mentions.
+
+    A part's name stands in the source of its model, or in that of a model this is made from; numbers are put behind it
+    (`layer1`), so that they do not count.
+    """
+    file = architectures().get(architecture)
+    if file is None:
+        return []
+    text = "".join(map(_text, _with_imports(file)))
+    parts = dict.fromkeys(name.partition(".")[0] for name in names)
+    return [part for part in parts if (stem := part.rstrip("0123456789").rstrip("_")) and stem not in text]
+
+
+def _with_imports(file: Path) -> list[Path]:
+    """`file` and those of timm's models that it imports, directly or not."""
+    found = [file]
+    for one in found:  # which grows
+        for name in _IMPORT.findall(_text(one)):
+            other = one.with_name(f"{name}.py")
+            if other.is_file() and other not in found:
+                found.append(other)
+    return found
+
+
+@cache
+def _text(file: Path) -> str:
+    return file.read_text("utf-8", "replace")
+
 
 MAX_LISTED = 10
 _WRAPPERS = ("module.", "timm_model.")  # DistributedDataParallel and AveragedModel; transformers' TimmWrapper

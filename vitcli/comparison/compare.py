@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from vitcli.comparison.cells import Cells, model_sizes, read_sets, seconds_left
-from vitcli.comparison.contenders import SMALL, contender
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
 from vitcli.comparison.results import Findings
@@ -25,8 +24,10 @@ from vitcli.comparison.study import (
     MOST_EPOCHS,
     SEEDS,
     SHARES,
+    SMALL,
     Pretraining,
     Study,
+    contender,
     read_study,
     require_possible,
     write_study,

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vitcli.comparison.contenders import inductive_bias
-from vitcli.comparison.study import Cell, Study
+from vitcli.comparison.study import Cell, Study, inductive_bias
 from vitcli.metrics import Interval, t_interval
 
 DRAWS = 4000

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vitcli.data.layout import split_of
 from vitcli.data.samples import ArraySamples, Split, Splits
-from vitcli.data.split_names import split_of
 from vitcli.errors import DataError
 from vitcli.text import safe
 

@@ -16,9 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from vitcli.data.folders import class_name
-from vitcli.data.layout import SHOWN, quoted
+from vitcli.data.layout import SHOWN, quoted, split_of
 from vitcli.data.samples import FileSamples, Split, Splits
-from vitcli.data.split_names import split_of
 from vitcli.errors import DataError
 from vitcli.text import safe
 

@@ -19,8 +19,7 @@ from PIL import Image
 
 from vitcli.errors import ImageError
 from vitcli.images.decode import open_image
-from vitcli.images.load import load
-from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import Preprocess, load
 
 Kind = Literal["idx", "folders", "manifest"]
 Split = Literal["train", "val", "test"]

@@ -1,7 +1,8 @@
 """The one preprocessing: RGB image → what a model sees. Resize, crop, normalise, as timm's evaluation transform does.
 
 `exact=True` is timm's transform bit for bit. The default resizes only the part that the crop keeps, in one step, and
-differs from it by rounding (on photos by 1 of 255, seldom). Knows nothing of files: see `decode` and `load`.
+differs from it by rounding (on photos by 1 of 255, seldom). `load` is the whole way from a file; every command reads
+its images with it.
 
 Legend: C channels, H W pixels.
 """
@@ -9,6 +10,7 @@ Legend: C channels, H W pixels.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitcli.errors import CheckpointError
+from vitcli.images.decode import open_image
 from vitcli.text import safe
 
 CropMode = Literal["center", "squash", "border"]
@@ -213,3 +216,15 @@ def _list(config: Mapping[str, Any], name: str) -> Sequence[Any]:
             f"{name} {safe(values)} is not a list" + (" of 3 numbers" if name == "input_size" else "")
         )
     return values
+
+
+def load(
+    source: Path | bytes, preprocess: Preprocess, *, exact: bool = False, name: str | None = None
+) -> npt.NDArray[np.float32]:
+    """One image as float32 (C, H, W), normalised. Raises ImageError.
+
+    `exact` gives timm's evaluation transform of the upright image bit for bit (timm itself leaves a photograph lying
+    as the sensor lay; here EXIF turns it). Otherwise, unless the image is higher than wide, only the part that the crop
+    keeps is resized: faster, and seldom 1 of 255 away (benchmarks/preprocess.py).
+    """
+    return preprocess(open_image(source, name=name), exact=exact)

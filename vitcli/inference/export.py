@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint, build_config
-from vitcli.checkpoint.exported import CONFIG_KEY
+from vitcli.checkpoint.resolve import CONFIG_KEY
 from vitcli.checkpoint.selftest import selftest_entry, selftest_input
 from vitcli.errors import ImageError, UsageError, VitError
 from vitcli.files import sync_folder

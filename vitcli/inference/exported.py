@@ -18,14 +18,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.exported import (
-    CHECKSUM_KEY,
-    CONFIG_KEY,
-    PIXELS_KEY,
-    PRECISION_KEY,
-    SHARES_KEY,
-    SIZES_KEY,
-)
+from vitcli.checkpoint.resolve import CHECKSUM_KEY, CONFIG_KEY, PIXELS_KEY, PRECISION_KEY, SHARES_KEY, SIZES_KEY
 from vitcli.errors import CheckpointError
 from vitcli.files import open_regular, replacing
 from vitcli.images.preprocess import MAX_SIDE

@@ -24,8 +24,8 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.samples import Samples
 from vitcli.errors import ImageError
 from vitcli.images.find import ImageSource, find_images
-from vitcli.images.load import load as load_pixels
 from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import load as load_pixels
 from vitcli.inference.engines import (
     Choice,
     Engine,

@@ -19,8 +19,7 @@ from vitcli.data.samples import Samples
 from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import ImageError
 from vitcli.images.find import find_images
-from vitcli.images.load import load
-from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import Preprocess, load
 
 Pixels = npt.NDArray[np.float32]
 

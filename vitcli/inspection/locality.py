@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.inspection.aspect import OfAnyModel, Subject
+from vitcli.inspection.equivariance import feature_maps
 from vitcli.inspection.exhibit import Array, Exhibit, ModelTable, arrays_of, said_of
-from vitcli.inspection.feature_maps import feature_maps
 from vitcli.report.figures import STYLE, WIDE, figure, fitted
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """SRC of `vit convert` → `Source`: a folder, a file or a name on the Hub; what kind of file it is by its content.
 
 Knows where weights and the files beside them lie, not what they mean. A folder and a repository on the Hub are looked
-through by the same function, so what converts from the one converts from the other.
+through by the same function, so what converts from the one converts from the other. What lies there instead of weights
+is told by its name, with what to do.
 """
 
 import os
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.convert.archive import read_archive
-from vitcli.checkpoint.convert.instead import told_by
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.convert.pickles import read_pickle
 from vitcli.checkpoint.convert.result import Source
@@ -34,6 +34,36 @@ from vitcli.checkpoint.weights import unwrapped
 from vitcli.errors import CheckpointError, HubError
 from vitcli.files import OnProgress, open_regular, read_config
 from vitcli.text import safe
+
+_FILES = (  # (expression, what it is, what to do), the most telling first
+    (r"^adapter_config\.json$", "a PEFT adapter's settings", "merge it into its model with peft and save that"),
+    (r"\.gguf$", "GGUF, quantised weights for other programs", "take the model that they were made from"),
+    (r"\.(onnx|onnx_data|ort)$", "an ONNX graph, in which weights have no names to go by", "take the model behind it"),
+    (r"\.(tflite|mlmodel|mlpackage|engine|plan|xml|pt2)$", "a model compiled for one runtime", "take its original"),
+    (r"\.(h5|keras)$|^saved_model\.pb$", "Keras's or TensorFlow's weights", "save them from PyTorch, or take an .npz"),
+    (r"\.ckpt.*\.(index|data-\d+-of-\d+|meta)$", "TensorFlow's weights", "save them from PyTorch, or take an .npz"),
+    (r"\.msgpack$|^_METADATA$|^_CHECKPOINT_METADATA$|\.orbax", "Flax's or Orbax's weights (JAX)",
+     "save them from PyTorch, or as .npz with numpy.savez"),
+    (r"^(distcp|.*\.distcp|\.metadata)$", "a sharded training state", "save the model's state_dict() by itself"),
+    (r"\.(gz|zip|tgz|xz|7z|zst)$", "an archive", "unpack it"),
+    (r"^(optimizer|scheduler|scaler|rng_state|training_args|trainer_state)", "a trainer's state without its model",
+     "save the model"),
+    (r"^config\.json$", "a model's settings without its weights", "fetch the weights, too"),
+    (r"^(preprocessor_config|processor_config|image_processor\w*)\.json$", "an image processor without its model",
+     "name the model's own repository or folder"),
+    (r"^(tokenizer|vocab|merges|special_tokens|sentencepiece|spiece)", "a tokenizer",
+     "name the repository or folder of an image model"),
+)  # fmt: skip
+
+
+def told_by(names: Sequence[str]) -> str | None:
+    """What the files `names` are, and what to do; None where no name is known. All of them are of other kinds than
+    weights that can be read."""
+    for pattern, what, advice in _FILES:
+        if found := next((name for name in names if re.search(pattern, name)), None):
+            return f"{found} is {what}; {advice}"
+    return None
+
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 CLIP_CONFIG = "open_clip_config.json"
