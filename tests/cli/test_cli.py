@@ -24,13 +24,13 @@ from tests.helpers.checkpoints import LABELS, random_tensors, write_tiny
 from tests.helpers.process import environment
 from tests.helpers.terminal import vit
 from vitcli.checkpoint.tensor_file import write_tensors
-from vitcli.cli import train as train_command
 from vitcli.cli.app import app
 from vitcli.cli.console import half_blocks
 from vitcli.cli.options import PosembKernelOpt
 from vitcli.errors import Stopped, UsageError
 from vitcli.model.resample import Kernel
 from vitcli.text import as_json, command
+from vitcli.training import run
 from vitcli.training.recipe import Recipe
 
 
@@ -571,12 +571,10 @@ class TestTrain:
         assert result.stderr.startswith("error: ")
 
     def test_options_reach_the_recipe(self) -> None:
-        architecture, model_args, recipe = train_command._model_and_recipe(
-            None, None, {"lr": 0.5}, {"img_size": [8, 8]}, {"mixup": 0.7, "depth": 3}
-        )
-        assert architecture == train_command.DEFAULT_ARCHITECTURE
-        assert model_args == {"depth": 3, "img_size": [8, 8]}
-        assert (recipe.lr, recipe.mixup, recipe.epochs) == (0.5, 0.7, Recipe().epochs)
+        made = run.scratch_settings("x", None, None, {"lr": 0.5, "mixup": 0.7}, {"depth": 3, "img_size": [8, 8]})
+        assert made.architecture == run.DEFAULT_ARCHITECTURE
+        assert made.model_args == {"depth": 3, "img_size": [8, 8]}
+        assert (made.recipe.lr, made.recipe.mixup, made.recipe.epochs) == (0.5, 0.7, Recipe().epochs)
 
 
 def test_half_blocks_carry_two_pixels_each() -> None:

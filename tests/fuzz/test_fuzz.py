@@ -34,7 +34,7 @@ KeyError: 1
         ("check", (3, b"", b"left out: a\n"), ""),
         ("check", (1, b"", b"error: what is wrong\n"), ""),
         ("check", (1, b"", b"what is wrong\n"), "exit code 1 without an error"),
-        ("check", (1, b"", TRACEBACK), "traceback: KeyError in read_config (training/run.py)"),
+        ("check", (1, b"", TRACEBACK), "traceback: KeyError in read_config (training/folder.py)"),
         ("check", (4, b"", b""), "exit code 4"),
         ("check", (-signal.SIGSEGV, b"", b""), "killed by SIGSEGV"),
         ("check", (-signal.SIGALRM, b"", b""), "over 5 s"),

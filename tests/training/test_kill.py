@@ -175,17 +175,22 @@ def test_thirty_kills_at_random_moments(tmp_path: Path, forks: Forks) -> None:
     """Each attempt gets from nothing to the time that some steps take, with 0 to 2 workers; the end is the same."""
     long = {"epochs": 16}  # 80 steps
     whole, rng = _begin(tmp_path / "whole", **long), random.Random(0)
+    began = time.monotonic()
     forks.start(whole)
     assert forks.end() == 0
+    most = 0.5 * (
+        time.monotonic() - began
+    )  # of what it takes here: a slow machine is hit in all places, too
     folder = _begin(tmp_path / "0", **long)
-    kills = of_saved = 0
+    kills = of_saved = ended = 0
     while kills < KILLS:
         pid = forks.start(folder, workers=rng.choice((0, 0, 0, 1, 2)))
-        time.sleep(rng.uniform(0.0, 0.35))
+        time.sleep(rng.uniform(0.0, most))
         _kill(pid)
         if forks.end() == 0:  # a fast machine: done before the signal came
             _same(folder, whole)
-            folder = _begin(tmp_path / str(kills), **long)
+            ended += 1
+            folder = _begin(tmp_path / str(ended), **long)
             continue
         kills += 1
         of_saved += (folder / "LATEST.json").exists()
