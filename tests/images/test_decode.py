@@ -491,8 +491,7 @@ def test_reading_a_jpeg_imports_its_decoder_and_nothing_heavy(tmp_path: Path) ->
 import sys
 from pathlib import Path
 import vitcli.data.sources, vitcli.images.find
-from vitcli.images.load import load
-from vitcli.images.preprocess import Preprocess
+from vitcli.images.preprocess import Preprocess, load
 load(Path({str(path)!r}), Preprocess())
 print(*sys.modules)
 """

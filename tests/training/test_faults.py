@@ -393,7 +393,7 @@ class TestTorch:
         recipe = replace(SHORT, batch_size=1, micro_batch=1, mixup=0.0, cutmix=0.0)
         small = Settings("resnet10t", {"img_size": [32, 32]}, settings.data, recipe)
         task = build_task(small, training.open_settings_data(small))
-        one = iter([(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0]))])
+        one = iter([(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([0]), torch.tensor([0]))])
         work = partial(estimate, task, "cpu") if planned else partial(Learner(task, World(), 1).step, one, 0, 1e-3)
         with pytest.raises(UsageError, match="batch normalisation needs more than one image at once"):
             work()

@@ -178,9 +178,7 @@ def test_thirty_kills_at_random_moments(tmp_path: Path, forks: Forks) -> None:
     began = time.monotonic()
     forks.start(whole)
     assert forks.end() == 0
-    most = 0.5 * (
-        time.monotonic() - began
-    )  # of what it takes here: a slow machine is hit in all places, too
+    most = 0.5 * (time.monotonic() - began)  # of what it takes here: a slow machine is hit in all places, too
     folder = _begin(tmp_path / "0", **long)
     kills = of_saved = ended = 0
     while kills < KILLS:
