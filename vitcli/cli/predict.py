@@ -108,7 +108,8 @@ def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
 def _what_was_taken(checkpoint: "Checkpoint") -> str:
     if checkpoint.source != "bundled":
         return checkpoint.why
-    return f"{checkpoint.name} (bundled) knows {some(checkpoint.labels, 10)}; for ImageNet's 1000 classes: -m imagenet"
+    more = "for photographs of 200 everyday things: -m photo-vit; for ImageNet's 1000 classes: -m imagenet"
+    return f"{checkpoint.name} (bundled) knows {some(checkpoint.labels, 10)}; {more}"
 
 
 def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
