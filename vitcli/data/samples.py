@@ -45,7 +45,10 @@ class Samples(Protocol):
         """Image `i`, decoded in full, upright, RGB. Raises ImageError."""
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
-        """Image `i` as a model sees it, float32 (C, H, W): what `preprocess.load` gives for its file. Raises ImageError."""
+        """Image `i` as a model sees it, float32 (C, H, W): what `preprocess.load` gives for its file.
+
+        Raises ImageError.
+        """
 
     def name(self, i: int) -> str:
         """Where image `i` comes from, for messages and reports."""
