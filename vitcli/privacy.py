@@ -6,7 +6,10 @@ process, also moves their caches into ours. Whoever set one of these variables k
 
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `import vitcli` is to cost nothing
+    from pathlib import Path
 
 _TELEMETRY_OFF = {
     # A device ID and a database in the home folder, and look-ups of its vendor's host; read when it is imported.
@@ -32,12 +35,16 @@ def telemetry_off() -> None:
 
 def caches_into_ours() -> None:
     """Nothing is created here; a style that the user gave matplotlib still counts."""
-    style = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "matplotlib", "matplotlibrc")
-    if "MPLCONFIGDIR" not in os.environ and style.is_file():
-        os.environ.setdefault("MATPLOTLIBRC", str(style))
+    styles = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    style = os.path.join(styles, "matplotlib", "matplotlibrc")
+    if "MPLCONFIGDIR" not in os.environ and os.path.isfile(style):
+        os.environ.setdefault("MATPLOTLIBRC", style)
     for name, folder in _CACHES.items():
         os.environ.setdefault(name, str(our_cache() / folder))
 
 
-def our_cache() -> Path:
+def our_cache() -> "Path":
+    """The folder of ours in the user's cache; it need not be there."""
+    from pathlib import Path
+
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vitcli"
