@@ -48,6 +48,14 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
             file.write(chunk)
 
 
+LEFTOVER = ".*.tmp"  # a glob: what a process that was killed while it wrote leaves behind
+
+
+def holds_something(folder: Path, *but: str) -> bool:
+    """Whether `folder` is there and holds more than entries called `but` and what killed processes left behind."""
+    return folder.exists() and any(entry.name not in but and not entry.match(LEFTOVER) for entry in folder.iterdir())
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends without an exception.

@@ -234,6 +234,13 @@ def test_strange_labels_are_kept_as_they_are() -> None:
     assert parsed(changed(label_names=labels)).labels == tuple(labels)
 
 
+def test_labels_that_utf_8_cannot_hold_are_written_and_read(tmp_path: Path) -> None:
+    labels = ("half of a pair \ud800", "é", "plain")
+    write_tiny(tmp_path, labels=labels)
+    (tmp_path / "config.json").read_bytes().decode("utf-8")
+    assert resolve(str(tmp_path)).labels == labels
+
+
 @pytest.mark.parametrize(
     ("change", "noted"),
     [

@@ -175,13 +175,14 @@ def _giant(model: Any, rng: random.Random) -> None:
     """The answer comes with a tensor that is too large."""
     side = rng.choice((20_000, 60_000, 2**20))
     model.graph.initializer.append(helper.make_tensor("sides", TensorProto.INT64, [2], [side, side]))
-    last = model.graph.output[0].name
+    output = _output(model)
+    last = output.name
     model.graph.node.extend([
         helper.make_node("ConstantOfShape", ["sides"], ["giant"]),
         helper.make_node("ReduceMax", ["giant"], ["most"], keepdims=0),
         helper.make_node("Add", [last, "most"], ["far"]),
     ])  # fmt: skip
-    model.graph.output[0].name = "far"
+    output.name = "far"
 
 
 def _endless(model: Any, rng: random.Random) -> None:
@@ -195,9 +196,13 @@ def _endless(model: Any, rng: random.Random) -> None:
     )
     model.graph.initializer.append(helper.make_tensor("turns", TensorProto.INT64, [], [2**40]))
     model.graph.initializer.append(helper.make_tensor("true", TensorProto.BOOL, [], [True]))
-    last = model.graph.output[0].name
-    model.graph.node.append(helper.make_node("Loop", ["turns", "true", last], ["end"], body=body))
-    model.graph.output[0].name = "end"
+    output = _output(model)
+    model.graph.node.append(helper.make_node("Loop", ["turns", "true", output.name], ["end"], body=body))
+    output.name = "end"
+
+
+def _output(model: Any) -> Any:
+    return model.graph.output[0] if model.graph.output else model.graph.output.add()
 
 
 def _put(model: Any, rng: random.Random) -> Any:

@@ -23,6 +23,7 @@ from tests.helpers.runs import MODEL, RECIPE, run_and_signal, run_to_end, state_
 from vitcli.data.samples import Kind
 from vitcli.data.sources import open_data
 from vitcli.errors import EXIT_STOPPED, CheckpointError, Stopped, UsageError, VitError
+from vitcli.files import holds_something
 from vitcli.images.preprocess import Preprocess
 from vitcli.machine import default_workers
 from vitcli.training import fit as fitting
@@ -151,6 +152,15 @@ def test_the_first_of_equal_epochs_is_the_best(
     (last,) = [event for event in run_to_end(settings, folder) if isinstance(event, Evaluated)]
     assert not last.is_best
     assert json.loads((folder / "best" / "config.json").read_text())["vit"]["provenance"]["epoch"] == 1
+
+
+def test_what_a_killed_beginning_left_is_nothing(tmp_path: Path) -> None:
+    """Killed while run.json was first written: the same command begins again."""
+    (tmp_path / ".run.json.0123abcd.tmp").write_text('{"arch')
+    (tmp_path / ".lock").touch()
+    create_run_folder(tmp_path, {"architecture": "x"})
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "run.json"]
+    assert holds_something(tmp_path)
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vitcli.checkpoint.selftest import selftest_entry
 from vitcli.checkpoint.tensor_file import StoredType, as_stored, write_tensors
 from vitcli.checkpoint.weights import stored_files
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.files import open_regular, read_config, write_file
+from vitcli.files import holds_something, open_regular, read_config, write_file
 from vitcli.model.shapes import Array
 from vitcli.text import safe
 
@@ -34,7 +34,7 @@ BLOCK = 1 << 20  # bytes of weights that are copied at a time
 def new_folder(path: str) -> Path:
     """`path` as a folder to write a checkpoint into. Raises UsageError when something is there already."""
     folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or holds_something(folder)):
         raise UsageError(f"{safe(folder)} is there already and not empty; choose another --out")
     return folder
 
@@ -162,7 +162,8 @@ def _selftest_before(folder: Path, new: Mapping[str, Any]) -> Any:
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
-    write_file(folder / CONFIG_NAME, [text.encode("utf-8"), b"\n"])
+    # Half of a surrogate pair, which UTF-8 cannot hold, is written as JSON's own escape of it.
+    write_file(folder / CONFIG_NAME, [text.encode("utf-8", "backslashreplace"), b"\n"])
 
 
 def _unwrapped(model: "nn.Module") -> "nn.Module":

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError, UsageError, VitError
-from vitcli.files import open_regular, parse_object, read_typed, write_file
+from vitcli.files import LEFTOVER, holds_something, open_regular, parse_object, read_typed, write_file
 from vitcli.files import read_config as read_json
 from vitcli.machine import what_decides_bits
 from vitcli.text import command, safe
@@ -271,7 +271,7 @@ def _group(name: str, config: Mapping[str, Any]) -> bool:
 
 
 def _require_empty(folder: Path) -> None:
-    if folder.exists() and any(entry.name != LOCK for entry in folder.iterdir()):
+    if holds_something(folder, LOCK):
         raise UsageError(
             f"{safe(folder)} is not empty: resume it with {command('--resume', folder)}, or choose another --out"
         )
@@ -306,7 +306,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from error
         _LOCKS[place] = file
         try:
-            for leftover in folder.rglob(".*.tmp"):
+            for leftover in folder.rglob(LEFTOVER):
                 leftover.unlink(missing_ok=True)
             yield
         finally:
