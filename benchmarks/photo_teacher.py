@@ -56,6 +56,12 @@ def main() -> None:
     if arguments.answers:
         data = open_data(arguments.data, val_fraction=0.05)
         given, labels = load_file(arguments.answers)["answers"].float(), torch.from_numpy(data.train.labels)
+        mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        kept, held_out = mixed[len(mixed) // 10 :], mixed[: len(mixed) // 10]
+        weight, bias = refit(given[kept], labels[kept])
+        for what, logits in (("as given", given), ("refitted on the others", given @ weight.T + bias)):
+            right = (logits[held_out].argmax(1) == labels[held_out]).float().mean()
+            print(f"a tenth of the images, answers {what}: {right:.4f} right")
         weight, bias = refit(given, labels)
         classifier.bias.data = weight @ classifier.bias + bias
         classifier.weight.data = weight @ classifier.weight
@@ -82,7 +88,7 @@ def main() -> None:
         save_file(answers, f"{arguments.target}.answers.safetensors", told)
 
 
-PENALTY = 1e-3  # of 1e-5 to 1e-3 the best on a tenth of the images: 0.652 of them right, of the plain teacher's 0.562
+PENALTY = 1e-3
 
 
 def refit(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

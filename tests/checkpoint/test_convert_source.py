@@ -1,9 +1,8 @@
 """Where originals lie: every form that converts from a folder converts from the Hub, and what is no model is named."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,6 @@ from vitcli.checkpoint.weights import read_weights, weights_digest
 from vitcli.errors import CheckpointError
 
 REPO = "someone/vit"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_hub.FakeHub]:
-    for name in list(os.environ):
-        if name.startswith("HF_") or name.upper().endswith("_PROXY") or name == "TRANSFORMERS_OFFLINE":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with fake_hub.running() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        yield hub
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,10 @@ REPO = "someone/vit"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_hub.FakeHub]:
-    for name in list(os.environ):
-        if name.startswith("HF_") or name.upper().endswith("_PROXY") or name == "TRANSFORMERS_OFFLINE":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with fake_hub.running() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        hub.add(REPO, {path.name: path.read_bytes() for path in write_tiny(tmp_path / "model").iterdir()})
-        yield hub
+def hub(hub: fake_hub.FakeHub, tmp_path: Path) -> fake_hub.FakeHub:
+    """With one model."""
+    hub.add(REPO, {path.name: path.read_bytes() for path in write_tiny(tmp_path / "model").iterdir()})
+    return hub
 
 
 @pytest.fixture
