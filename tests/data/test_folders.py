@@ -468,3 +468,10 @@ def test_class_names_that_are_almost_alike_are_said(tmp_path: Path) -> None:
         "classes that are written almost alike: '01', '1'",
         "classes that are written almost alike: 'Hot_Dog', 'hot dog'",
     }
+
+
+def test_classes_named_like_empty_cells_are_said(tmp_path: Path) -> None:
+    data = open_data(classes(tmp_path, **{"nan": 3, "NULL": 3, "Nan bread": 3, "none": 3, "cat": 3}))
+    assert [note for note in data.notes if "empty cell" in note] == [
+        "taken as a class, though it may be an empty cell: 'NULL', 'nan'; leave such images out"
+    ]
