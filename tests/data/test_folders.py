@@ -424,10 +424,11 @@ def test_a_split_without_images_is_none(tmp_path: Path) -> None:
     assert any("there is no val split" in note for note in data.notes)
 
 
-def test_a_class_called_test_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["test", "Test_Images", "val", "validation", "eval-set", "dev"])
+def test_a_class_called_like_a_held_out_split_is_said(tmp_path: Path, name: str) -> None:
     """Without folders inside it cannot be a split, but it may be images without labels."""
-    root = tree(tmp_path / "d", "cat/1.png", "dog/1.png", "test/1.png")
-    assert "read as a class: 'test'" in " ".join(open_data(root).notes)
+    root = tree(tmp_path / "d", "cat/1.png", "dog/1.png", f"{name}/1.png")
+    assert f"read as a class: '{name}'" in " ".join(open_data(root).notes)
     assert "class-like-a-split" in {finding.kind for finding in check(root).findings}
     assert "class-like-a-split" not in {finding.kind for finding in check(root, folders="classes").findings}
 

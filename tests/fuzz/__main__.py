@@ -8,6 +8,7 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter, defaultdict
@@ -105,7 +106,8 @@ def _show(place: Path, name: str, seed: int, case: int) -> int:
 
 def _many(place: Path, names: list[str], seed: int, cases: int) -> int:
     """So many cases of every kind; Ctrl-C ends early, with the table of what was run."""
-    rows = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
+    rows: list[Tally] = []
     faults: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     with suppress(KeyboardInterrupt):
         for name in names:
@@ -113,10 +115,11 @@ def _many(place: Path, names: list[str], seed: int, cases: int) -> int:
             for case in range(cases):
                 _, ended, wrong = _case(place, name, _rng(name, seed, case), place / "case")
                 rows[-1].add(ended, wrong)
+                if case % 200 == 199:
+                    print(f"{name}: {case + 1} cases, {rows[-1].faults} faults", file=sys.stderr, flush=True)
                 if wrong:
                     faults[name, wrong].append(case)
                     print(f"{name} {case}: {wrong}", file=sys.stderr, flush=True)
-            print(f"{name}: {cases} cases, {rows[-1].faults} faults", file=sys.stderr, flush=True)
     print("| files | cases | refused | some inputs failed | accepted | other ends | slowest | most memory | faults |")
     print("| --- |" + " --- |" * 8)
     for row in rows:

@@ -192,7 +192,7 @@ def _layout(found: Splits, folders: str | None) -> Iterator[Finding]:
             f"{plural(len(found.left_out), 'file or folder')} with images that belong to no split and no class",
             "give them a class and a split, or move them away", tuple(found.left_out),
         )  # fmt: skip
-    held_out = tuple(name for name in found.classes if split_of(name) == "test")
+    held_out = tuple(name for name in found.classes if split_of(name) in ("val", "test"))
     if held_out and found.kind == "folders" and folders is None:
         yield Finding(
             "class-like-a-split", "spoils a measurement", len(held_out),
