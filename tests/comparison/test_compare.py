@@ -331,7 +331,7 @@ class TestCommand:
         ]:
             result = vit(f"{resumed} {there}")
             assert (result.exit_code, said in " ".join(result.stderr.split())) == (code, True), result.stderr
-        result = vit([*resumed.split(), "--data", tmp_path / "moved", "--pretrain-data", tmp_path / "moved before"])
+        result = vit(f"{resumed} --data {tmp_path / 'moved'} --pretrain-data '{tmp_path / 'moved before'}'")
         assert result.exit_code == 0, result.output
         assert {path: path.read_bytes() for path in done} == done
         without_time = [row.rpartition(",")[0] for row in (tmp_path / "study" / "results.csv").read_text().split()]

@@ -238,7 +238,8 @@ class TestRecipes:
     def test_timms_models_are_weighed_before_they_are_built(
         self, data: DataSet, monkeypatch: pytest.MonkeyPatch, architecture: str, model: dict[str, Any]
     ) -> None:
-        real, on_meta = timm.create_model, []
+        real = timm.create_model
+        on_meta: list[str] = []
 
         def sketched(*arguments: Any, **options: Any) -> Any:
             assert torch.get_default_device().type == "meta", "nothing of it may be allocated"
