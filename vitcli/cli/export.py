@@ -81,7 +81,7 @@ def export(
         raise UsageError(f"{safe(path.parent)}: no such folder")
     pairs = [size(text, "--img-size") or [] for text in img_size.split(",")] if img_size else []
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
-    pictures = pictures_of(images, data, count or COUNT, doing="measuring", say=console.note)
+    pictures = pictures_of(source, images, data, count or COUNT, doing="measuring", say=console.note)
     made = export(source, path, to, options, [picture.load for picture in pictures])
     if json:
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}

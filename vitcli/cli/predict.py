@@ -24,7 +24,7 @@ from vitcli.cli.options import (
     TogetherOpt,
 )
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
-from vitcli.text import safe, some
+from vitcli.text import safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
@@ -108,8 +108,8 @@ def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
 def _what_was_taken(checkpoint: "Checkpoint") -> str:
     if checkpoint.source != "bundled":
         return checkpoint.why
-    more = "for photographs of 200 everyday things: -m photo-vit; for ImageNet's 1000 classes: -m imagenet"
-    return f"{checkpoint.name} (bundled) knows {some(checkpoint.labels, 10)}; {more}"
+    known = f"{checkpoint.num_classes} kinds of animals and things, such as {', '.join(checkpoint.labels[:3])}"
+    return f"{checkpoint.name} (bundled) knows {known}; for ImageNet's 1000 classes: -m imagenet"
 
 
 def _lines(file: str, before: Iterable[str]) -> Iterator[str]:
