@@ -67,7 +67,8 @@ def measured(epoch: float, head: float) -> Estimate:
         (200, "auto", 600, 20, (96, 96)),
         (200, "auto", 600, 60, None),
         (200, "auto", None, ALLOWED / 100, (128, 128)),
-        (200, "auto", None, ALLOWED / 8, None),
+        (200, "auto", None, ALLOWED / 50, (96, 96)),
+        (200, "auto", None, ALLOWED / 30, None),
         (200, "head", None, 1e9, (128, 128)),  # its epochs cost nothing
         (100, "auto", 600, 1, (96, 96)),  # no larger than the images
         (64, "auto", 600, 1, None),

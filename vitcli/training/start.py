@@ -23,7 +23,7 @@ from vitcli.training.train import alone
 
 SMALL = 40  # pixels of the shorter side; below it a gray picture is no photograph
 LARGER = (2.0, 1.5)  # times a model's own size, the best first; further from what it learned was not better
-WORTH_EPOCHS = 8.0  # of the whole model; a size that leaves fewer is not affordable
+WORTH_EPOCHS = 8.0  # of the whole model; a size that leaves fewer in a time budget is not affordable
 
 
 def bundled_start(data: DataSet) -> str:
@@ -78,7 +78,7 @@ def _least(measured: Estimate, settings: Settings) -> float:
     """Seconds at the checkpoint's own size, below which a run is not worth beginning."""
     if settings.tune == "head":
         return measured.head_seconds
-    epochs = min(WORTH_EPOCHS, measured.epochs)
+    epochs = min(WORTH_EPOCHS, measured.epochs) if settings.budget else measured.epochs
     return measured.head_seconds + epochs / measured.epochs * measured.all_seconds
 
 
