@@ -1,10 +1,10 @@
 """What a fine-tuning begins with: the bundled starts beside each other, each for ten minutes, with several seeds.
 
-python benchmarks/starts.py flowers/ clothing/ cifar10/ [--starts photo-vit,fashion-vit,scratch] [--seeds 3] [--budget 10m]
+python benchmarks/starts.py flowers/ clothing/ cifar10/ [--starts default,fashion-vit,scratch] [--seeds 3]
 
-One `vit finetune DATA --time-budget 10m` a cell (`scratch`: `vit train` with the same budget), defaults but for the start
-and the seed; the start `default` leaves even that out. Prints a table of medians with all values in brackets. A data
-set whose training split is larger than --most images a class is cut to that many, the first by name.
+One `vit finetune DATA --time-budget 10m` a cell (`scratch`: `vit train` with the same budget), defaults but for start and
+seed; the start `default` leaves even that out. Prints a table of medians with all values in brackets. A data set whose
+training split has more than --most images a class is cut to that many, the first by name.
 """
 
 import argparse
