@@ -1,5 +1,6 @@
 """What starts light stays light (docs/design.md, 8): what each command has imported by the time it ends."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,11 @@ def test_the_package_is_light_until_it_is_used() -> None:
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures in each of two classes that the bundled model knows."""
+    """Two pictures in each split of two classes that the bundled model knows."""
     folder = tmp_path_factory.mktemp("clothes")
-    for split in ("train", "test"):
-        for label in ("Bag", "Sneaker"):
-            (folder / split / label).mkdir(parents=True)
-            for i in range(2):
-                Image.new("L", (28, 28), 40 * i + 20 * len(label)).save(folder / split / label / f"{i}.png")
+    for n, (split, label, i) in enumerate(product(("train", "test"), ("Bag", "Sneaker"), range(2))):
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 30 * n).save(folder / split / label / f"{i}.png")
     return folder
 
 

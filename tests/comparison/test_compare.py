@@ -28,7 +28,7 @@ from vitcli.comparison.cells import Cells
 from vitcli.comparison.compare import carry_out, compare, resume
 from vitcli.comparison.queue import folder_of, results, work_through
 from vitcli.comparison.report import _curves, accuracy_figure
-from vitcli.comparison.results import Findings, Point, crossover, points
+from vitcli.comparison.results import Findings, Point, Size, crossover, points
 from vitcli.comparison.study import Cell, Pretraining, Study, contender, read_study, write_study
 from vitcli.comparison.tables import sentence
 from vitcli.data.samples import ArraySamples
@@ -618,7 +618,7 @@ def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:
     found = [
         Point(m, s, int(100 * s), (0, 1), (0.5, 0.6), 0.55, None, {}, 1.0) for m in study.models for s in study.shares
     ]
-    findings = Findings(study, {}, {})
+    findings = Findings(study, {}, {name: Size(1, 1, work._inductive_bias(name)) for name in study.models})
     findings.__dict__["points"] = found
     assert {(one.incumbent, one.challenger) for one in findings.crossings} == pairs
 

@@ -16,6 +16,7 @@ from vitcli.cli import (
     check,
     compare,
     convert,
+    embed,
     evaluate,
     export,
     finetune,
@@ -121,6 +122,7 @@ def _root(
 
 for one in (
     predict.predict,
+    embed.embed,
     check.check,
     train.train,
     finetune.finetune,
