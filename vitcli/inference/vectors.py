@@ -197,7 +197,7 @@ def _write_parquet(file: BinaryIO, blocks: Iterator[_Block], head: Mapping[str, 
 
 
 def _write_npz(place: Path, file: BinaryIO, blocks: Iterator[_Block], head: Mapping[str, Any], labelled: bool) -> None:
-    """As numpy.savez writes it. An array's length stands before it, so the values wait in files in the folder `place`."""
+    """As numpy.savez writes it. An array's length stands before it, so the values wait in files in `place`."""
     dtype = np.dtype(head["dtype"])
     with ExitStack() as stack:
         values = stack.enter_context(tempfile.TemporaryFile(dir=place))
