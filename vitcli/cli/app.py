@@ -25,6 +25,7 @@ from vitcli.cli import (
     predict,
     push,
     resize_posemb,
+    similar,
     train,
 )
 from vitcli.cli.console import complain
@@ -123,6 +124,7 @@ def _root(
 for one in (
     predict.predict,
     embed.embed,
+    similar.similar,
     check.check,
     train.train,
     finetune.finetune,

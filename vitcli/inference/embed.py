@@ -117,6 +117,7 @@ class Embedder:
         return {
             "schema": "vit.embed/1",
             "model": self.checkpoint.public_name,
+            "source": self.checkpoint.source,
             "revision": self.checkpoint.revision,
             "architecture": self.checkpoint.architecture,
             "sha256": weights_digest(self.checkpoint),

@@ -48,7 +48,7 @@ def check_path(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{safe(path)}: the name must end in {', '.join(SUFFIXES)}")
     if path.suffix.lower() == ".parquet":
-        _pyarrow()
+        pyarrow_or_refusal()
 
 
 def write_vectors(
@@ -167,7 +167,7 @@ def _write_csv(file: BinaryIO, blocks: Iterator[_Block], head: Mapping[str, Any]
 # ---- Parquet
 
 
-def _pyarrow() -> Any:
+def pyarrow_or_refusal() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
@@ -176,7 +176,7 @@ def _pyarrow() -> Any:
 
 
 def _write_parquet(file: BinaryIO, blocks: Iterator[_Block], head: Mapping[str, Any], labelled: bool) -> None:
-    pa = _pyarrow()
+    pa = pyarrow_or_refusal()
     width = prod(head["shape"])
     vector = pa.list_(pa.float32() if head["dtype"] == "float32" else pa.float16(), width)
     texts = _columns(labelled)
