@@ -1,4 +1,4 @@
-"""Neighbours and duplicates: brute force in float64, whatever the vectors; files that are damaged; a cache by content."""
+"""Neighbours and duplicates: brute force in float64, whatever the vectors; damaged files; a cache by content."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ class TestNeighbours:
     @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 40), st.sampled_from([1e-25, 1e-3, 1.0, 1e25]))
     @settings(max_examples=60, deadline=None)
     def test_brute_force_in_float64(self, seed: int, k: int, width: int, scale: float) -> None:
-        """Vectors that differ in the last bits of float32, copies, zeros, and sizes whose squares float32 cannot hold."""
+        """Vectors that differ in float32's last bits, copies, zeros, and sizes whose squares float32 cannot hold."""
         rng = np.random.default_rng(seed)
         centres = rng.normal(size=(4, width))
         vectors = (centres[rng.integers(0, 4, 50)] + rng.normal(size=(50, width)) * 10.0 ** rng.integers(-8, 0)) * scale
@@ -138,7 +138,7 @@ class TestFiles:
         """Cut anywhere, or a byte changed: one line that names the file, or the vectors as they were."""
         whole = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
         data = write(tmp_path / form, whole).read_bytes()
-        rng, refused = np.random.default_rng(1), 0
+        rng, said = np.random.default_rng(1), []
         for i in range(60):
             changed = bytearray(data)
             at = int(rng.integers(len(data)))
@@ -148,10 +148,9 @@ class TestFiles:
                 for block in open_vectors(tmp_path / form).blocks():
                     assert len(block.paths) == len(block.vectors)
             except VitError as error:
-                refused += 1
-                assert form in str(error)
-                assert "\n" not in str(error)
-        assert refused > 25
+                said.append(str(error))
+        assert len(said) > 25
+        assert all(form in line and "\n" not in line for line in said)
 
     def test_tokens_and_other_files(self, tmp_path: Path) -> None:
         with pytest.raises(VitError, match="2-dimensional tokens"):
