@@ -249,7 +249,7 @@ def _top_k(probabilities: Probabilities, labels: Labels, top: int) -> float:
     k, correct = probabilities.shape[1], 0
     for start in range(0, len(labels), ROWS):
         shares, label = probabilities[start : start + ROWS], labels[start : start + ROWS, None]
-        own = np.take_along_axis(shares, label, axis=1)
+        own = shares[np.arange(len(label)), label[:, 0], None]  # (rows, 1)
         before = (shares > own) | ((shares == own) & (np.arange(k) < label))  # (rows, K)
         correct += int((before.sum(axis=1) < top).sum())
     return correct / len(labels)

@@ -240,7 +240,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("form", ["e.parquet", "e.npz", "e.csv"])
     def test_in_constant_memory(self, tmp_path: Path, form: str) -> None:
-        """40 000 rows of 20 MiB take no more than 20 000: what is allocated at the peak, in Python and NumPy."""
+        """Twice as many rows take no more at the peak of what Python and NumPy allocate."""
 
         def peak(count: int) -> int:
             rows = (Embedding(f"folder/{i}.png", np.full(128, i, np.float32)) for i in range(count))
@@ -249,7 +249,7 @@ class TestFiles:
             return tracemalloc.get_traced_memory()[1]
 
         try:
-            few, many = peak(6000), peak(12000)
+            few, many = peak(12_000), peak(24_000)
         finally:
             tracemalloc.stop()
         assert many < few + (1 << 20)

@@ -7,11 +7,13 @@ import typer
 
 from vitcli.cli.options import DeviceOpt, EngineOpt, ForceOpt, JsonOpt, ModelOpt
 from vitcli.cli.predict import FromFileOpt, images_named, refuse_inputs
-from vitcli.errors import EXIT_SOME_FAILED, UsageError
+from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
 from vitcli.text import plural, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
+    from vitcli.inference.evaluate import Unreadable
+    from vitcli.inference.similar import Source
     from vitcli.inference.stored_vectors import Stored
 
 AmongArg = Annotated[str, typer.Argument(help="A folder of images, or a file of vit embed: .parquet, .npz, .csv.")]
@@ -63,30 +65,31 @@ def similar(
         if path.exists() and not force:
             raise UsageError(f"{safe(path)} is there already; --force replaces it")
         write_for_index(stored, path)
-        raise UsageError(
+        raise VitError(
             f"{stored.n} vectors are too many to look at each; {safe(path)} has them for an index library: faiss, "
             "usearch and hnswlib read it with numpy.load, and the names are beside it in .txt"
         )
     if duplicates is not None and stored:
         if model:
             raise UsageError("the vectors are there already: no --model")
-        groups, failed = groups_of(stored, duplicates), []
-        view.show_groups(groups, duplicates, json=json, sheet=sheet)
+        view.show_groups(groups_of(stored, duplicates), duplicates, json=json, sheet=sheet)
         return
     checkpoint = resolved(model or (_maker(stored) if stored else None))
     if model is None and not stored:
         note(checkpoint.why)
     said = _said(stored, checkpoint) if stored else {}
     embedder = Embedder(checkpoint, engine=engine, device=device, **said)  # type: ignore[arg-type]
-    failed = []
-    if stored is None:
+    failed: list[Unreadable] = []
+    if stored:
+        source: Source = stored
+    else:
         with progress("vectors") as bar:
             source, failed = folder_vectors(Path(among), embedder, bar)
-        if duplicates is not None:
-            view.show_groups(groups_of(source, duplicates), duplicates, json=json, sheet=sheet)
-    if duplicates is None:
+    if duplicates is not None:
+        view.show_groups(groups_of(source, duplicates), duplicates, json=json, sheet=sheet)
+    else:
         names, vectors, unread = query_vectors(images_named(queries, from_file), embedder)
-        found = neighbours(stored or source, vectors, k or NEIGHBOURS)
+        found = neighbours(source, vectors, k or NEIGHBOURS)
         failed = [*failed, *unread]
         view.show_neighbours(names, found, failed, json=json, sheet=sheet)
     for one in failed[:5]:

@@ -188,7 +188,8 @@ class Plan:
 def plan(cells: Cells) -> Plan:
     """What is left to do. The cost is measured, which takes a while."""
     study, done = cells.study, results(cells.folder, cells.study)
-    total, seconds = len(list(study.cells())), {}
+    total = len(list(study.cells()))
+    seconds: Mapping[str, float] = {}
     if len(done) < total:
         from vitcli.comparison.work import seconds_left
 

@@ -147,10 +147,11 @@ class TorchEngine:
 
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = load_any(checkpoint).to(self._device)
-        compute = model if output == "logits" else None
+        self._compute: Callable[[Any], Any] = model
         if output in ("features", "both"):
-            compute = _features_of(model, output == "both")
-        self._compute: Callable[[Any], Any] = compute or partial(_tokens_of, model, output)
+            self._compute = _features_of(model, output == "both")
+        elif output != "logits":
+            self._compute = partial(_tokens_of, model, output)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:

@@ -35,7 +35,8 @@ def folder_vectors(
     known, digests = _read(cache), [_digest(one) for one in images]
     new = {digest: one for digest, one in zip(digests, images, strict=True) if digest not in known}
     errors: dict[str, str] = {}
-    for done, (digest, one) in enumerate(zip(new, embedder.of(iter(new.values())), strict=True), start=1):
+    computed = embedder.of(iter(new.values())) if new else iter(())  # no model is opened for nothing
+    for done, (digest, one) in enumerate(zip(new, computed, strict=True), start=1):
         if one.vector is None:
             errors[digest] = one.error or ""
         else:
@@ -69,7 +70,7 @@ def _digest(image: ImageSource) -> str:
 
 def _read(cache: Path) -> Known:
     try:
-        with np.load(cache, allow_pickle=False) as found:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as found:
             digests, vectors = found["digest"].tolist(), found["vector"]
             if vectors.dtype != np.float32 or len(digests) != len(vectors) or not np.isfinite(vectors).all():
                 return {}

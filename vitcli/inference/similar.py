@@ -29,7 +29,8 @@ Vectors = npt.NDArray[np.float32]
 class Source(Protocol):
     """Vectors to look through, as often as `blocks` is asked for."""
 
-    n: int
+    @property
+    def n(self) -> int: ...
 
     @property
     def width(self) -> int: ...
@@ -52,7 +53,7 @@ class Neighbour:
 def neighbours(source: Source, queries: npt.NDArray[np.floating], k: int) -> list[list[Neighbour]]:
     """The `k` nearest vectors of each query (q, D), nearest first; fewer where there are fewer.
 
-    Memory is that of a block, whatever N. Raises UsageError for another width, and for more than 10⁶ × 768 values.
+    Memory is that of a block, whatever N. Raises UsageError for another width and for more than 10⁶ × 768 values.
     """
     if k < 1:
         raise UsageError("k must be at least 1")
@@ -126,7 +127,7 @@ def _short_units(vectors: Vectors) -> Vectors:
 
 def _cosines(query: npt.NDArray[np.float64], vectors: Vectors) -> npt.NDArray[np.float64]:
     """Of a unit vector (D,) with vectors (b, D), in float64."""
-    return np.clip(np.einsum("nd,d->n", _units(vectors.astype(np.float64)), query), -1.0, 1.0)
+    return np.asarray(np.clip(np.einsum("nd,d->n", _units(vectors.astype(np.float64)), query), -1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Held:
 
     @property
     def width(self) -> int:
-        return self.vectors.shape[1]
+        return int(self.vectors.shape[1])
 
     def blocks(self) -> Iterator[Block]:
         for start in range(0, self.n, 4096):

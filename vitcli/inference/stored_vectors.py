@@ -23,6 +23,8 @@ from vitcli.text import safe
 
 ROWS = 4096  # at a time
 MOST_WIDTH = 1 << 16
+MOST_NAME = 1 << 16  # bytes of a path, in four a character
+MOST_ABOUT = 4 << 20  # bytes of what a file says of itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Stored:
     def blocks(self) -> Iterator[Block]:
         """In the order of the file. Raises VitError for one that is not what it says."""
         with _reading(self.path):
-            for paths, vectors in _READERS[self.path.suffix.lower()](self.path, self.width):
+            for paths, vectors in _READERS[self.path.suffix.lower()](self.path, self.about):
                 finite = np.isfinite(vectors).all(axis=1)
                 if finite.all():
                     yield Block(paths, vectors.astype(np.float32, copy=False))
@@ -69,7 +71,7 @@ def open_vectors(path: Path) -> Stored:
         shape, kinds = about.get("shape"), (about.get("model"), about.get("sha256"), about.get("what"))
         if not isinstance(shape, list) or not all(type(side) is int and 0 < side <= MOST_WIDTH for side in shape):
             raise ValueError("its description has no shape")
-        if not all(isinstance(one, str) for one in kinds):
+        if not all(isinstance(one, str) for one in kinds) or about.get("dtype") not in ("float32", "float16"):
             raise ValueError("its description does not say the model")
     if len(shape) != 1:
         raise VitError(
@@ -89,7 +91,7 @@ def _reading(path: Path) -> Iterator[None]:
         if str(error).startswith(safe(path)) or "extra" in str(error):
             raise
         raise VitError(f"{safe(path)}: not a file of `vit embed`: {error}") from None
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, csv.Error, OverflowError) as error:
+    except Exception as error:  # what zipfile, zlib, NumPy, csv and pyarrow say of damage has no common base but this
         raise VitError(f"{safe(path)}: not a file of `vit embed`, or damaged: {safe(error, 120)}") from None
 
 
@@ -102,8 +104,8 @@ def _parquet_head(path: Path) -> tuple[str, int]:
         return (file.schema_arrow.metadata or {})[b"vit"].decode(), file.metadata.num_rows
 
 
-def _parquet(path: Path, width: int) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
-    pa = pyarrow_or_refusal()
+def _parquet(path: Path, about: Mapping[str, Any]) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+    pa, width = pyarrow_or_refusal(), about["dimension"]
     with pa.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS, columns=["path", "vector"]):
             column = batch["vector"]
@@ -116,19 +118,24 @@ def _parquet(path: Path, width: int) -> Iterator[tuple[list[str], npt.NDArray[An
 
 
 def _npz_head(path: Path) -> tuple[str, int]:
-    with np.load(path, allow_pickle=False) as arrays:
-        about = str(arrays["vit"])
-    with zipfile.ZipFile(path) as archive, archive.open("vector.npy") as file:
-        return about, _array_head(file)[0][0]
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo("vit.npy").file_size > MOST_ABOUT:
+            raise ValueError("its description is too long")
+        with archive.open("vit.npy") as file:
+            _, letters = _array_head(file)
+            about = np.frombuffer(file.read(), letters)[0]
+        with archive.open("vector.npy") as file:
+            return str(about), _array_head(file)[0][0]
 
 
-def _npz(path: Path, width: int) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+def _npz(path: Path, about: Mapping[str, Any]) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+    width = about["dimension"]
     with ExitStack() as stack:
         archive = stack.enter_context(zipfile.ZipFile(path))
         values, names = (stack.enter_context(archive.open(f"{name}.npy")) for name in ("vector", "path"))
         (n, *shape), dtype = _array_head(values)
         (count,), letters = _array_head(names)
-        if shape != [width] or count != n or letters.kind != "U":
+        if shape != [width] or count != n or letters.kind != "U" or letters.itemsize > MOST_NAME:
             raise ValueError("arrays of other shapes than it says")
         for start in range(0, n, ROWS):
             rows = min(ROWS, n - start)
@@ -161,14 +168,14 @@ def _csv_head(path: Path) -> tuple[str, int]:
 _FORMULA = re.compile(r"^'(?=[=+\-@])")  # what `csv_cell` puts before a name that looks like one
 
 
-def _csv(path: Path, width: int) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+def _csv(path: Path, about: Mapping[str, Any]) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         head = next(rows)
         name, first = head.index("path"), head.index("v0")
         while part := list(islice(rows, ROWS)):
-            cells = [[cell or "nan" for cell in row[first : first + width]] for row in part]
-            yield [_FORMULA.sub("", row[name]) for row in part], np.array(cells, np.float32)
+            cells = [[cell or "nan" for cell in row[first : first + about["dimension"]]] for row in part]
+            yield [_FORMULA.sub("", row[name]) for row in part], np.array(cells).astype(about["dtype"])
 
 
 _HEADS = {".parquet": _parquet_head, ".npz": _npz_head, ".csv": _csv_head}

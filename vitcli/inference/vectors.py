@@ -13,7 +13,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +74,8 @@ def write_vectors(
         form = path.suffix.lower()
         if form == ".csv" and len(shape) > 1:
             raise UsageError(f"{safe(path)}: tokens are matrices: .npz and .parquet hold them")
-        write = {".parquet": _write_parquet, ".npz": partial(_write_npz, path.parent), ".csv": _write_csv}[form]
+        writers: dict[str, Callable[..., None]] = {".parquet": _write_parquet, ".csv": _write_csv}
+        write = writers.get(form) or partial(_write_npz, path.parent)
         with replacing(path) as file:
             write(file, _blocks(count, shape, np.dtype(about["dtype"])), head, labelled)
     return Written(count.n, count.failed, shape)

@@ -35,8 +35,8 @@ def show_neighbours(
         page = Page("Neighbours")
         for name, nearest in zip(names, found, strict=True):
             page.section(name)
-            pictures = [(name, "the query"), *((one.path, _said(one.similarity, one.path)) for one in nearest)]
-            _add_pictures(page, pictures)
+            captions = ((one.path, _said(one.similarity, one.path)) for one in nearest)
+            _add_pictures(page, [(name, "the query"), *captions])
         _write(page, sheet)
     if json:
         queries = [
@@ -98,7 +98,8 @@ def _small(path: str) -> Text:
 def _add_pictures(page: Page, pictures: Sequence[tuple[str, str]]) -> None:
     """Small copies in the page, as far as it stays usable; of files that are gone their names."""
     room = MOST_PICTURES - sum(part.count("<img") for part in page.parts)
-    drawn, missing = [], []
+    drawn: list[tuple[bytes, str]] = []
+    missing = []
     for path, caption in pictures:
         png = _png(path) if len(drawn) < room else None
         if png:
