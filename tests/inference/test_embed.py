@@ -54,6 +54,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def arrays(path: Path | str) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as found:
+        return {name: found[name] for name in found}
+
+
 def read(path: Path | str, printed: str = "") -> tuple[dict[str, Any], list[str], list[str], np.ndarray]:
     """What a file of vectors holds, read by others' readers: about, paths, errors ("" for none), vectors."""
     if path == "-":
@@ -63,7 +68,7 @@ def read(path: Path | str, printed: str = "") -> tuple[dict[str, Any], list[str]
         return head["vit"], [r["path"] for r in rows], [r.get("error", "") for r in rows], np.array(vectors, np.float32)
     path = Path(path)
     if path.suffix == ".npz":
-        found = np.load(path)
+        found = arrays(path)
         about = json.loads(str(found["vit"]))
         return about, found["path"].tolist(), found["error"].tolist(), found["vector"]
     if path.suffix == ".csv":
@@ -193,8 +198,8 @@ class TestFiles:
             rows = [json.loads(line) for line in result.stdout.splitlines()[1:]]
             found = [(row["label"], row["split"]) for row in rows]
         elif form == "e.npz":
-            arrays = np.load(out)
-            found = list(zip(arrays["label"].tolist(), arrays["split"].tolist(), strict=True))
+            kept = arrays(out)
+            found = list(zip(kept["label"].tolist(), kept["split"].tolist(), strict=True))
         elif form == "e.csv":
             found = [(row["label"], row["split"]) for row in csv.DictReader(Path(out).read_text().splitlines())]
         else:
@@ -265,7 +270,7 @@ class TestFiles:
         write_vectors(tmp_path / "e.npz", [Embedding("a", None, "bad")], {"dtype": "float32"}, (3,))
         with zipfile.ZipFile(tmp_path / "e.npz") as archive:
             assert archive.testzip() is None
-        assert np.load(tmp_path / "e.npz", allow_pickle=False)["error"].tolist() == ["bad"]
+        assert arrays(tmp_path / "e.npz")["error"].tolist() == ["bad"]
 
     def test_a_shape_that_nobody_knows(self, tmp_path: Path) -> None:
         """Of a model that is not a plain ViT the first vector says it; without one there is none to write."""

@@ -236,7 +236,8 @@ class TestCommand:
         changed = vit(line).stdout
         assert seen == [["0.png", "1.png", "1b.png", "2.png", "3.png", "4.png"], ["4.png"]]
         (cache,) = (photos.parent / "cache" / "vitcli" / "vectors").iterdir()
-        assert len(np.load(cache)["digest"]) == 5
+        with np.load(cache) as kept:
+            assert len(kept["digest"]) == 5
         cache.write_bytes(cache.read_bytes()[:300])
         assert vit(line).stdout == changed, "a damaged cache is none"
 
@@ -266,9 +267,10 @@ class TestCommand:
         assert "faiss" in result.stderr
         units = np.load("e.index.npy")
         np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, atol=1e-6)
-        vectors = np.load("e.npz")["vector"]
+        with np.load("e.npz") as found:
+            vectors, paths = found["vector"], found["path"].tolist()
         np.testing.assert_allclose(units * np.linalg.norm(vectors, axis=1)[:, None], vectors, rtol=1e-5, atol=1e-6)
-        assert Path("e.index.txt").read_text().splitlines() == np.load("e.npz")["path"].tolist()
+        assert Path("e.index.txt").read_text().splitlines() == paths
 
     @pytest.mark.parametrize(
         ("line", "said"),
