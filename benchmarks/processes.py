@@ -1,4 +1,4 @@
-"""Whole processes measured in turn: seconds of the clock and the processor, and the largest resident memory. Used by the predict_* benchmarks."""
+"""Whole processes measured in turn: seconds of the clock and the processor, and the largest resident memory."""
 
 import statistics
 import subprocess

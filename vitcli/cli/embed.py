@@ -14,10 +14,12 @@ from vitcli.cli.options import (
     ExactOpt,
     FoldersOpt,
     ForceOpt,
+    FromFileOpt,
+    ImagesArg,
     ModelOpt,
     TogetherOpt,
 )
-from vitcli.cli.predict import FromFileOpt, ImagesArg, images_named, refuse_batches, refuse_inputs
+from vitcli.cli.predict import images_named, refuse_batches, refuse_inputs
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import by, plural, safe
 

@@ -37,6 +37,12 @@ ModelOpt = Annotated[
         autocompletion=_complete_model,
     ),
 ]
+ImagesArg = Annotated[
+    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
+]
+FromFileOpt = Annotated[
+    str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
+]
 CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
 OptionalCheckpointArg = Annotated[
     str | None,

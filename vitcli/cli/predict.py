@@ -18,6 +18,8 @@ from vitcli.cli.options import (
     EngineOpt,
     EnginePrecisionOpt,
     ExactOpt,
+    FromFileOpt,
+    ImagesArg,
     JsonlOpt,
     JsonOpt,
     ModelOpt,
@@ -33,13 +35,7 @@ if TYPE_CHECKING:
     from vitcli.inference.predict import Model
     from vitcli.inference.stream import Stream
 
-ImagesArg = Annotated[
-    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
-]
 TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
-FromFileOpt = Annotated[
-    str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
-]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitcli.cli.options import DeviceOpt, EngineOpt, ForceOpt, JsonOpt, ModelOpt
-from vitcli.cli.predict import FromFileOpt, images_named, refuse_inputs
+from vitcli.cli.options import DeviceOpt, EngineOpt, ForceOpt, FromFileOpt, JsonOpt, ModelOpt
+from vitcli.cli.predict import images_named, refuse_inputs
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
 from vitcli.text import plural, safe
 
