@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import CountOpt, JsonOpt, OptionalCheckpointArg
+from vitcli.cli.options import CountOpt, ForceOpt, JsonOpt, OptionalCheckpointArg
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import as_json, plural, safe
 
@@ -31,7 +31,6 @@ PixelsOpt = Annotated[
     bool, typer.Option("--pixels", help="Take pixels from 0 to 255: the file normalises, and does not resize.")
 ]
 SoftmaxOpt = Annotated[bool, typer.Option("--softmax", help="Give probabilities, calibrated ones if the model is.")]
-ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 MeasureImagesOpt = Annotated[
     list[str] | None,
     typer.Option("--images", "-i", help="Files, folders, globs to measure the file with; may be repeated."),
