@@ -2,7 +2,7 @@
 
 python benchmarks/starts.py flowers/ clothing/ cifar10/ [--starts default,fashion-vit,scratch] [--seeds 3]
 
-One `vit finetune DATA --time-budget 10m` a cell (`scratch`: `vit train` with the same budget), defaults but for start and
+One `vit finetune DATA --time-budget 10m` a cell (`scratch`: `vit train` with that budget), defaults but for start and
 seed; the start `default` leaves even that out. Prints a table of medians with all values in brackets. A data set whose
 training split has more than --most images a class is cut to that many, the first by name.
 """
