@@ -14,8 +14,9 @@ from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.model_args import other_fields_of
 from vitcli.checkpoint.weights import require_same_shapes
 from vitcli.errors import CheckpointError
-from vitcli.model.architectures import ARCHITECTURES, SCALES
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.config import Size, StemConfig, ViTConfig
+from vitcli.model.families import SCALES
 from vitcli.model.shapes import Shape, weight_shapes
 
 _ROOTS = ("patch_embed.backbone.stem.conv.weight", "patch_embed.backbone.conv.weight")  # with and without stages
