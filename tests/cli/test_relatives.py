@@ -64,7 +64,7 @@ def test_timms_own_settings_are_understood(tmp_path: Path, family: str) -> None:
 
     small = {"img_size": (32, 24), "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 2, "num_classes": 3}
     model = timm.create_model(ARCHITECTURES[family], **small).eval()
-    save_for_hf(model, str(tmp_path))
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
     checkpoint = resolve(str(tmp_path))
     assert checkpoint.vit is not None
     x = torch.randn(2, 3, 32, 24)
@@ -111,7 +111,7 @@ def test_both_engines_give_the_same(place: Path, family: str) -> None:
 def test_prediction_and_evaluation_need_no_torch(place: Path) -> None:
     script = (
         "import sys; sys.modules['torch'] = sys.modules['timm'] = None\n"
-        "from vitcli.cli.app import main\n"
+        "from vitcli.__main__ import main\n"
         "for family in ('DINOv3', 'BEiT', 'distilled DeiT'):\n"
         "    for line in (['predict', 'images/cat/0.png'], ['evaluate', '--data', 'images']):\n"
         "        sys.argv = ['vit', *line, '-m', family]\n"

@@ -106,7 +106,7 @@ def model_args_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
     """What timm must be told to build `vit` from `architecture`. The image size, channels and pooling always."""
     base = _base(architecture)
     args: dict[str, Any] = {"img_size": vit.img_size, "in_chans": vit.in_chans, "global_pool": vit.global_pool}
-    if base.related:
+    if base.related or vit.related:
         args |= args_of(base, vit)
     else:
         fields = {name: "act" if name == "act_layer" else name for name in _whitelist(base, _ARGS)}

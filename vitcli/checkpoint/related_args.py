@@ -5,6 +5,7 @@ a checkpoint and not changed. Values are not checked here.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from vitcli.errors import CheckpointError
@@ -62,7 +63,7 @@ def fields_of(architecture: str, base: ViTConfig, args: Mapping[str, Any]) -> di
     otherwise.
     """
     names, settled = NAMES[base.layout], _settled(base)
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in args.items():
         if key in _WITHOUT_EFFECT:
             continue
@@ -74,25 +75,25 @@ def fields_of(architecture: str, base: ViTConfig, args: Mapping[str, Any]) -> di
                     "not built"
                 )
         elif key in names:
-            fields[names[key]] = value
+            found[names[key]] = value
         else:
             raise CheckpointError(f"model_args.{safe(key, 40)} is not known.{did_you_mean(key, names)}")
-    if isinstance(learnt := fields.get("pos_embed"), bool):
-        fields["pos_embed"] = "learn" if learnt else "none"
-    if fields.get("final_norm", ...) is None:
-        del fields["final_norm"]
-    elif isinstance(fields.get("final_norm"), bool):
-        fields["final_norm"] = _any_norm(base, fields)
-    return fields
+    if isinstance(learnt := found.get("pos_embed"), bool):
+        found["pos_embed"] = "learn" if learnt else "none"
+    if found.get("final_norm", ...) is None:
+        del found["final_norm"]
+    elif isinstance(found.get("final_norm"), bool):
+        found["final_norm"] = _any_norm(base, found)
+    return found
 
 
-def _any_norm(base: ViTConfig, fields: Mapping[str, Any]) -> bool:
-    """Whether a norm stands before the pooling, as `fields` say, or after it, as they say or by timm's default."""
-    pool, after = fields.get("global_pool", base.global_pool), fields.get("fc_norm", base.fc_norm)
+def _any_norm(base: ViTConfig, found: Mapping[str, Any]) -> bool:
+    """Whether a norm stands before the pooling, as `found` says, or after it, as it says or by timm's default."""
+    pool, after = found.get("global_pool", base.global_pool), found.get("fc_norm", base.fc_norm)
     after = pool == "avg" if after is None else after
-    if fields["final_norm"] and after:
+    if found["final_norm"] and after:
         raise CheckpointError("model_args asks for norms before and after the pooling; models with both are not built")
-    return bool(fields["final_norm"] or after)
+    return bool(found["final_norm"] or after)
 
 
 def args_of(base: ViTConfig, vit: ViTConfig) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def args_of(base: ViTConfig, vit: ViTConfig) -> dict[str, Any]:
 
     Raises CheckpointError where `vit` is of another kind than `base`.
     """
-    if different := [name for name in SETTLED if getattr(vit, name) != getattr(base, name)]:
-        raise CheckpointError(f"{', '.join(different)}: not as this architecture has it")
+    if different := _different(base, vit):
+        raise CheckpointError(f"{', '.join(different)}: timm's model of this name has another, and no setting for it")
     args: dict[str, Any] = {}
     for name, field in NAMES[vit.layout].items():
         value = getattr(vit, field)
@@ -114,6 +115,20 @@ def args_of(base: ViTConfig, vit: ViTConfig) -> dict[str, Any]:
         if vit.layout == "eva":
             args["use_post_transformer_norm"] = vit.final_norm and not vit.norm_after_pool
     return args
+
+
+def buildable(base: ViTConfig, vit: ViTConfig) -> bool:
+    """Whether an architecture `base` can be told to be `vit`; what only we read may differ in a plain ViT."""
+    return not _different(base, vit)
+
+
+def _different(base: ViTConfig, vit: ViTConfig) -> list[str]:
+    """The fields in which `vit` is of another kind than `base`, and nothing can say so."""
+    names = SETTLED
+    if base.related:
+        allowed = settable(base) | {"norm_eps", "num_classes"}
+        names = tuple(field.name for field in fields(ViTConfig) if field.name not in allowed)
+    return [name for name in names if getattr(vit, name) != getattr(base, name)]
 
 
 def _settled(base: ViTConfig) -> dict[str, Any]:

@@ -67,8 +67,8 @@ def resize(
     if vit.rope and not vit.num_pos_tokens and not patch_size:
         raise UsageError(
             f"{safe(checkpoint.name)} has no position embedding, and none is needed: it turns queries and keys by "
-            "their places, at any image size. To train it at another: `vit finetune --img-size`; to write a file that takes "
-            "another: `vit export --size`"
+            "their places, at any image size. To train it at another: `vit finetune --img-size`; for a file that takes "
+            "another: `vit export --img-size`"
         )
     if patch_size and vit.stem:
         raise UsageError("a hybrid's patches are cells of its CNN's feature map; their size cannot be changed")

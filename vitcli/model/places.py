@@ -54,19 +54,12 @@ def coordinates(rope: RopeConfig, grid: Size) -> Array:
     return np.stack([one.ravel() for one in pair], axis=1).astype(np.float32)
 
 
-def tables(config: ViTConfig, turned: Array, *, half: bool | None = None) -> tuple[Array, Array]:
-    """Cosines and sines (…, N, d) of the angles `turned` (…, h·w, d/2) for every token.
+def tables(config: ViTConfig, turned: Array) -> tuple[Array, Array]:
+    """Cosines and sines (…, N, d/2) of the angles `turned` (…, h·w, d/2) for every token.
 
-    Tokens in front of the patches are turned by nothing. Each angle stands at both numbers of its pair: as
-    `config.rope` lays pairs out, unless `half` says otherwise.
+    Tokens in front of the patches are turned by nothing.
     """
-    assert config.rope is not None
-    prefix = [(0, 0)] * (turned.ndim - 2) + [(config.num_prefix_tokens, 0), (0, 0)]
-    turned = np.pad(turned, prefix)
-    if config.rope.half if half is None else half:
-        turned = np.concatenate([turned, turned], axis=-1)
-    else:
-        turned = np.repeat(turned, 2, axis=-1)
+    turned = np.pad(turned, [(0, 0)] * (turned.ndim - 2) + [(config.num_prefix_tokens, 0), (0, 0)])
     return np.cos(turned).astype(np.float32), np.sin(turned).astype(np.float32)
 
 

@@ -178,27 +178,38 @@ class Rotary(nn.Module):
         """Queries (B, n, M, d) of the first M tokens and keys (B, n, N, d) of all, turned for the block `layer`."""
         M = q.shape[-2]
         cos, sin = self._tables(layer, q.dtype)
+        turn = _turn_halves if self.half else _turn_neighbours
         if self.prefix >= M:  # what is not a patch has no place
-            return q, self._turned(k, cos, sin)
-        return self._turned(q, cos[..., :M, :], sin[..., :M, :]), self._turned(k, cos, sin)
+            return q, turn(k, cos, sin)
+        return turn(q, cos[..., :M, :], sin[..., :M, :]), turn(k, cos, sin)
 
     def _tables(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, (N, d) or (n, N, d), of the block `layer`."""
+        """Cosines and sines, (N, d/2) or (n, N, d/2), of the block `layer`."""
         if self.freqs is None:
             return self.cos.to(dtype), self.sin.to(dtype)
         frequencies = self.freqs[:, layer].float().unsqueeze(-2)  # (2, n, 1, d/2)
         angles = (self.coordinates.float() * frequencies).sum(0)  # (n, h·w, d/2)
-        angles = F.pad(angles, (0, 0, self.prefix, 0)).repeat_interleave(2, dim=-1)
+        angles = F.pad(angles, (0, 0, self.prefix, 0))
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
-    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(a, b) of each pair → (a cos − b sin, b cos + a sin)."""
-        if self.half:
-            a, b = x.chunk(2, dim=-1)
-            across = torch.cat([-b, a], dim=-1)
-        else:
-            across = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
-        return x * cos + across * sin
+
+def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs (a, b) of x (…, d), half a head apart → (a cos − b sin, b cos + a sin); as few passes as there can be."""
+    half = x.shape[-1] // 2
+    a, b = x.split(half, dim=-1)
+    turned = x * torch.cat([cos, cos], dim=-1)
+    turned[..., :half].addcmul_(b, sin, value=-1)
+    turned[..., half:].addcmul_(a, sin)
+    return turned
+
+
+def _turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The same of pairs beside each other, which on a CPU are complex numbers: one product."""
+    if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+    a, b = x[..., ::2], x[..., 1::2]
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
 
 
 def _first_frequencies(depth: int, heads: int, pairs: int, temperature: float) -> Tensor:

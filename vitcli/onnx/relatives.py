@@ -70,9 +70,9 @@ class RelatedWriter(LayerWriter):
                     turned = angles(config)
                 else:
                     turned = learnt_angles(config, frequencies[:, int(block.split(".")[1])])
-                cos, sin = tables(config, turned, half=True)
-                cosines.append(_by_token(cos))
-                sines.append(_by_token(sin * np.repeat(np.float32([-1, 1]), config.head_dim // 2)))
+                cos, sin = tables(config, turned)
+                cosines.append(_by_token(np.concatenate([cos, cos], axis=-1)))
+                sines.append(_by_token(np.concatenate([-sin, sin], axis=-1)))
             self._known_tables[name] = self._of_grid(cosines, f"{name}.cos"), self._of_grid(sines, f"{name}.sin")
         return self._known_tables[name]
 
