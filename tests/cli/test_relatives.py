@@ -65,6 +65,8 @@ def test_timms_own_settings_are_understood(tmp_path: Path, family: str) -> None:
     small = {"img_size": (32, 24), "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 2, "num_classes": 3}
     model = timm.create_model(ARCHITECTURES[family], **small).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=True)
+    cfg = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    edit_config(tmp_path, pretrained_cfg=cfg | {"input_size": [3, 32, 24]})  # timm leaves there what the name means
     checkpoint = resolve(str(tmp_path))
     assert checkpoint.vit is not None
     x = torch.randn(2, 3, 32, 24)

@@ -45,7 +45,7 @@ DINOV3_LEFT_OUT: Reasons = (
 BEIT_NAMES: Rules = (
     (r"^(beit|data2vec_vision)\.", ""),
     (r"^pooler\.layernorm\.", "fc_norm."),
-    (r"^(encoder\.)?relative_position_bias\.relative_position_bias_table$", "shared_table"),
+    (r"^((encoder\.)?relative_position_bias|shared_position_bias)\.relative_position_bias_table$", "shared_table"),
     (
         r"\.(attention\.attention\.|attention\.)?relative_position_bias\.relative_position_bias_table$",
         ".attn.relative_position_bias_table",
@@ -69,6 +69,8 @@ def dinov3(tensors: Weights, temperature: Any, where: str) -> dict[str, Any]:
             f"{where}: its queries and keys are turned with rope_theta {safe(temperature, 20)}, and timm's DINOv3 has "
             f"{TEMPERATURE:g}"
         )
+    if (registers := tensors.get("reg_token")) is not None and not registers.size:
+        del tensors["reg_token"]  # transformers stores none of them as an empty array
     gated = any(".mlp.fc1_g." in name for name in tensors)
     for name in [name for name in tensors if ".mlp.up_proj." in name]:
         tensors[name.replace("up_proj", "fc1_x" if gated else "fc1")] = tensors.pop(name)
@@ -83,16 +85,10 @@ def dinov3(tensors: Weights, temperature: Any, where: str) -> dict[str, Any]:
 
 def dinov3_original(tensors: Weights, where: str) -> tuple[Weights, dict[str, Any], list[str]]:
     """A DINOv3 of its authors under timm's names, its facts (num_heads) and notes. Raises CheckpointError."""
-    periods = tensors.pop("rope_embed.periods", None)
-    for name in [name for name in tensors if name.endswith(".attn.qkv.bias_mask")]:
-        del tensors[name]  # zeros at the keys' biases: those are looked at themselves
-    tensors = rename(tensors, DINOV3_ORIGINAL, where)
-    for name in [name for name in tensors if name.endswith(".attn.qkv.bias")]:
-        _split_bias(tensors, name, where)
     facts: dict[str, Any] = {}
     notes: list[str] = []
-    if periods is not None:
-        usual = TEMPERATURE ** (np.arange(len(periods)) / max(len(periods), 1))
+    if (periods := tensors.pop("rope_embed.periods", None)) is not None:
+        usual = TEMPERATURE ** (np.arange(periods.size) / max(periods.size, 1))
         if periods.ndim != 1 or not np.allclose(periods, usual, rtol=_BFLOAT16, atol=0):
             raise CheckpointError(f"{where}: it turns queries and keys by other periods than DINOv3's {TEMPERATURE:g}")
         patches = tensors.get("patch_embed.proj.weight")
@@ -103,6 +99,11 @@ def dinov3_original(tensors: Weights, where: str) -> tuple[Weights, dict[str, An
                 "its periods of turning are stored rounded to bfloat16; they are computed afresh, as timm and "
                 "transformers do, so features differ from the authors' own program by that rounding"
             )
+    for name in [name for name in tensors if name.endswith(".attn.qkv.bias_mask")]:
+        del tensors[name]  # zeros at the keys' biases: those are looked at themselves
+    tensors = rename(tensors, DINOV3_ORIGINAL, where)
+    for name in [name for name in tensors if name.endswith(".attn.qkv.bias")]:
+        _split_bias(tensors, name, where)
     return tensors, facts, notes
 
 
