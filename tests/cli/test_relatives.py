@@ -19,10 +19,13 @@ from tests.helpers.relatives import ARCHITECTURES, FAMILIES, TURNED
 from tests.helpers.terminal import vit
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
+from vitcli.comparison.study import contender, inductive_bias
 from vitcli.errors import CheckpointError
 from vitcli.inference.engines import open_engine, probabilities
 from vitcli.inference.export import Format, export
 from vitcli.inference.exported import Options
+from vitcli.model.architectures import architecture
+from vitcli.training.build import vit_config
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +262,11 @@ def test_resizing_what_knows_its_grid(
         torch.testing.assert_close(resized(x), load_model(resolve(str(place / family)), img_size=(40, 24))(x))
 
 
-def test_comparing(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    names = ",".join(ARCHITECTURES[family] for family in FAMILIES)
-    plan = json.loads(run(place, f"compare --data stripes --models {names} --dry-run --json"))
-    assert len(plan["models"]) == len(FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", [28, 224])
+def test_comparing(family: str, side: int) -> None:
+    """As a contender of `vit compare` each can be built for images of any size, in whole patches."""
+    found = contender(ARCHITECTURES[family], side)
+    config = vit_config(found.architecture, found.model_args, 3)
+    assert config == replace(architecture(ARCHITECTURES[family]), img_size=config.img_size, num_classes=3)
+    assert inductive_bias(ARCHITECTURES[family]) == 0
