@@ -7,6 +7,7 @@ Legend: C channels, H W pixels, D features, K classes.
 """
 
 import io
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,7 @@ from vitcli.text import safe
 
 Input = str | Path | ImageSource | Image.Image
 
+LARGE = 1024 * 1024  # pixels of a model's input above which no image is prepared before the weights are known to fit
 LOOK_AHEAD = 64  # images counted before a GPU is worth its start
 IMAGES_PER_CALL: dict[EngineName, int] = {"onnxruntime": 1, "torch": 16}
 
@@ -50,7 +52,7 @@ class Source:
     """An image that is still to be read: its name, and how to get it as float32 (C, H, W); `load` raises ImageError."""
 
     name: str
-    load: Callable[[Preprocess, bool], Array]  # the second argument: decode large JPEGs in full
+    load: Callable[[Preprocess, bool], Array]  # the second argument: resize as timm does, to the bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +106,8 @@ class Stream:
         threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
         try:
             opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
-            if self.checkpoint.exported:
-                opened.result()  # its word for the size of an image counts once the file has been checked
+            if self.checkpoint.exported or math.prod(self.checkpoint.preprocess.size) > LARGE:
+                opened.result()  # a config's word for the size of an image counts once the weights have borne it out
             waiting: deque[Future[list[Answer]]] = deque()
             for batch in batches:
                 waiting.append(threads.submit(self._answer, batch, opened, exact))

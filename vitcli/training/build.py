@@ -221,12 +221,7 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
 
 
 def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
-    free, weights = memory_free("cpu"), 4 * cost(vit).params
-    if free is not None and weights > free:
-        raise UsageError(
-            f"the weights of this model take {weights / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free: lower depth, "
-            "embed_dim, mlp_ratio or img_size"
-        )
+    _require_room(cost(vit).params, "lower depth, embed_dim, mlp_ratio or img_size")
     model = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
     if recipe.init == "mimetic":
         try:
@@ -234,6 +229,15 @@ def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
         except ValueError as error:
             raise UsageError(f"init = mimetic: {error}") from error
     return model
+
+
+def _require_room(weights: int, advice: str) -> None:
+    """Raises UsageError where so many numbers do not fit into memory, which a machine may promise and then kill for."""
+    free, size = memory_free("cpu"), 4 * weights
+    if free is not None and size > free:
+        raise UsageError(
+            f"the weights of this model take {size / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free: {advice}"
+        )
 
 
 def fitting_model(data: DataSet) -> dict[str, Any]:
@@ -296,6 +300,9 @@ def _timm_model(settings: Settings, classes: int) -> nn.Module:
     if not timm.is_model(name):
         raise UsageError(f"no architecture '{safe(name)}'.{did_you_mean(name, [*ARCHITECTURES, *timm.list_models()])}")
     try:
+        with torch.device("meta"):
+            sketch = timm.create_model(name, num_classes=classes, **settings.model_args)
+        _require_room(parameters(sketch), "choose a smaller one")
         model: nn.Module = timm.create_model(name, num_classes=classes, **settings.model_args)
     except TypeError as error:
         raise UsageError(f"{safe(name)} does not take these model settings: {safe(error)}") from error
