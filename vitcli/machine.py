@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ VARIABLES = (
 
 def what_decides_bits(device: str | None = None) -> dict[str, Any]:
     """What the bits of a result depend on beside settings and data: where all of this is equal, the bits are."""
+    from importlib.metadata import version
+
     import torch
     from PIL import features
 

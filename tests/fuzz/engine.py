@@ -72,7 +72,7 @@ def warm() -> None:
 
 _LATE = (
     "onnx", "onnxruntime", "timm", "timm.data.auto_augment", "timm.data.random_erasing", "timm.optim", "torch._dynamo",
-    "torch.utils.data", "torchmetrics.functional.classification", "matplotlib.backends.backend_agg",
+    "torch.utils.data", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "matplotlib.figure", "rich.table", "rich._emoji_codes", "pydantic.dataclasses",
     "pydantic.type_adapter", "pydantic.plugin._loader", "typer._adapters", "typer._click.decorators",
     "safetensors.numpy", "encodings.utf_8_sig", "importlib.readers", "PIL.Image", "uuid",

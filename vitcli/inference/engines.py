@@ -7,6 +7,7 @@ and for models that are not plain ViTs. Knows no files of images and no labels.
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
@@ -23,11 +24,13 @@ from vitcli.model.config import ViTConfig
 from vitcli.model.shapes import Array
 from vitcli.onnx.graph import INPUT, Precision, build
 from vitcli.onnx.protobuf import OnnxModel
+from vitcli.onnx.tokens import build_tokens
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
-# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
-Output = Literal["logits", "features", "both"]
+# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K). Of a plain ViT also
+# the tokens of `ViTConfig.token_shape`: "class", "mean", "patches", "blocks.0", …
+Output = str
 
 # How far an exported file may be from its own self-test, on a processor with other instructions.
 _TOLERANCES: Mapping[ExportPrecision, float] = {"fp32": TOLERANCE, "fp16": 0.05, "int8": 0.25}
@@ -52,9 +55,20 @@ class OnnxEngine:
     """
 
     def __init__(
-        self, vit: ViTConfig, tensors: Mapping[str, Array], *, precision: Precision = "fp32", at_once: int = 1
+        self,
+        vit: ViTConfig,
+        tensors: Mapping[str, Array],
+        *,
+        precision: Precision = "fp32",
+        at_once: int = 1,
+        tokens: str | None = None,
     ) -> None:
-        self._session = session_of(build(vit, tensors, precision=precision), threads=_share(at_once))
+        """`tokens`, as in `ViTConfig.token_shape`, instead of logits."""
+        if tokens is None:
+            graph = build(vit, tensors, precision=precision)
+        else:
+            graph = build_tokens(vit, tensors, tokens, precision=precision)
+        self._session = session_of(graph, threads=_share(at_once))
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
@@ -133,7 +147,11 @@ class TorchEngine:
 
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = load_any(checkpoint).to(self._device)
-        self._compute: Callable[[Any], Any] = model if output == "logits" else _features_of(model, output == "both")
+        self._compute: Callable[[Any], Any] = model
+        if output in ("features", "both"):
+            self._compute = _features_of(model, output == "both")
+        elif output != "logits":
+            self._compute = partial(_tokens_of, model, output)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
@@ -153,12 +171,23 @@ def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
     def compute(images: Any) -> Any:
         if hasattr(model, "representation"):  # ours; else timm's
             features = model.representation(images)
-            return torch.cat([features, model.head(features)], dim=1) if with_logits else features
+            return torch.cat([features, model.classify(features)], dim=1) if with_logits else features
         tokens = model.forward_features(images)
         features = model.forward_head(tokens, pre_logits=True)
         return torch.cat([features, model.forward_head(tokens)], dim=1) if with_logits else features
 
     return compute
+
+
+def _tokens_of(model: Any, what: str, images: Any) -> Any:
+    """Images (B, C, H, W) → tokens of our torch model, (B, *config.token_shape(what))."""
+    if what.startswith("blocks."):
+        return model.intermediates(images, [what])[what]
+    tokens = model.intermediates(images, ["encoded"])["encoded"]  # (B, N, D)
+    if what == "class":
+        return tokens[:, 0]
+    patches = tokens[:, model.config.num_prefix_tokens :]
+    return patches.mean(dim=1) if what == "mean" else patches
 
 
 @dataclass(frozen=True)
@@ -227,10 +256,11 @@ def open_engine(
     assert checkpoint.vit is not None
     assert output != "both"
     vit, tensors = checkpoint.vit, read_weights(checkpoint)
+    tokens = None if output in ("logits", "features") else output
     if output == "features":
         vit = replace(vit, num_classes=0)
-        tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
-    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once)
+        tensors = {name: array for name, array in tensors.items() if not name.startswith(("head.", "head_dist."))}
+    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once, tokens=tokens)
     seed = selftest_seed(checkpoint)
     if seed is not None and precision == "fp32" and output == "logits":  # int8 is further off than the test allows
         check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
@@ -256,7 +286,7 @@ def temperature_of(checkpoint: Checkpoint) -> float:
 
 def operations(vit: ViTConfig) -> float:
     """Floating-point operations for one image, two per multiply-add; the encoder's, which is nearly all."""
-    linear = (4 * vit.embed_dim + 2 * vit.mlp_dim) * vit.embed_dim
+    linear = (4 * vit.embed_dim + vit.mlp_dim + vit.mlp_hidden) * vit.embed_dim
     attention = 2 * vit.num_tokens * vit.embed_dim
     return 2.0 * vit.depth * vit.num_tokens * (linear + attention)
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.samples import Samples
-from vitcli.errors import ImageError
+from vitcli.errors import ImageError, UsageError
 from vitcli.images.find import ImageSource, find_images
 from vitcli.images.preprocess import Preprocess
 from vitcli.images.preprocess import load as load_pixels
@@ -76,6 +76,8 @@ class Stream:
         device: str | None = None,
         output: Output = "logits",
     ) -> None:
+        if checkpoint.exported and output != "logits":
+            raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
         self._engine: EngineName | Literal["auto"] = engine
         self._precision: Precision = precision
