@@ -6,8 +6,6 @@ transformers renamed its modules in version 5 and still writes the old names; bo
 tells (heads, activation, epsilon, image size) is in config.json, where a missing field means transformers' default.
 """
 
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitcli.checkpoint.config import Outputs, outputs_of
+from vitcli.checkpoint.convert.id2label import labels_of
 from vitcli.checkpoint.convert.names import (
     Dropped,
     Reasons,
@@ -44,7 +43,6 @@ from vitcli.checkpoint.convert.result import (
     Converted,
     Settings,
     Source,
-    embedding_labels,
     facts_of,
     fitted,
     without_head,
@@ -197,7 +195,7 @@ def convert(source: Source, settings: Settings) -> Converted:
         vit,
         tensors,
         fitted(preprocess, vit, settings),
-        labels=_labels(source, vit.num_classes),
+        labels=labels_of(source, vit.num_classes, classifies=_classifies(source)),
         outputs=_outputs(source, vit.num_classes),
         dropped=(*dropped, *more),
         notes=(*notes, *said),
@@ -367,47 +365,3 @@ def _no_classes(tensors: Weights, source: Source) -> str | None:
     head = tensors.get("head.weight")
     quantities = head is not None and head.ndim and _outputs(source, len(head)) == "quantities"
     return f"{source.where}: {QUANTITIES}" if quantities else None
-
-
-def _labels(source: Source, num_classes: int) -> tuple[str, ...]:
-    """The names in id2label in logit order; none where they only number the classes."""
-    named = source.config.get("id2label")
-    if not num_classes:
-        return ()
-    if not _classifies(source):
-        return embedding_labels(num_classes)
-    if named is None:
-        return ()
-    if not isinstance(named, dict | list):
-        raise CheckpointError(f"{source.where}: config.json: id2label is neither an object nor a list")
-    names = _names(named, f"{source.where}: config.json")
-    if len(names) != num_classes:
-        raise CheckpointError(
-            f"{source.where}: config.json has {len(names)} names in id2label for {num_classes} classes"
-        )
-    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
-        return ()
-    often = Counter(unicodedata.normalize("NFC", name) for name in names)
-    return tuple(
-        f"{name} ({i})" if often[unicodedata.normalize("NFC", name)] > 1 else name for i, name in enumerate(names)
-    )
-
-
-def _names(named: Mapping[Any, Any] | list[Any], where: str) -> list[str]:
-    """The values of id2label in the order of its keys, which transformers takes for whole numbers; or those of a list.
-
-    A name that is a number is written as one ("0": 0 is the digit "0"). Raises CheckpointError for keys that do not
-    count from 0, and for names that are neither text nor numbers.
-    """
-    by_number: dict[int, Any] = {}
-    for key, name in named.items() if isinstance(named, dict) else enumerate(named):
-        try:
-            by_number[int(key)] = name
-        except ValueError:
-            raise CheckpointError(f"{where}: the key '{safe(key, 40)}' of id2label is no number") from None
-    if len(by_number) != len(named) or (by_number and (min(by_number), max(by_number)) != (0, len(named) - 1)):
-        raise CheckpointError(f"{where}: the keys of id2label do not count from 0 to {len(named) - 1}")
-    for number, name in by_number.items():
-        if not isinstance(name, str | int | float) or name == "":
-            raise CheckpointError(f"{where}: class {number} has no name in id2label, but {safe(repr(name), 40)}")
-    return [str(by_number[number]) for number in range(len(named))]
