@@ -115,7 +115,14 @@ def test_the_engine_fits_device_and_work(
     wishes: dict[str, Any], gpu: bool, expected: str, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "gpu_visible", lambda: gpu)
+    monkeypatch.setattr(engines, "default_device", lambda: "cuda" if gpu else "cpu")
     assert choose(tiny, **wishes).engine == expected
+
+
+def test_a_driver_without_a_torch_that_knows_it_is_no_gpu(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "gpu_visible", lambda: True)
+    monkeypatch.setattr(engines, "default_device", lambda: "cpu")
+    assert choose(tiny, images=10**6).engine == "onnxruntime"
 
 
 @pytest.mark.parametrize(

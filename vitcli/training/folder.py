@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import LEFTOVER, holds_something, open_regular, parse_object, read_typed, write_file
 from vitcli.files import read_config as read_json
 from vitcli.machine import what_decides_bits
+from vitcli.model import linear
 from vitcli.text import command, safe
 from vitcli.training.events import Evaluated, HeadFitted, Stepped
 from vitcli.training.lora import merged
@@ -175,6 +176,7 @@ class About:
     resume: str | None = None  # the command that goes on with the run, where that is not the run's own
     versions: Mapping[str, str | None] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    linear: Literal["torch", "onednn"] = "onednn"  # what multiplies on a CPU; an older version knew no other
     extended_from: tuple[float, ...] = ()
     went_on_with: tuple[str, ...] = ()  # what was not as at the beginning, each time that it was resumed
 
@@ -197,6 +199,11 @@ def what_is_left(folder: Path) -> str:
     """How to use what a run that cannot go on has trained so far; nothing before its first epoch ended."""
     names = [name for name in ("best", "last") if (folder / name / "model.safetensors").exists()]
     return f". What it has learned is whole: {command('vit', 'predict', '-m', folder / names[0])}" if names else ""
+
+
+def follow(config: Mapping[str, Any]) -> None:
+    """Compute from now on as the run in whose run.json `config` is began."""
+    linear.use(config.get("linear", About.linear))
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -222,7 +229,7 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | N
         **settings,
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **what_decides_bits(device),
+        **_machine(device),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +238,10 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | N
             write_config(folder, config)
     except OSError as error:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
+
+
+def _machine(device: str | None) -> dict[str, Any]:
+    return {**what_decides_bits(device), "linear": linear.kernel()}
 
 
 def changed_since(config: Mapping[str, Any], device: str | None = None) -> list[str]:
@@ -248,7 +259,7 @@ def went_on(config: Mapping[str, Any], device: str | None = None) -> dict[str, A
 
 def _differences(config: Mapping[str, Any], device: str | None) -> list[tuple[str, str, str]]:
     """Name, value in run.json, value now. What an older version did not write down is not compared."""
-    machine = what_decides_bits(device)
+    machine = _machine(device)
     then, now = _flat(config, machine), _flat(machine, machine)
     names = [name for name in {**then, **now} if name in then or _group(name, config)]
     return [
