@@ -229,7 +229,8 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | N
         **settings,
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_machine(device),
+        **what_decides_bits(device),
+        "linear": linear.kernel(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,10 +239,6 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | N
             write_config(folder, config)
     except OSError as error:
         raise VitError(f"cannot write to {safe(folder)}: {error.strerror}") from error
-
-
-def _machine(device: str | None) -> dict[str, Any]:
-    return {**what_decides_bits(device), "linear": linear.kernel()}
 
 
 def changed_since(config: Mapping[str, Any], device: str | None = None) -> list[str]:
@@ -259,7 +256,7 @@ def went_on(config: Mapping[str, Any], device: str | None = None) -> dict[str, A
 
 def _differences(config: Mapping[str, Any], device: str | None) -> list[tuple[str, str, str]]:
     """Name, value in run.json, value now. What an older version did not write down is not compared."""
-    machine = _machine(device)
+    machine = what_decides_bits(device)
     then, now = _flat(config, machine), _flat(machine, machine)
     names = [name for name in {**then, **now} if name in then or _group(name, config)]
     return [

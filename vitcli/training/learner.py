@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitcli.errors import VitError
 from vitcli.machine import memory_free, on_cpu
+from vitcli.model import linear
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
 from vitcli.training.augment import batch_transform
@@ -78,6 +79,8 @@ class Learner:
         recipe = settled(task.recipe, str(world.device), world.size)
         self.recipe, self.device, self.micro_batches, self.world = recipe, world.device, micro_batches, world
         self.lr = recipe.lr
+        if on_cpu(world.device.type):
+            linear.kernel()  # measured before the first step, unless the run has it already
         # oneDNN's and cuDNN's convolutions are fastest with channels last; the patch projection alone gains nothing.
         convolutional = task.vit is None or task.vit.stem is not None
         self.layout = torch.channels_last if convolutional else torch.contiguous_format

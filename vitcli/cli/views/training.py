@@ -76,7 +76,7 @@ class TrainingView:
             length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
             lr = f"one of {', '.join(f'{lr:g}' for lr in recipe.lrs)}" if recipe.lrs else f"{recipe.lr:g}"
             rows += [("recipe", f"{length}, batch {recipe.batch_size}, {recipe.optimizer} lr {lr}")]
-            rows += [("numbers", _numbers(planned))]
+            rows += [("precision", _precision(planned))]
         if cost:
             rows += [("cost", _cost(cost, settings))]
         rows += [("run", f"{planned.folder}{' (resumed)' if planned.goes_on else ''}")]
@@ -203,7 +203,7 @@ def _size(task: Task) -> str:
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
 
 
-def _numbers(planned: PlannedRun) -> str:
+def _precision(planned: PlannedRun) -> str:
     """How the machine computes."""
     recipe = planned.task.recipe
     compiled = ", compiled" if recipe.compile else ""
