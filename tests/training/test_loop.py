@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.data import write_stripes
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, state_digest, without_rates
-from vitcli.errors import VitError
+from vitcli.errors import ImageError, VitError
 from vitcli.training import train as training
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Stepped
+from vitcli.training.feed import one_ahead, onto
 from vitcli.training.fit import fit
 from vitcli.training.learner import Learner
 from vitcli.training.settings import Settings
@@ -153,3 +154,32 @@ def test_weights_that_are_not_finite_are_found_wherever_they_are(settings: Setti
                 with pytest.raises(VitError, match="no longer finite after step 5"):
                     learner.require_finite(5)
                 parameter.view(-1)[-1] = before
+
+
+class TestOneAhead:
+    def test_each_is_begun_while_the_one_before_is_in_use(self) -> None:
+        log: list[str] = []
+
+        def begin(item: int) -> int:
+            log.append(f"begin {item}")
+            return item
+
+        for item in one_ahead(iter(range(3)), begin):
+            log.append(f"use {item}")
+        assert log == ["begin 0", "begin 1", "use 0", "begin 2", "use 1", "use 2"]
+
+    def test_what_goes_wrong_waits_for_its_turn(self) -> None:
+        """A step before an unreadable image ends as ever, and is saved."""
+
+        def items() -> Iterator[int]:
+            yield from (0, 1)
+            raise ImageError("2.png: damaged")
+
+        begun = one_ahead(items(), lambda item: item)
+        assert [next(begun), next(begun)] == [0, 1]
+        with pytest.raises(ImageError, match=r"2\.png"):
+            next(begun)
+
+    def test_a_cpu_needs_none_of_it(self) -> None:
+        batches: Iterator[Any] = iter([])
+        assert onto(batches, torch.device("cpu")) is batches

@@ -103,7 +103,7 @@ def _to_host(vector: Tensor, finished: Callable[[], object]) -> Callable[[], lis
 @cache
 def _beside(device: torch.device) -> torch.cuda.Stream:
     """The stream for what needs no waiting for."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def join_world(device: str) -> Iterator[World]:
     if several:
         torch.accelerator.set_device_index(place.index)
     store, rank, size = next(rendezvous("env://"))
-    backend = dist.get_default_backend_for_device(place)  # type: ignore[attr-defined]
+    backend = dist.get_default_backend_for_device(place)
     dist.init_process_group(backend, store=PrefixStore(_attempt(), store), rank=rank, world_size=size)
     try:
         yield World(dist.get_rank(), size, place)

@@ -15,7 +15,7 @@ def onto(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """`batches` with images and labels on `device`; the numbers of the samples stay where they are."""
     if device.type != "cuda":
         return batches
-    return _through(batches, torch.cuda.Stream(device), device)
+    return _through(batches, torch.cuda.Stream(device), device)  # type: ignore[no-untyped-call]
 
 
 def _through(batches: Iterator[Batch], beside: torch.cuda.Stream, device: torch.device) -> Iterator[Batch]:

@@ -167,7 +167,8 @@ def orthogonalised(stack: Sequence[Tensor], parts: int = 1, dtype: torch.dtype =
     → (S, parts · M, N), computed in `dtype`.
     """
     matrices = torch.stack([one.flatten(1) for one in stack])
-    found = orthogonalise(matrices.to(dtype).unflatten(1, (parts, -1)))
+    S, _, N = matrices.shape
+    found = orthogonalise(matrices.to(dtype).view(S, parts, -1, N))
     return found.flatten(1, 2).to(matrices.dtype)
 
 

@@ -29,7 +29,7 @@ def reseed(*parts: int | str) -> None:
     np.random.seed(value & 0xFFFFFFFF)
     torch.default_generator.manual_seed(value)  # torch.manual_seed takes 140 µs, this takes 2
     for kind in (torch.cuda, torch.xpu):
-        if kind.is_initialized():  # type: ignore[no-untyped-call]
-            kind.manual_seed_all(value)  # type: ignore[no-untyped-call]
+        if kind.is_initialized():
+            kind.manual_seed_all(value)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(value)
