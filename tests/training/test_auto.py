@@ -14,6 +14,7 @@ from tests.helpers.data import write_stripes
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, without_rates
 from vitcli.model import linear
 from vitcli.training import auto
+from vitcli.training import run as running
 from vitcli.training import train as training
 from vitcli.training.auto import moved, settled, worth_compiling
 from vitcli.training.build import build_task
@@ -155,7 +156,8 @@ class TestMicroBatch:
         self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A machine that takes a CPU for a GPU on which no more than 4 images fit."""
-        monkeypatch.setattr(auto, "on_cpu", lambda _: False)
+        for module in (auto, running):
+            monkeypatch.setattr(module, "on_cpu", lambda _: False)
         whole, tried = Learner.step, []
 
         def step(self: Learner, batches: Iterator[Any], step: int, lr: float) -> Any:

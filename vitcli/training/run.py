@@ -17,7 +17,7 @@ from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import DataSet
 from vitcli.data.split import subset
 from vitcli.errors import UsageError
-from vitcli.machine import default_device, default_workers, memory_free
+from vitcli.machine import default_device, default_workers, memory_free, on_cpu
 from vitcli.model.resample import Kernel
 from vitcli.text import safe
 from vitcli.training.auto import moved, worth_compiling
@@ -288,7 +288,7 @@ def plan(
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
     """`recipe` with what the estimate has shown of what was `left_open`: the micro-batch that fits, and compilation."""
     changes: dict[str, Any] = {}
-    if not left_open.micro_batch and alone():  # several processes have to agree, without a word
+    if not left_open.micro_batch and alone() and not on_cpu(place):  # several processes have to agree, without a word
         changes |= {"micro_batch": cost.micro_batch}
     if left_open.compile is None and alone():
         changes |= {"compile": worth_compiling(cost.all_seconds, place)}
