@@ -12,6 +12,7 @@ import torch
 
 from tests.helpers.data import write_stripes
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, without_rates
+from vitcli.errors import UsageError
 from vitcli.model import linear
 from vitcli.training import auto
 from vitcli.training import run as running
@@ -128,6 +129,10 @@ class TestSpelling:
         for old in (recipe, silent):
             found = Settings.from_dict({**settings.as_dict(), "recipe": old}).recipe
             assert (found.amp, found.compile) == ("fp32", False)
+
+    def test_pairs_need_two_images_a_pass(self) -> None:
+        with pytest.raises(UsageError, match="micro_batch 1 must be even"):
+            override(Recipe(micro_batch=1, mixup=0.0), {"batch_size": 34, "mixup": 0.2}, "x")
 
     def test_the_same_words_in_a_file(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"

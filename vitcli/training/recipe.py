@@ -295,7 +295,7 @@ def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
             raise UsageError(f"{safe(source)}: {name} = {said} should be of type {wanted}") from None
     if converted.get("batch_size", 0) > 0 and "micro_batch" not in converted and recipe.micro_batch:
         changed = replace(recipe, **{**converted, "micro_batch": 0})
-        converted["micro_batch"] = changed.micro_batches_up_to(recipe.micro_batch)[0]
+        converted["micro_batch"] = next(iter(changed.micro_batches_up_to(recipe.micro_batch)), 1)
     return replace(recipe, **converted)
 
 
