@@ -77,7 +77,7 @@ class TestWithoutTorch:
             monkeypatch.delenv(name, raising=False)
 
     def built(self, monkeypatch: pytest.MonkeyPatch, build: str, *paths: str) -> None:
-        monkeypatch.setattr(machine, "version", lambda _: f"2.14.1{build}")
+        monkeypatch.setattr("importlib.metadata.version", lambda _: f"2.14.1{build}")
         monkeypatch.setattr(Path, "exists", lambda path: str(path) in paths)
 
     @pytest.mark.parametrize("driver", machine.DRIVERS)

@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 def what_decides_bits(device: str | None = None) -> dict[str, Any]:
     """What the bits of a result depend on beside settings and data: where all of this is equal, the bits are."""
+    from importlib.metadata import version
+
     import torch
     from PIL import features
 
@@ -145,6 +146,8 @@ def gpu_visible() -> bool:
 
     A guess on the generous side, for a question that `default_device` answers, seconds later.
     """
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         build = version("torch").partition("+")[2]
     except PackageNotFoundError:

@@ -266,7 +266,7 @@ class TestPredict:
 
     def test_the_bundled_default_says_what_it_knows(self) -> None:
         result = vit("predict images/a.png --jsonl")
-        assert "fashion-vit (bundled) knows T-shirt/top" in result.stderr
+        assert "photo-vit (bundled) knows 200 kinds" in result.stderr
         assert "-m imagenet" in result.stderr
 
     @pytest.mark.parametrize("rest", ["predict -m model images/a.png", "evaluate model --data images"])

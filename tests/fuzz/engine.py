@@ -72,7 +72,7 @@ def warm() -> None:
 
 _LATE = (
     "onnx", "onnxruntime", "timm", "timm.data.auto_augment", "timm.data.random_erasing", "timm.optim", "torch._dynamo",
-    "torch.utils.data", "torchmetrics.functional.classification", "matplotlib.backends.backend_agg",
+    "torch.utils.data", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "matplotlib.figure", "rich.table", "pydantic.dataclasses", "PIL.Image", "uuid",
 )  # fmt: skip
 

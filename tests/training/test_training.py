@@ -34,8 +34,9 @@ from vitcli.training.batches import Plan, training_batches
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Stepped
-from vitcli.training.folder import create_run_folder, locked
+from vitcli.training.folder import create_run_folder
 from vitcli.training.learner import Learner
+from vitcli.training.lock import locked
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
 from vitcli.training.settings import Settings

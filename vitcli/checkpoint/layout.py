@@ -5,7 +5,7 @@ from pathlib import Path
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"  # of weights in several files
-DEFAULT_BUNDLED = "fashion-vit"
+DEFAULT_BUNDLED = "photo-vit"
 ALIASES = {"imagenet": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"}
 
 

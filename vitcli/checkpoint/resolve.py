@@ -58,13 +58,15 @@ def exported_checkpoint(path: Path) -> Checkpoint:
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 
 
-def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
+def resolve(
+    name: str | None = None, *, bundled: str = DEFAULT_BUNDLED, progress: OnProgress | None = None
+) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
     In this order: the prefixes `local-dir:` and `hf-hub:`; a folder (by the name of a bundled model or an alias only
     when there is a model in it, and with a note); a .safetensors file with config.json beside it; an .onnx file of
     `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first.
-    None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
+    None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the checkpoint `bundled`.
 
     Raises CheckpointError, or HubError when only the Hub could have helped.
     """
@@ -75,7 +77,7 @@ def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> C
         return replace(checkpoint, why=f"VIT_MODEL: {checkpoint.why}")
     if cached := find_cached(ALIASES["imagenet"]):
         return replace(_open_cached(cached), why="the default: the ImageNet ViT in the local Hub cache")
-    return replace(_bundled(DEFAULT_BUNDLED), why=f"the default: {DEFAULT_BUNDLED}, bundled with this program")
+    return replace(_bundled(bundled), why=f"the default: {bundled}, bundled with this program")
 
 
 def _named(name: str, progress: OnProgress | None) -> Checkpoint:

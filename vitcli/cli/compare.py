@@ -1,15 +1,18 @@
 """`vit compare`: which kind of model for how much data."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse, typed
-from vitcli.comparison.study import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES, Pretraining
+from vitcli.comparison import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
+
+if TYPE_CHECKING:
+    from vitcli.comparison.study import Pretraining
 
 ModelsOpt = Annotated[
     str | None,
@@ -147,8 +150,10 @@ def shares(text: str, option: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def stages(text: str | None, data: str | None, folders: str | None = None) -> tuple[Pretraining, ...]:
+def stages(text: str | None, data: str | None, folders: str | None = None) -> "tuple[Pretraining, ...]":
     """`small=5%,large=100%` of `data`, or `small=FOLDER,…`. Raises UsageError."""
+    from vitcli.comparison.study import Pretraining
+
     found = []
     for part in text.split(",") if text else []:
         name, equals, value = part.partition("=")

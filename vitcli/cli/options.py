@@ -37,6 +37,12 @@ ModelOpt = Annotated[
         autocompletion=_complete_model,
     ),
 ]
+ImagesArg = Annotated[
+    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
+]
+FromFileOpt = Annotated[
+    str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
+]
 CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
 OptionalCheckpointArg = Annotated[
     str | None,
@@ -72,6 +78,7 @@ EnginePrecisionOpt = Annotated[
 TogetherOpt = Annotated[
     int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
 ]
+ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
 OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]

@@ -12,19 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vitcli.comparison.cells import Cells, model_sizes, read_sets, seconds_left
+from vitcli.comparison import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES
+from vitcli.comparison.cells import Cells, read_sets
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
-from vitcli.comparison.results import Findings
+from vitcli.comparison.results import Findings, Size
 from vitcli.comparison.study import (
-    FINETUNE_SCALE,
-    MODELS,
-    MOST_EPOCHS,
-    SEEDS,
-    SHARES,
     SMALL,
+    Cell,
     Pretraining,
     Study,
     contender,
@@ -147,9 +142,9 @@ def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) ->
     """
     study, folder = cells.study, cells.folder
     write_study(folder, study)
-    sizes, total = model_sizes(cells), len(list(study.cells()))
+    sizes, total = _sizes(cells), len(list(study.cells()))
     while True:
-        for cell, result in work_through(folder, study, partial(cells.work, workers=workers)):
+        for cell, result in work_through(folder, study, partial(_work, cells, workers)):
             found = Findings(study, results(folder, study), sizes)
             write_report(folder, found)
             left = total - len(found.cells)
@@ -161,6 +156,23 @@ def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) ->
             write_report(folder, found)
             return found
         time.sleep(WAIT)
+
+
+def _work(cells: Cells, workers: int | None, cell: Cell, place: Path) -> Mapping[str, Any]:
+    from vitcli.comparison.work import Worker
+
+    return Worker(cells).work(cell, place, workers)
+
+
+def _sizes(cells: Cells) -> Mapping[str, Size]:
+    """What the models cost: as it was kept, or counted by building each."""
+    found = cells.sizes()
+    if found is None:
+        from vitcli.comparison.work import model_sizes
+
+        found = model_sizes(cells)
+        cells.keep_sizes(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -177,14 +189,22 @@ class Plan:
 def plan(cells: Cells) -> Plan:
     """What is left to do. The cost is measured, which takes a while."""
     study, done = cells.study, results(cells.folder, cells.study)
-    return Plan(cells.folder, study, len(list(study.cells())), len(done), seconds_left(cells))
+    total = len(list(study.cells()))
+    seconds: Mapping[str, float] = {}
+    if len(done) < total:
+        from vitcli.comparison.work import seconds_left
+
+        seconds = seconds_left(cells)
+    return Plan(cells.folder, study, total, len(done), seconds)
 
 
 def leave_torchrun() -> int:
     """This process's rank under `torchrun`, which from here on is forgotten: each process trains by itself."""
     rank = int(os.environ.get("RANK", "0"))
-    if default_device() in ("cuda", "xpu"):
-        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
+    if "LOCAL_RANK" in os.environ and default_device() in ("cuda", "xpu"):
+        import torch
+
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         os.environ.pop(name, None)
     return rank

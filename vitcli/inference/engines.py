@@ -7,6 +7,7 @@ and for models that are not plain ViTs. Knows no files of images and no labels.
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
@@ -23,13 +24,15 @@ from vitcli.model.config import ViTConfig
 from vitcli.model.shapes import Array
 from vitcli.onnx.graph import INPUT, Precision, build
 from vitcli.onnx.protobuf import OnnxModel
+from vitcli.onnx.tokens import build_tokens
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
 # What an engine computes in. "auto": float32 on a CPU, half precision on a GPU that does not change labels by it.
 Numbers = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
-Output = Literal["logits", "features", "both"]
+# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K). Of a plain ViT also
+# the tokens of `ViTConfig.token_shape`: "class", "mean", "patches", "blocks.0", …
+Output = str
 
 # How far an exported file may be from its own self-test, on a processor with other instructions.
 _TOLERANCES: Mapping[ExportPrecision, float] = {"fp32": TOLERANCE, "fp16": 0.05, "int8": 0.25}
@@ -54,9 +57,20 @@ class OnnxEngine:
     """
 
     def __init__(
-        self, vit: ViTConfig, tensors: Mapping[str, Array], *, precision: Precision = "fp32", at_once: int = 1
+        self,
+        vit: ViTConfig,
+        tensors: Mapping[str, Array],
+        *,
+        precision: Precision = "fp32",
+        at_once: int = 1,
+        tokens: str | None = None,
     ) -> None:
-        self._session = session_of(build(vit, tensors, precision=precision), threads=_share(at_once))
+        """`tokens`, as in `ViTConfig.token_shape`, instead of logits."""
+        if tokens is None:
+            graph = build(vit, tensors, precision=precision)
+        else:
+            graph = build_tokens(vit, tensors, tokens, precision=precision)
+        self._session = session_of(graph, threads=_share(at_once))
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
@@ -145,7 +159,11 @@ class TorchEngine:
             precision = "fp16" if self._device.type == "cuda" else "fp32"
         self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         model = load_any(checkpoint).to(self._device)
-        self._compute: Callable[[Any], Any] = model if output == "logits" else _features_of(model, output == "both")
+        self._compute: Callable[[Any], Any] = model
+        if output in ("features", "both"):
+            self._compute = _features_of(model, output == "both")
+        elif output != "logits":
+            self._compute = partial(_tokens_of, model, output)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
@@ -184,6 +202,17 @@ def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
         return torch.cat([features, model.forward_head(tokens)], dim=1) if with_logits else features
 
     return compute
+
+
+def _tokens_of(model: Any, what: str, images: Any) -> Any:
+    """Images (B, C, H, W) → tokens of our torch model, (B, *config.token_shape(what))."""
+    if what.startswith("blocks."):
+        return model.intermediates(images, [what])[what]
+    tokens = model.intermediates(images, ["encoded"])["encoded"]  # (B, N, D)
+    if what == "class":
+        return tokens[:, 0]
+    patches = tokens[:, model.config.num_prefix_tokens :]
+    return patches.mean(dim=1) if what == "mean" else patches
 
 
 @dataclass(frozen=True)
@@ -258,10 +287,12 @@ def open_engine(
     assert checkpoint.vit is not None
     assert output != "both"
     vit, tensors = checkpoint.vit, read_weights(checkpoint)
+    tokens = None if output in ("logits", "features") else output
     if output == "features":
         vit = replace(vit, num_classes=0)
         tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
-    opened = OnnxEngine(vit, tensors, precision="int8" if precision == "int8" else "fp32", at_once=at_once)
+    rounded: Precision = "int8" if precision == "int8" else "fp32"
+    opened = OnnxEngine(vit, tensors, precision=rounded, at_once=at_once, tokens=tokens)
     seed = selftest_seed(checkpoint)
     if seed is not None and precision != "int8" and output == "logits":  # int8 is further off than the test allows
         check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))

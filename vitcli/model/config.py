@@ -167,3 +167,22 @@ class ViTConfig:
     def num_features(self) -> int:
         """Width of `pre_logits`, the head's input."""
         return self.head_hidden or self.embed_dim
+
+    def token_shape(self, what: str) -> tuple[int, ...]:
+        """Shape of a value on the way to the logits, for one image.
+
+        `pre_logits` is what the head sees (num_features,); `class` the encoded class token (D,), `mean` the mean of the
+        encoded patches (D,), `patches` all of these (P, D), row by row; `blocks.0` … what leaves that block, the prefix
+        tokens in front (N, D). Raises ValueError for anything else, and for the class token of a model without one.
+        """
+        if what == "pre_logits":
+            return (self.num_features,)
+        if what == "class" and not self.class_token:
+            raise ValueError("the model has no class token")
+        if what in ("class", "mean"):
+            return (self.embed_dim,)
+        if what == "patches":
+            return self.num_patches, self.embed_dim
+        if what in {f"blocks.{i}" for i in range(self.depth)}:
+            return self.num_tokens, self.embed_dim
+        raise ValueError(f"there are pre_logits, class, mean, patches, and blocks.0 to blocks.{self.depth - 1}")

@@ -55,16 +55,13 @@ def build(
     `positions` are the position embeddings (1, prefix + h·w, D) of several grids (h, w): the graph then takes images of
     each of these sizes, and fails for others. `graph` is written to, a new one unless it is given.
     """
-    writer = _ViTWriter(config, tensors, precision, positions or {}, graph or GraphWriter())
+    writer = ViTWriter(config, tensors, precision, positions, graph)
     writer.head(writer.encode(writer.embed(pixels_of)), softmax, sigmoid)
-    return writer.graph.model(
-        name="vit",
-        inputs={INPUT: ("batch", config.in_chans, *(("height", "width") if positions else config.img_size))},
-        outputs={OUTPUT if softmax is None else SHARES: ("batch", config.num_classes or config.num_features)},
-    )
+    shape = ("batch", config.num_classes or config.num_features)
+    return writer.model("vit", shape, OUTPUT if softmax is None else SHARES)
 
 
-class _ViTWriter:
+class ViTWriter:
     """Each method adds the nodes of one part of the model and gives the name of its result.
 
     Tokens are (B·N, D) wherever each is on its own, because ONNX's Gemm wants a matrix.
@@ -75,15 +72,22 @@ class _ViTWriter:
         config: ViTConfig,
         tensors: Mapping[str, Array],
         precision: str,
-        positions: Mapping[Size, Array],
-        graph: GraphWriter,
+        positions: Mapping[Size, Array] | None = None,
+        graph: GraphWriter | None = None,
     ) -> None:
         self.config = config
         self.tensors = tensors
-        self.positions = positions
-        self.graph = graph
+        self.positions = positions or {}
+        self.graph = graph or GraphWriter()
         self.int8, self.fp16 = precision == "int8", precision == "fp16"
         self._rounded: dict[str, tuple[str, str, str]] = {}  # value → its 8-bit form, scale and zero point
+
+    def model(self, name: str, shape: tuple[int | str, ...], output: str = OUTPUT) -> OnnxModel:
+        """All that was written, whose `output` has this shape."""
+        size = ("height", "width") if self.positions else self.config.img_size
+        return self.graph.model(
+            name=name, inputs={INPUT: ("batch", self.config.in_chans, *size)}, outputs={output: shape}
+        )
 
     def embed(self, pixels_of: Preprocess | None) -> str:
         """Equation 1 of the paper: images (B, C, H, W) → tokens z_0 (B·N, D)."""

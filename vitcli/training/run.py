@@ -8,6 +8,7 @@ finished = carry_out(planned)  # trains, scores, reports
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import DataSet
+from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import UsageError
 from vitcli.machine import default_device, default_workers, memory_free, on_cpu
@@ -29,6 +31,7 @@ from vitcli.training.folder import changed_since, evaluations, follow, next_run_
 from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
+from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
 from vitcli.training.train import (
     alone,
@@ -143,19 +146,26 @@ def finetune(
 ) -> FinishedRun:
     """Fine-tune the checkpoint `model` on the images in `data`, score it, and leave a run folder with a report.
 
-    The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as "20m", `changes` are
-    settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch. Raises UsageError for
-    what cannot be, CheckpointError and DataError for a model and data that cannot be used, Stopped after a signal.
+    Without `model` it is the default one of `resolve`, which among the bundled ones depends on the images, as does the
+    image size then. The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as
+    "20m", `changes` are settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch.
+    Raises UsageError for what cannot be, CheckpointError and DataError for a model and data that cannot be used,
+    Stopped after a signal.
     """
     began = time.monotonic()
-    checkpoint = resolve(model)
-    settings = finetuning_settings(
-        checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank, img_size=_pair(img_size),
+    named = resolve(model) if model else None
+    samples = open_data(data, val_fraction=val_fraction, folders=folders)
+    checkpoint = named or resolve(bundled=bundled_start(samples))
+    settings_of = partial(
+        finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
         time_budget=time_budget, val_fraction=val_fraction, folders=folders,
     )  # fmt: skip
+    size = _pair(img_size)
+    if named is None and size is None:
+        size = affordable_size(settings_of(), samples, checkpoint, device, began)
     planned = plan(
-        settings, open_settings_data(settings), out, score=score, device=device, began=began, base=checkpoint,
+        settings_of(img_size=size), samples, out, score=score, device=device, began=began, base=checkpoint,
         choose=tune == "auto",
     )  # fmt: skip
     return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)

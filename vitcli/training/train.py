@@ -21,18 +21,10 @@ from vitcli.training.estimate import tail
 from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
-from vitcli.training.folder import (
-    Run,
-    create_run_folder,
-    follow,
-    locked,
-    read_config,
-    went_on,
-    what_is_left,
-    write_config,
-)
+from vitcli.training.folder import Run, create_run_folder, follow, read_config, went_on, what_is_left, write_config
 from vitcli.training.head import tune_head
 from vitcli.training.learner import CannotCompile, OutOfMemory
+from vitcli.training.lock import locked
 from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.settings import Settings
 from vitcli.training.state import load_state

@@ -14,6 +14,7 @@ from vitcli.cli.console import note, row, stdout, table
 from vitcli.inference.calibrate import Calibration
 from vitcli.inference.evaluate import Evaluation, Flip, Pairs
 from vitcli.inference.few_shot import FewShot
+from vitcli.inference.knn import Knn
 from vitcli.metrics import ClassMeasures, ConfusedPair, Interval, Measures, confused_pairs, mistakes
 from vitcli.text import as_json, csv_cell, safe
 
@@ -84,6 +85,9 @@ def _rows(result: Evaluation | Calibration | Pairs | FewShot) -> Rows:
         yield "shots", "seed", "accuracy"
         for shots in result.results:
             yield from ((shots.shots, seed, value) for seed, value in enumerate(shots.accuracies))
+        if result.knn:
+            yield f"knn{result.knn.k}", "plain", result.knn.plain.accuracy
+            yield f"knn{result.knn.k}", "weighted", result.knn.weighted.accuracy
     elif isinstance(result, Pairs):
         yield "image", "true", "first", "second", "gained"
         for flip in result.flips:
@@ -172,8 +176,14 @@ def _show_few_shot(result: FewShot) -> None:
     facts = _facts()
     row(facts, "model", f"{result.model}, {result.features} features")
     row(facts, "data", _described(result, result.n) + f", {len(result.classes)} classes")
-    row(facts, "method", "least squares on frozen features (L2 1024, bias 100), images from train")
+    if result.results:
+        row(facts, "method", "least squares on frozen features (L2 1024, bias 100), images from train")
     console.print(facts)
+    if result.knn:
+        console.print()
+        console.print(_neighbours(result.knn))
+    if not result.results:
+        return
     console.print()
     draws = len(result.results[0].accuracies)
     grid = table("images a class", "accuracy", "95 % of the mean", f"each of {draws} draws", right=("images a class",))
@@ -181,6 +191,13 @@ def _show_few_shot(result: FewShot) -> None:
         each = " ".join(f"{value:.4f}" for value in one.accuracies)
         row(grid, one.shots, f"{one.mean:.4f}", _interval(one.interval) if one.interval else "", each)
     console.print(grid)
+
+
+def _neighbours(result: Knn) -> Table:
+    grid = table(f"{result.k} nearest of {result.images} images", "accuracy", "95 %")
+    for name, share in (("a vote each", result.plain), ("weighted by exp(cosine / 0.07)", result.weighted)):
+        row(grid, name, f"{share.accuracy:.4f}", _interval(share.interval))
+    return grid
 
 
 def _print_details(console: Console, result: Evaluation) -> None:
