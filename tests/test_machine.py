@@ -89,14 +89,20 @@ class TestWithoutTorch:
         monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
         assert not machine.gpu_visible()
 
+    def test_without_any_nothing_is_asked_of_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Reading its metadata takes as long as a tenth of a prediction."""
+        self.built(monkeypatch, "")
+        monkeypatch.setattr("importlib.metadata.version", None)
+        assert not machine.gpu_visible()
+
     def test_a_torch_for_cpus_sees_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.built(monkeypatch, "+cpu", *machine.DRIVERS)
         assert not machine.gpu_visible()
 
     def test_intels_build_and_apples_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.built(monkeypatch, "+xpu")
+        self.built(monkeypatch, "+xpu", machine.INTEL)
         assert machine.gpu_visible()
-        self.built(monkeypatch, "")
+        self.built(monkeypatch, "", machine.INTEL)
         assert not machine.gpu_visible()
         monkeypatch.setattr(machine.sys, "platform", "darwin")
         for processor, visible in (("arm64", True), ("x86_64", False)):

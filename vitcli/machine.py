@@ -138,6 +138,7 @@ def available_cpus() -> int:
 
 
 DRIVERS = ("/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")  # NVIDIA; Windows's GPU inside WSL2; AMD
+INTEL = "/dev/dri"  # of any maker's graphics, so that torch's build has to be Intel's, too
 KINDS = ("cuda", "mps", "xpu")  # NVIDIA's and AMD's, Apple's, Intel's GPUs, as torch calls them
 
 
@@ -146,18 +147,19 @@ def gpu_visible() -> bool:
 
     A guess on the generous side, for a question that `default_device` answers, seconds later.
     """
-    from importlib.metadata import PackageNotFoundError, version
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    hidden = any(os.environ.get(name) in ("", "-1") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
+    driver = not hidden and any(Path(driver).exists() for driver in DRIVERS)
+    if not driver and not Path(INTEL).exists():
+        return False
+    from importlib.metadata import PackageNotFoundError, version  # as much as a tenth of a prediction
 
     try:
         build = version("torch").partition("+")[2]
     except PackageNotFoundError:
         return False
-    hidden = any(os.environ.get(name) in ("", "-1") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
-    if build == "cpu":
-        return False
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    return build == "xpu" or (not hidden and any(Path(driver).exists() for driver in DRIVERS))
+    return build == "xpu" or (driver and build != "cpu")
 
 
 def default_device() -> str:
