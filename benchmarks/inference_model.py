@@ -1,9 +1,10 @@
 """The model alone: our two engines beside timm eager and plain ONNX Runtime on a torch export. No files, no decoding.
 
-    python benchmarks/inference_model.py [--threads 2] [--rounds 7] [--sizes Ti S B] [--batches 1 8]
+    python benchmarks/inference_model.py [--threads 2] [--rounds 7] [--sizes Ti S B] [--batches 1 8] [--family dinov3]
     python benchmarks/inference_model.py --agreement DATA [--model CHECKPOINT] [--count 1000]
 
-Random weights, 224 pixels. All engines live in this process and take turns (A B A B …), with a pause before each, since
+Random weights, 224 pixels (DINOv3: 256). Of families other than the paper's ViT, timm's eager model is the only other.
+ All engines live in this process and take turns (A B A B …), with a pause before each, since
 the threads of ONNX Runtime spin for a while after their work. Ratios are medians over the rounds of "timm's time by
 theirs, in the same round"; the last lines are geometric means over sizes and batches.
 
@@ -25,7 +26,14 @@ from pathlib import Path
 import numpy as np
 
 Run = Callable[[np.ndarray], np.ndarray]
-NAMES = {"Ti": "vit_tiny_patch16_224", "S": "vit_small_patch16_224", "B": "vit_base_patch16_224"}
+SIZES = {"Ti": "tiny", "S": "small", "B": "base"}
+FAMILIES = {
+    "vit": {size: f"vit_{name}_patch16_224" for size, name in SIZES.items()},
+    "dinov3": {size: f"vit_{name}_patch16_dinov3_qkvb" for size, name in SIZES.items()},
+    "eva02": {size: f"eva02_{name}_patch14_224" for size, name in SIZES.items()},
+    "distilled": {size: f"deit_{name}_distilled_patch16_224" for size, name in SIZES.items()},
+    "beit": {"B": "beit_base_patch16_224"},
+}
 PAUSE = 0.05  # seconds
 SHORTEST = 0.15  # seconds of one measurement; fast models run several times
 
@@ -50,18 +58,6 @@ def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
         with torch.inference_mode():
             return model(torch.from_numpy(images)).numpy()
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "model.onnx"
-        batch = {0: torch.export.Dim("batch", min=1, max=64)}
-        sample = (torch.zeros(2, 3, 224, 224),)
-        torch.onnx.export(model, sample, dynamo=True, dynamic_shapes=(batch,), verbose=False).save(path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    input_name = plain.get_inputs()[0].name
-
     def ours(precision: str) -> Callable[[int], Run]:
         vit = architecture(name)
         engines = {n: OnnxEngine(vit, tensors, precision=precision, at_once=n) for n in (1, threads)}
@@ -74,13 +70,25 @@ def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             return own(torch.from_numpy(images)).float().numpy()
 
-    return {
-        "timm eager": lambda size: eager,
-        "ONNX Runtime, torch export": lambda size: lambda images: plain.run(None, {input_name: images})[0],
-        "vit, fp32": ours("fp32"),
-        "vit, int8": ours("int8"),
-        **({} if emulated("bf16", "cpu") else {"vit, bf16": lambda size: bf16}),
-    }
+    engines = {"timm eager": lambda size: eager, "vit, fp32": ours("fp32"), "vit, int8": ours("int8")}
+    if not emulated("bf16", "cpu"):
+        engines["vit, bf16"] = lambda size: bf16
+    if name not in FAMILIES["vit"].values():
+        return engines
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        batch = {0: torch.export.Dim("batch", min=1, max=64)}
+        sample = (torch.zeros(2, 3, 224, 224),)
+        torch.onnx.export(model, sample, dynamo=True, dynamic_shapes=(batch,), verbose=False).save(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    input_name = plain.get_inputs()[0].name
+
+    engines["ONNX Runtime, torch export"] = lambda size: lambda images: plain.run(None, {input_name: images})[0]
+    return engines
 
 
 def measure(engines: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
@@ -102,17 +110,21 @@ def measure(engines: dict[str, Run], images: np.ndarray, rounds: int) -> dict[st
     return seconds
 
 
-def benchmark(sizes: list[str], batches: list[int], threads: int, rounds: int) -> None:
+def benchmark(family: str, sizes: list[str], batches: list[int], threads: int, rounds: int) -> None:
+    from vitcli.model.architectures import architecture
+
     ratios: dict[str, list[float]] = {}
     over_export: list[float] = []
     for size in sizes:
-        opened = open_all(NAMES[size], threads)
+        name = FAMILIES[family][size]
+        opened = open_all(name, threads)
         for batch in batches:
-            images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
+            shape = (batch, 3, *architecture(name).img_size)
+            images = np.random.default_rng(0).standard_normal(shape, np.float32)
             engines = {name: by_size(batch) for name, by_size in opened.items()}
             answers = {name: run(images) for name, run in engines.items()}
             seconds = measure(engines, images, rounds)
-            print(f"{size}/16, batch {batch}")
+            print(f"{name}, batch {batch}")
             for name, times in seconds.items():
                 paired = [a / b for a, b in zip(seconds["timm eager"], times, strict=True)]
                 ratios.setdefault(name, []).append(statistics.median(paired))
@@ -122,12 +134,14 @@ def benchmark(sizes: list[str], batches: list[int], threads: int, rounds: int) -
                     f"   rounds {min(paired):.2f} to {max(paired):.2f}   logits off by {difference:.1e}",
                     flush=True,
                 )
-            export = zip(seconds["ONNX Runtime, torch export"], seconds["vit, fp32"], strict=True)
-            over_export.append(statistics.median(a / b for a, b in export))
+            if export := seconds.get("ONNX Runtime, torch export"):
+                pairs = zip(export, seconds["vit, fp32"], strict=True)
+                over_export.append(statistics.median(a / b for a, b in pairs))
     print("\ngeometric means over sizes and batches")
     for name, values in ratios.items():
         print(f"  {name:28} ×{mean(values):.3f} of timm eager, least ×{min(values):.3f}")
-    print(f"  vit, fp32 is ×{mean(over_export):.3f} of ONNX Runtime on the torch export")
+    if over_export:
+        print(f"  vit, fp32 is ×{mean(over_export):.3f} of ONNX Runtime on the torch export")
 
 
 def mean(ratios: list[float]) -> float:
@@ -156,7 +170,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sizes", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--family", choices=FAMILIES, default="vit")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--agreement", metavar="DATA")
     parser.add_argument("--model")
@@ -166,7 +181,8 @@ def main() -> None:
     if arguments.agreement:
         agreement(arguments.agreement, arguments.model, arguments.count)
     else:
-        benchmark(arguments.sizes, arguments.batches, arguments.threads, arguments.rounds)
+        sizes = arguments.sizes or list(FAMILIES[arguments.family])
+        benchmark(arguments.family, sizes, arguments.batches, arguments.threads, arguments.rounds)
 
 
 if __name__ == "__main__":

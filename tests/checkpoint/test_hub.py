@@ -157,7 +157,12 @@ def test_the_download_continues_where_it_was_broken_off(hub: FakeHub) -> None:
 # --- failures: one line each, all different ---
 
 LINES: dict[tuple[str, str, Fault], str] = {
-    ("HEAD", "config.json", "401"): "no such model on the Hub, or a private one (401); `hf auth login`",
+    (
+        "HEAD",
+        "config.json",
+        "401",
+    ): "no such model on the Hub, or a private one (401); `hf auth login` if it is yours. If "
+    "it is gated, accept its terms at https://huggingface.co/",
     ("HEAD", "config.json", "401 token"): "refuses your token (401)",
     (
         "HEAD",

@@ -311,6 +311,46 @@ class TestCommand:
         assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")} == before
         assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,pretraining_images,share")
 
+    def test_resumed_where_its_data_were_moved_to(self, here: Path, tmp_path: Path) -> None:
+        """Done in part, then the data move: it ends with the table and the weights of one that stayed."""
+        for name in ("data", "before"):
+            shutil.copytree(here / "data", tmp_path / name)
+        line = "--models vit-small --sizes 100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
+        line = f"compare --data {tmp_path / 'data'} --pretrain a=50% --pretrain-data {tmp_path / 'before'} {line}"
+        assert vit(f"{line} --out {tmp_path / 'study'}").exit_code == 0
+        done = {path: path.read_bytes() for path in (tmp_path / "study").glob("cells/*seed1/*/best/*.safetensors")}
+        assert len(done) == 2
+        shutil.rmtree(next((tmp_path / "study").glob("cells/*seed1")))
+        shown = (tmp_path / "study" / "results.csv").read_text()
+        (tmp_path / "data").rename(tmp_path / "moved")
+        (tmp_path / "before").rename(tmp_path / "moved before")
+        resumed = f"compare --resume {tmp_path / 'study'} --workers 0"
+        for there, code, said in [
+            ("", 1, "data does not exist; if the data moved, say where they are with --data"),
+            (f"--data {tmp_path / 'moved'}", 1, "before does not exist; if the data moved, say where they are with"),
+            (f"--data {tmp_path / 'nowhere'}", 1, "nowhere does not exist"),
+        ]:
+            result = vit(f"{resumed} {there}")
+            assert (result.exit_code, said in " ".join(result.stderr.split())) == (code, True), result.stderr
+        result = vit([*resumed.split(), "--data", tmp_path / "moved", "--pretrain-data", tmp_path / "moved before"])
+        assert result.exit_code == 0, result.output
+        assert {path: path.read_bytes() for path in done} == done
+        without_time = [row.rpartition(",")[0] for row in (tmp_path / "study" / "results.csv").read_text().split()]
+        assert without_time == [row.rpartition(",")[0] for row in shown.split()]
+
+    @pytest.mark.parametrize("option", ["--data", "--pretrain-data"])
+    def test_moved_data_must_be_those_of_the_study(self, whole: Path, here: Path, tmp_path: Path, option: str) -> None:
+        rng = np.random.default_rng(5)
+        for split in ("train", "t10k"):
+            write_idx(tmp_path, split, rng.integers(0, 100, (40, 8, 8)), np.arange(40) % 2)
+        result = vit(f"compare --resume whole --dry-run {option} {tmp_path}")
+        assert result.exit_code == 2
+        said = {
+            "--data": "does not hold the data that whole began with",
+            "--pretrain-data": "pre-trained on 0 data sets",
+        }
+        assert said[option] in " ".join(result.stderr.split())
+
     def test_from_python_it_is_the_same_study(
         self, whole: Path, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

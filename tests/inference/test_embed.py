@@ -278,6 +278,8 @@ class TestFiles:
         assert write_vectors(tmp_path / "e.npz", rows, {"dtype": "float32"}, None).shape == (3,)
         with pytest.raises(VitError, match="a: bad"):
             write_vectors(tmp_path / "f.npz", rows[:1], {"dtype": "float32"}, None)
+        with pytest.raises(VitError, match="there are no images"):
+            write_vectors(tmp_path / "f.npz", [], {"dtype": "float32"}, (3,))
         assert not (tmp_path / "f.npz").exists()
 
 
@@ -318,9 +320,11 @@ class TestCommand:
     def test_an_exported_file_has_no_features(self, model: Path, tmp_path: Path, data: Path) -> None:
         out = tmp_path / "m.onnx"
         assert vit(f"export {model} -o {out} -n 4").exit_code == 0
-        result = vit(f"embed {data}/test -m {out} -o {tmp_path / 'e.npz'}")
-        assert result.exit_code == 2
-        assert "gives logits and nothing before them" in result.stderr
+        asked = (f"embed {data}/test -m {out} -o {tmp_path / 'e.npz'}", f"similar {data} {data}/test -m {out}")
+        for line in (*asked, f"evaluate {out} --data {data} --few-shot 1", f"evaluate {out} --data {data} --knn 1"):
+            result = vit(line)
+            assert result.exit_code == 2, line
+            assert "gives logits and nothing before them" in result.stderr
 
     @pytest.mark.parametrize("form", ["e.npz", "e.parquet"])
     def test_without_torch(self, model: Path, data: Path, tmp_path: Path, form: str) -> None:

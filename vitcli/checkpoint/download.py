@@ -203,11 +203,15 @@ def _explain_status(response: Any, repo: str) -> HubError:
         case 401 if response.headers.get("X-Error-Message", "").startswith("Invalid credentials"):
             return HubError(f"{repo}: the Hub refuses your token (401); `hf auth login` again, or unset HF_TOKEN")
         case 401:
-            return HubError(f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours")
+            return HubError(
+                f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours. If it is "
+                f"gated, accept its terms at https://huggingface.co/{repo} first"
+            )
         case 403:
             return HubError(
                 f"{repo}: access forbidden (403); your token may lack the permission to read it; "
-                "see https://huggingface.co/settings/tokens"
+                "see https://huggingface.co/settings/tokens. If the model is gated, accept its terms at "
+                f"https://huggingface.co/{repo}"
             )
         case 404:
             return HubError(f"{repo}: no such model on the Hub (404); check the spelling, org/name")

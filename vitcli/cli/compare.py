@@ -96,9 +96,11 @@ def compare(
 
     with Telling() as told:
         if resume is not None:
-            own = typed(compare, values, "resume", "workers", "dry_run", "json", "csv")
+            own = typed(compare, values, "resume", "data", "pretrain_data", "workers", "dry_run", "json", "csv")
             refuse(own, "--resume goes on with the study's own settings")
-            cells = study.resume(resume, note=told.note, progress=told.progress)
+            cells = study.resume(
+                resume, data=data, pretraining_data=pretrain_data, note=told.note, progress=told.progress
+            )
         else:
             if data is None:
                 raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")

@@ -27,13 +27,21 @@ class Sets:
 
 
 def read_sets(
-    place: str, folders: str | None, pretrainings: Sequence[Pretraining], progress: Tell | None = None
+    place: str,
+    folders: str | None,
+    pretrainings: Sequence[Pretraining],
+    progress: Tell | None = None,
+    now: Mapping[str, str] | None = None,
 ) -> Sets:
-    """The study's data at `place` and those of its `pretrainings`, each read once. Raises DataError."""
-    tell = progress and partial(progress, READING)
-    data = open_data(place, folders=folders, progress=tell)
+    """The study's data at `place` and those of its `pretrainings`, each read once. Raises DataError.
+
+    `now` has the places of those that moved, by what they were.
+    """
+    moved, tell = now or {}, progress and partial(progress, READING)
+    data = open_data(moved.get(place, place), folders=folders, progress=tell)
     places = {stage.data: stage.folders for stage in pretrainings}
-    return Sets(data, {one: open_data(one, folders=own, progress=tell) for one, own in places.items()})
+    before = {one: open_data(moved.get(one, one), folders=own, progress=tell) for one, own in places.items()}
+    return Sets(data, before)
 
 
 class Cells:
@@ -48,15 +56,21 @@ class Cells:
         folder: Path,
         sets: Sets | None = None,
         *,
+        now: Mapping[str, str] | None = None,
         note: Callable[[str], None] | None = None,
         progress: Tell | None = None,
     ) -> None:
-        """Reads the data, but for `sets` that were read already.
+        """Reads the data, but for `sets` that were read already; `now` has the places of those that moved.
 
         Raises DataError without a test split, UsageError when the data are no longer those of the study.
         """
         self.study, self.folder, self._note, self.progress = study, folder, note, progress
-        sets = sets or read_sets(study.data, study.folders, study.pretrainings, progress)
+        moved = now or {}
+        for option, place in [("--data", study.data), *(("--pretrain-data", one.data) for one in study.pretrainings)]:
+            here = moved.get(place, place)
+            if sets is None and not os.path.exists(here):
+                raise DataError(f"{safe(here)} does not exist; if the data moved, say where they are with {option}")
+        sets = sets or read_sets(study.data, study.folders, study.pretrainings, progress, moved)
         self.data, self.pretraining = sets.data, sets.pretraining
         if self.data.test is None:
             raise DataError(
@@ -65,6 +79,8 @@ class Cells:
         known = [(self.data, study.data, study.fingerprint)]
         known += [(self.pretraining[stage.data], stage.data, stage.fingerprint) for stage in study.pretrainings]
         for data, place, fingerprint in known:
+            if data.fingerprint != fingerprint and moved.get(place, place) != place:
+                raise UsageError(f"{safe(moved[place])} does not hold the data that {safe(folder)} began with")
             if data.fingerprint != fingerprint:
                 raise UsageError(f"the data in {safe(place)} changed since {safe(folder)} began; start a new study")
 

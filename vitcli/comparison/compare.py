@@ -128,9 +128,27 @@ def begin(
     return Cells(study, folder, sets, note=note, progress=progress)
 
 
-def resume(folder: str | Path, *, note: Callable[[str], None] | None = None, progress: Tell | None = None) -> Cells:
-    """The study in `folder`, to go on with. Raises UsageError without one, or when its data have changed; VitError."""
-    return Cells(read_study(Path(folder)), Path(folder), note=note, progress=progress)
+def resume(
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    pretraining_data: str | Path | None = None,
+    note: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
+) -> Cells:
+    """The study in `folder`, to go on with. `data` and `pretraining_data` are where these are now, if they moved.
+
+    Raises UsageError without a study, or when its data have changed; VitError.
+    """
+    study = read_study(Path(folder))
+    drawn_from = {stage.data for stage in study.pretrainings}
+    now = {study.data: study.data if data is None else str(data)}
+    if pretraining_data is not None:
+        if len(drawn_from) != 1:
+            many = len(drawn_from)
+            raise UsageError(f"--pretrain-data: the models of {safe(folder)} are pre-trained on {many} data sets")
+        now[drawn_from.pop()] = str(pretraining_data)
+    return Cells(study, Path(folder), now=now, note=note, progress=progress)
 
 
 def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) -> Findings:

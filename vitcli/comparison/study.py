@@ -18,6 +18,7 @@ from typing import Any
 
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
 
 SMALL = 64  # images of at most so many pixels are small: CNNs made for 224 pixels see them enlarged to this
@@ -50,7 +51,9 @@ def contender(name: str, side: int) -> Contender:
     if name == "resnet-small":
         channels = [44, 88, 176, 352] if large else [32, 64, 128, 256]
         return Contender("resnet18", {"img_size": [max(size, SMALL)] * 2, "channels": channels})
-    return Contender(name, {"img_size": [SMALL if side <= SMALL else 224] * 2})
+    size = SMALL if side <= SMALL else 224
+    known = ARCHITECTURES.get(name)
+    return Contender(name, {"img_size": [-(-size // patch) * patch for patch in known.stride] if known else [size] * 2})
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,6 @@ class Embedder:
         batch_size: int | None = None,
         exact: bool = False,
     ) -> None:
-        if checkpoint.exported:
-            raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         if dtype not in get_args(DType):
             raise UsageError(f"vectors are float32 or float16, not {safe(dtype)}")
         if batch_size is not None and batch_size < 1:

@@ -196,7 +196,7 @@ def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
     def compute(images: Any) -> Any:
         if hasattr(model, "representation"):  # ours; else timm's
             features = model.representation(images)
-            return torch.cat([features, model.head(features)], dim=1) if with_logits else features
+            return torch.cat([features, model.classify(features)], dim=1) if with_logits else features
         tokens = model.forward_features(images)
         features = model.forward_head(tokens, pre_logits=True)
         return torch.cat([features, model.forward_head(tokens)], dim=1) if with_logits else features
@@ -290,7 +290,7 @@ def open_engine(
     tokens = None if output in ("logits", "features") else output
     if output == "features":
         vit = replace(vit, num_classes=0)
-        tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
+        tensors = {name: array for name, array in tensors.items() if not name.startswith(("head.", "head_dist."))}
     rounded: Precision = "int8" if precision == "int8" else "fp32"
     opened = OnnxEngine(vit, tensors, precision=rounded, at_once=at_once, tokens=tokens)
     seed = selftest_seed(checkpoint)
@@ -318,7 +318,7 @@ def temperature_of(checkpoint: Checkpoint) -> float:
 
 def operations(vit: ViTConfig) -> float:
     """Floating-point operations for one image, two per multiply-add; the encoder's, which is nearly all."""
-    linear = (4 * vit.embed_dim + 2 * vit.mlp_dim) * vit.embed_dim
+    linear = (4 * vit.embed_dim + vit.mlp_dim + vit.mlp_hidden) * vit.embed_dim
     attention = 2 * vit.num_tokens * vit.embed_dim
     return 2.0 * vit.depth * vit.num_tokens * (linear + attention)
 

@@ -134,6 +134,8 @@ def _check(to: Format, options: Options, checkpoint: Checkpoint) -> None:
             raise UsageError("--to torch writes one image size")
         if vit and vit.stem:
             raise UsageError("a hybrid's file takes one image size: the padding of its CNN depends on it")
+        if vit and vit.rel_pos_bias:
+            raise UsageError("a BEiT's file takes one image size: its addends by distance are other ones for another")
     if vit and to != "torch":  # before anything of that size is read
         width = _BYTES["fp32" if to == "openvino" else options.precision]
         check_size(width * sum(map(prod, weight_shapes(vit).values())), checkpoint.name)

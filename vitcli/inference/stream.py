@@ -7,6 +7,7 @@ Legend: C channels, H W pixels, D features, K classes.
 """
 
 import io
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from PIL import Image
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.samples import Samples
-from vitcli.errors import ImageError
+from vitcli.errors import ImageError, UsageError
 from vitcli.images.find import ImageSource, find_images
 from vitcli.images.preprocess import Preprocess
 from vitcli.images.preprocess import load as load_pixels
@@ -41,6 +42,7 @@ from vitcli.text import safe
 
 Input = str | Path | ImageSource | Image.Image
 
+LARGE = 1024 * 1024  # pixels of a model's input above which no image is prepared before the weights are known to fit
 LOOK_AHEAD = 64  # images counted before a GPU is worth its start
 IMAGES_PER_CALL: dict[EngineName, int] = {"onnxruntime": 1, "torch": 16}
 IMAGES_ON_GPU = 64
@@ -51,7 +53,7 @@ class Source:
     """An image that is still to be read: its name, and how to get it as float32 (C, H, W); `load` raises ImageError."""
 
     name: str
-    load: Callable[[Preprocess, bool], Array]  # the second argument: decode large JPEGs in full
+    load: Callable[[Preprocess, bool], Array]  # the second argument: resize as timm does, to the bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class Stream:
         device: str | None = None,
         output: Output = "logits",
     ) -> None:
+        if checkpoint.exported and output != "logits":
+            raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
         self._engine: EngineName | Literal["auto"] = engine
         self._precision: Numbers = precision
@@ -103,8 +107,8 @@ class Stream:
         threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
         try:
             opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
-            if self.checkpoint.exported:
-                opened.result()  # its word for the size of an image counts once the file has been checked
+            if self.checkpoint.exported or math.prod(self.checkpoint.preprocess.size) > LARGE:
+                opened.result()  # a config's word for the size of an image counts once the weights have borne it out
             waiting: deque[Future[list[Answer]]] = deque()
             for batch in batches:
                 waiting.append(threads.submit(self._answer, batch, opened, exact))

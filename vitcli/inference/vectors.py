@@ -62,7 +62,7 @@ def write_vectors(
     """Write a file in the form that its name says, whole or not at all; to a stream, JSON lines as they come.
 
     `shape` is that of a vector; None: it is the first one's. `labelled`: with the columns `label` and `split`. Raises
-    VitError where the shape stays unknown, UsageError for tokens in a CSV.
+    VitError for no images and where the shape stays unknown, UsageError for tokens in a CSV.
     """
     first, rest = _known(iter(embeddings), shape)
     shape = shape or next(one.vector.shape for one in first if one.vector is not None)
@@ -82,14 +82,14 @@ def write_vectors(
 
 
 def _known(rows: Iterator[Embedding], shape: tuple[int, ...] | None) -> tuple[list[Embedding], Iterator[Embedding]]:
-    """The rows up to the first vector, which says the shape where nobody knows it, and the others."""
-    first: list[Embedding] = []
-    while shape is None and (one := next(rows, None)) is not None:
+    """The first row, or those up to the first vector where nobody knows the shape otherwise, and the rows behind."""
+    first = list(islice(rows, 1))
+    if not first:
+        raise VitError("there are no images")
+    while shape is None and first[-1].vector is None:
+        if (one := next(rows, None)) is None:
+            raise VitError(f"none of the images could be read, such as {first[0].error}")
         first.append(one)
-        if one.vector is not None:
-            return first, rows
-    if shape is None:
-        raise VitError(f"none of the images could be read, such as {first[0].error}" if first else "no images")
     return first, rows
 
 

@@ -23,7 +23,7 @@ from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import plural, safe
-from vitcli.training.build import head_of
+from vitcli.training.build import heads_of
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Lost
 from vitcli.training.folder import Run
@@ -136,10 +136,11 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
     fitted = fit_head(x, labels, task.classes, task.recipe.seed)
-    head = head_of(task.model)
+    heads = heads_of(task.model)
     with torch.no_grad():
-        head.weight.copy_(fitted.weight)
-        head.bias.copy_(fitted.bias)
+        for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):
+            head.weight.copy_(weight * len(heads))  # their mean is the model's answer
+            head.bias.copy_(fitted.bias)
     chosen = [one.accuracy for one in fitted.tried if one.penalty == fitted.penalty]
     event = HeadFitted(fitted.penalty, chosen[0] if chosen else None, time.monotonic() - began)
     _, damaged = run.rewind(-1)  # what a run that was killed before its first step had logged
@@ -162,7 +163,7 @@ def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Genera
     cache, samples = run.folder / "features.safetensors", task.data.train
     if cache.exists():
         try:
-            return _read_features(cache, len(samples), head_of(task.model).in_features)
+            return _read_features(cache, len(samples), sum(head.in_features for head in heads_of(task.model)))
         except CheckpointError as error:
             yield Lost(f"{error}; the features are computed again")
     parts: list[Tensor] = []

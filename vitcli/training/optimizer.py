@@ -38,7 +38,8 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def parameter_groups(
     model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0, orthogonal: bool = False
 ) -> list[Group]:
-    """The trainable parameters of `model`. Biases, norms and other vectors are not decayed.
+    """The trainable parameters of `model`. Biases, norms, other vectors and tables of places in
+    the attention are not decayed.
 
     Layer-wise lr decay (BEiT, arXiv 2106.08254, as fine-tuning recipes use it): the head trains at the full rate, each
     block below at `layer_decay` of the one above it, the embedding lowest. `orthogonal` sets apart the matrices inside
@@ -52,7 +53,7 @@ def parameter_groups(
         above = 0 if _is_on_top(name) else depth + 1 if block is None else depth - block
         group = {
             "lr_scale": layer_decay**above,
-            "weight_decay": weight_decay if p.ndim > 1 else 0.0,
+            "weight_decay": weight_decay if p.ndim > 1 and not _says_places(name) else 0.0,
         }
         if orthogonal:
             # q, k and v are three matrices that are only stored as one.
@@ -69,12 +70,18 @@ def _block(name: str) -> int | None:
 
 def _is_on_top(name: str) -> bool:
     """Whether a parameter lies above the encoder: the last norm, the pooling, the head."""
-    return name.startswith(("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.", "fc."))
+    return name.startswith(("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.", "head_dist.", "fc."))
 
 
 def _is_inner_matrix(name: str, p: Tensor) -> bool:
     """Whether a parameter is a matrix of the encoder or, as (out, in · kernel), a filter bank of a stem's stages."""
-    return (name.startswith("blocks.") and p.ndim == 2) or (".stages." in name and p.ndim == 4)
+    inside = name.startswith("blocks.") and not _says_places(name)
+    return (inside and p.ndim == 2) or (".stages." in name and p.ndim == 4)
+
+
+def _says_places(name: str) -> bool:
+    """Whether a parameter is a table of places inside the attention, and no matrix: BEiT's addends, learnt angles."""
+    return name.endswith(("relative_position_bias_table", "rope.freqs"))
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
