@@ -400,6 +400,7 @@ class TestTorch:
         with pytest.raises(UsageError, match="batch normalisation needs more than one image at once"):
             work()
 
+    @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it
     def test_without_a_compiler_the_run_goes_on(
         self, settings: Settings, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

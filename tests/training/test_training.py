@@ -29,6 +29,7 @@ from vitcli.machine import default_workers
 from vitcli.training import fit as fitting
 from vitcli.training import train as training
 from vitcli.training.augment import shifted, training_transform
+from vitcli.training.auto import settled
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
@@ -385,7 +386,7 @@ class TestRecipe:
         ],
     )
     def test_a_batch_size_brings_its_micro_batch(self, changes: dict[str, object], micro: int) -> None:
-        recipe = override(Recipe(), changes, "test")
+        recipe = settled(override(Recipe(), changes, "test"), "cpu")
         assert (recipe.batch_size, recipe.micro_batch) == (changes["batch_size"], micro)
 
     def test_an_odd_batch_has_no_pairs(self) -> None:

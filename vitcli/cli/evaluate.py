@@ -83,7 +83,7 @@ def evaluate(
     seeds: DrawsOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: EnginePrecisionOpt = "fp32",
+    precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:

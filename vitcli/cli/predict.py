@@ -49,7 +49,7 @@ def predict(
     from_file: FromFileOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: EnginePrecisionOpt = "fp32",
+    precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:

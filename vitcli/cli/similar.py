@@ -117,7 +117,8 @@ def _said(stored: "Stored", checkpoint: "Checkpoint") -> dict[str, object]:
         raise UsageError(
             f"{safe(stored.path)} has vectors of other weights than those of {safe(checkpoint.name)}; {made}"
         )
-    precision = "int8" if about.get("precision") == "int8" else "fp32"
+    said = about.get("precision")
+    precision = said if said in ("int8", "bf16", "fp16") else "fp32"
     return {"what": about["what"], "precision": precision, "exact": about.get("exact") is True}
 
 

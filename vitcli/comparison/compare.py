@@ -29,6 +29,7 @@ from vitcli.comparison.study import (
 )
 from vitcli.data.samples import Tell
 from vitcli.errors import UsageError
+from vitcli.machine import default_device
 from vitcli.text import safe
 from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
 
@@ -218,11 +219,10 @@ def plan(cells: Cells) -> Plan:
 def leave_torchrun() -> int:
     """This process's rank under `torchrun`, which from here on is forgotten: each process trains by itself."""
     rank = int(os.environ.get("RANK", "0"))
-    if "LOCAL_RANK" in os.environ:
+    if "LOCAL_RANK" in os.environ and default_device() in ("cuda", "xpu"):
         import torch
 
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         os.environ.pop(name, None)
     return rank

@@ -30,6 +30,7 @@ from vitcli.machine import default_device, default_workers
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import command, safe
 from vitcli.training import train as training
+from vitcli.training.auto import OF_THE_MACHINE
 from vitcli.training.build import build_task, parameters, vit_config
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Evaluated, Event, Stepped
@@ -141,14 +142,14 @@ class Worker:
     def _scores(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Accuracy on the test split, and in closed form by images a class, as far as the classes have so many."""
         assert self.data.test is not None
-        stream = Stream(checkpoint, engine="torch", output="both")
+        stream = Stream(checkpoint, engine="torch", precision="fp32", output="both")
         both = read_features(stream, self.data.test, range(len(self.data.test)))
         features, logits = np.split(both.x, [-len(self.data.classes)], axis=1)
         fewest = min(self.data.counts["train"])
         few: dict[str, float] = {}
         if shots := [k for k in SHOTS if k <= fewest]:
             known = Features(features, both.labels, both.indices, both.failed)
-            stream = Stream(checkpoint, engine="torch", output="features")
+            stream = Stream(checkpoint, engine="torch", precision="fp32", output="features")
             found = few_shot_of(stream, self.data.classes, self.data.train, known, shots, seeds=3)
             few = {str(one.shots): one.mean for one in found.results}
         accuracy = float((logits.argmax(axis=1) == both.labels).mean())
@@ -194,9 +195,9 @@ def _cpu_seconds() -> float:
 
 
 def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
-    """The settings of a run that went on; the machine may have had a smaller micro-batch or no compiler for it."""
+    """The settings of a run that went on, without what the machine has decided for it."""
     found, own = Settings.from_dict(dict(config)), settings.recipe
-    return replace(found, recipe=replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile))
+    return replace(found, recipe=replace(found.recipe, **{name: getattr(own, name) for name in OF_THE_MACHINE}))
 
 
 def model_sizes(cells: Cells) -> dict[str, Size]:
@@ -250,7 +251,7 @@ def _pretraining(cells: Cells, to_do: list[Cell]) -> float:
 
 def _measured(cells: Cells, settings: Settings, data: DataSet, runs: list[tuple[float, int]]) -> float:
     """Seconds of runs, each a share and its seed, of the model in `settings` on `data`."""
-    one = estimate(build_task(settings, data), default_device())
+    one = estimate(build_task(training.on_machine(settings, default_device()), data), default_device())
     return sum(
         replace(one, epochs=cells.study.epochs_of(share), images=len(subset(data, share, seed).train)).all_seconds
         for share, seed in runs

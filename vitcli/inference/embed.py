@@ -23,10 +23,9 @@ from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import Split, Splits
 from vitcli.data.sources import read_splits
 from vitcli.errors import UsageError
-from vitcli.inference.engines import Choice, EngineName
+from vitcli.inference.engines import Choice, EngineName, Numbers
 from vitcli.inference.stream import Answer, Input, Source, Stream, sources, sources_of
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 DType = Literal["float32", "float16"]
@@ -53,7 +52,7 @@ def embed(
     normalize: bool = False,
     dtype: DType = "float32",
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "fp32",
     device: str | None = None,
     batch_size: int | None = None,
     exact: bool = False,
@@ -89,7 +88,7 @@ class Embedder:
         normalize: bool = False,
         dtype: DType = "float32",
         engine: EngineName | Literal["auto"] = "auto",
-        precision: Precision = "fp32",
+        precision: Numbers = "fp32",
         device: str | None = None,
         batch_size: int | None = None,
         exact: bool = False,
@@ -103,6 +102,7 @@ class Embedder:
         self.dtype: DType = dtype
         self._normalize, self._batch_size, self._exact = normalize, batch_size, exact
         output = "features" if what == "pre_logits" else what
+        precision = "fp32" if precision == "auto" else precision  # vectors are kept, and compared with other machines'
         self._stream = Stream(checkpoint, engine=engine, precision=precision, device=device, output=output)
         self._said = {"what": what, "dtype": dtype, "normalized": normalize, "precision": precision, "exact": exact}
 

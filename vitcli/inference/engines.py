@@ -19,7 +19,7 @@ from vitcli.checkpoint.selftest import TOLERANCE, check_selftest, selftest_input
 from vitcli.checkpoint.weights import read_weights
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.inference.exported import ExportPrecision, Options, check_file
-from vitcli.machine import available_cpus, gpu_visible
+from vitcli.machine import available_cpus, default_device, gpu_visible
 from vitcli.model.config import ViTConfig
 from vitcli.model.shapes import Array
 from vitcli.onnx.graph import INPUT, Precision, build
@@ -28,6 +28,8 @@ from vitcli.onnx.tokens import build_tokens
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
+# What an engine computes in. "auto": float32 on a CPU, half precision on a GPU that does not change labels by it.
+Numbers = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 # Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K). Of a plain ViT also
 # the tokens of `ViTConfig.token_shape`: "class", "mean", "patches", "blocks.0", …
 Output = str
@@ -140,12 +142,22 @@ def open_exported(checkpoint: Checkpoint, *, at_once: int = 1) -> ExportedEngine
 class TorchEngine:
     """torch, on a GPU or the CPU; any model that timm knows."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None, output: Output = "logits") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str | None = None,
+        output: Output = "logits",
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    ) -> None:
         import torch
 
         from vitcli.checkpoint.load import load_any
 
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device or default_device())
+        if precision == "auto":
+            precision = "fp16" if self._device.type == "cuda" else "fp32"
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         model = load_any(checkpoint).to(self._device)
         self._compute: Callable[[Any], Any] = model
         if output in ("features", "both"):
@@ -158,10 +170,23 @@ class TorchEngine:
         import torch
 
         images = torch.from_numpy(pixels)
+        if self._device.type == "cuda":
+            images = images.pin_memory()
+        with self._alone:
+            found = self._run(images, self._half)
+            if self._half is not None and not np.isfinite(found).all():  # float16 ends at 65504
+                found = self._run(images, None)
+            return found
+
+    def _run(self, images: Any, half: Any) -> Array:
+        import torch
+
         # TF32, the default of cuDNN's convolutions, would move probabilities by 1e-4.
         exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-        with self._alone, torch.inference_mode(), exact:
-            return self._compute(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
+        numbers = torch.autocast(self._device.type, half, enabled=half is not None)
+        with torch.inference_mode(), exact, numbers:
+            found = self._compute(images.to(self._device, non_blocking=True))
+            return found.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
@@ -200,7 +225,7 @@ def choose(
     checkpoint: Checkpoint,
     *,
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
     images: int = 1,
 ) -> Choice:
@@ -208,13 +233,15 @@ def choose(
 
     Raises UsageError for wishes that exclude each other.
     """
-    if checkpoint.exported and (engine == "torch" or precision != "fp32" or device not in (None, "cpu")):
+    if checkpoint.exported and (engine == "torch" or precision not in ("auto", "fp32") or device not in (None, "cpu")):
         raise UsageError(f"{safe(checkpoint.name)} runs as it is, with ONNX Runtime on the CPU")
     if checkpoint.exported:
         return Choice("onnxruntime", "an ONNX file")
     plain = checkpoint.vit is not None
     if precision == "int8" and (engine == "torch" or not plain or device not in (None, "cpu")):
         raise UsageError("int8 is for plain ViTs on the CPU with ONNX Runtime")
+    if precision in ("bf16", "fp16") and engine == "onnxruntime":
+        raise UsageError(f"{precision} is computed by torch: leave --engine out, or choose --engine torch")
     if engine == "onnxruntime":
         if checkpoint.vit is None:
             raise UsageError(f"{safe(checkpoint.name)} is not a plain ViT: it runs with --engine torch")
@@ -226,11 +253,14 @@ def choose(
         return Choice("torch", f"{checkpoint.architecture} is not a plain ViT")
     if device not in (None, "cpu"):
         return Choice("torch", f"on {device}")
+    if precision in ("bf16", "fp16"):
+        return Choice("torch", f"which computes in {precision}")
     if (
         device is None
-        and precision == "fp32"
-        and gpu_visible()
+        and precision != "int8"
         and images * operations(checkpoint.vit) > GPU_WORTHWHILE
+        and gpu_visible()
+        and default_device() != "cpu"  # a driver alone is none: torch has to know it
     ):
         return Choice("torch", "on the GPU, which is worth its start for so many images")
     return Choice("onnxruntime", "the fastest on a CPU")
@@ -240,7 +270,7 @@ def open_engine(
     checkpoint: Checkpoint,
     engine: EngineName,
     *,
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
     at_once: int = 1,
     output: Output = "logits",
@@ -252,7 +282,8 @@ def open_engine(
     if checkpoint.exported and output == "logits":
         return open_exported(checkpoint, at_once=at_once)
     if engine == "torch":
-        return TorchEngine(checkpoint, device=device, output=output)
+        assert precision != "int8"  # `choose` has refused it
+        return TorchEngine(checkpoint, device=device, output=output, precision=precision)
     assert checkpoint.vit is not None
     assert output != "both"
     vit, tensors = checkpoint.vit, read_weights(checkpoint)
@@ -260,9 +291,10 @@ def open_engine(
     if output == "features":
         vit = replace(vit, num_classes=0)
         tensors = {name: array for name, array in tensors.items() if not name.startswith(("head.", "head_dist."))}
-    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once, tokens=tokens)
+    rounded: Precision = "int8" if precision == "int8" else "fp32"
+    opened = OnnxEngine(vit, tensors, precision=rounded, at_once=at_once, tokens=tokens)
     seed = selftest_seed(checkpoint)
-    if seed is not None and precision == "fp32" and output == "logits":  # int8 is further off than the test allows
+    if seed is not None and precision != "int8" and output == "logits":  # int8 is further off than the test allows
         check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
     return opened
 

@@ -17,10 +17,9 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.engines import Choice, EngineName, probabilities, temperature_of
+from vitcli.inference.engines import Choice, EngineName, Numbers, probabilities, temperature_of
 from vitcli.inference.stream import Answer, Input, Source, Stream, sources
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 
@@ -44,13 +43,13 @@ def load(
     model: str | Path | Checkpoint | None = None,
     *,
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
 ) -> "Model":
     """A model by name: a bundled one, `imagenet`, a timm or Hub name, a folder, a file; None: the default.
 
-    `engine` and `device` are chosen by what there is to do unless given; `precision="int8"` is faster and less exact.
-    Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
+    `engine` and `device` are chosen by what there is to do unless given; `precision="int8"`, on a CPU, is faster and
+    less exact. Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
     """
     checkpoint = model if isinstance(model, Checkpoint) else resolve(None if model is None else str(model))
     return Model(checkpoint, engine=engine, precision=precision, device=device)
@@ -62,7 +61,7 @@ def predict(
     *,
     top_k: int = 5,
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
     batch_size: int | None = None,
     exact: bool = False,
@@ -70,7 +69,7 @@ def predict(
     """`load(model, …).predict(inputs, …)` in one call; `model` may be a loaded one too."""
     if not isinstance(model, Model):
         model = load(model, engine=engine, precision=precision, device=device)
-    elif (engine, precision, device) != ("auto", "fp32", None):
+    elif (engine, precision, device) != ("auto", "auto", None):
         raise UsageError("a loaded model has its engine, precision and device already: give them to load()")
     return model.predict(inputs, top_k=top_k, batch_size=batch_size, exact=exact)
 
@@ -83,7 +82,7 @@ class Model:
         checkpoint: Checkpoint,
         *,
         engine: EngineName | Literal["auto"] = "auto",
-        precision: Precision = "fp32",
+        precision: Numbers = "auto",
         device: str | None = None,
     ) -> None:
         if why := checkpoint.why_no_classes:

@@ -31,13 +31,13 @@ from vitcli.inference.engines import (
     Choice,
     Engine,
     EngineName,
+    Numbers,
     Output,
     choose,
     open_engine,
 )
-from vitcli.machine import available_cpus, gpu_visible
+from vitcli.machine import available_cpus, default_device, gpu_visible, on_cpu
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 Input = str | Path | ImageSource | Image.Image
@@ -45,6 +45,7 @@ Input = str | Path | ImageSource | Image.Image
 LARGE = 1024 * 1024  # pixels of a model's input above which no image is prepared before the weights are known to fit
 LOOK_AHEAD = 64  # images counted before a GPU is worth its start
 IMAGES_PER_CALL: dict[EngineName, int] = {"onnxruntime": 1, "torch": 16}
+IMAGES_ON_GPU = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Stream:
         checkpoint: Checkpoint,
         *,
         engine: EngineName | Literal["auto"] = "auto",
-        precision: Precision = "fp32",
+        precision: Numbers = "auto",
         device: str | None = None,
         output: Output = "logits",
     ) -> None:
@@ -80,7 +81,7 @@ class Stream:
             raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
         self._engine: EngineName | Literal["auto"] = engine
-        self._precision: Precision = precision
+        self._precision: Numbers = precision
         self._device = device
         self._output: Output = output
         self._opened: dict[tuple[EngineName, int], Engine] = {}
@@ -102,7 +103,7 @@ class Stream:
         engine = self.choose(len(first)).engine
         # A few images get all cores each, one after the other; many are computed side by side.
         at_once = cpus if len(first) > cpus // 2 else 1
-        batches = _batches(chain(first, sources), batch_size or IMAGES_PER_CALL[engine])
+        batches = _batches(chain(first, sources), batch_size or self._images_per_call(engine))
         threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
         try:
             opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
@@ -117,6 +118,10 @@ class Stream:
                 yield from waiting.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
+
+    def _images_per_call(self, engine: EngineName) -> int:
+        on_gpu = engine == "torch" and not on_cpu(self._device or default_device())
+        return IMAGES_ON_GPU if on_gpu else IMAGES_PER_CALL[engine]
 
     def _open(self, engine: EngineName, at_once: int) -> Engine:
         with self._opening:

@@ -24,6 +24,7 @@ from vitcli.inspection.exhibit import Exhibit
 from vitcli.inspection.images import COUNT, Feed, Picture, pictures_of
 from vitcli.inspection.observe import observe
 from vitcli.machine import default_device
+from vitcli.model import linear
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 
@@ -202,6 +203,8 @@ def _subjects(
 ) -> list[Subject]:
     """The models on their device. One that is not a plain ViT may be among them where only features are looked at."""
     place = torch.device(device or default_device())
+    if place.type == "cpu":
+        linear.kernel()
     inside = any(not isinstance(aspect, OfAnyModel) for aspect in wanted)
     subjects: list[Subject] = []
     kept: tuple[int, ...]

@@ -49,13 +49,14 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        # A tensor, so that what was compiled for one block serves all, whatever their rates; none of the state.
+        self.keep = torch.tensor(1.0 - rate, device="cpu") if rate else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
+        if not self.training or self.keep is None:
             return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask.div_(keep)
+        kept = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.keep
+        return x * (kept.to(x.dtype) / self.keep)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, addend: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import holds_something, open_regular, parse_object, read_typed, write_file
 from vitcli.files import read_config as read_json
 from vitcli.machine import what_decides_bits
+from vitcli.model import linear
 from vitcli.text import command, safe
 from vitcli.training.events import Evaluated, HeadFitted, Stepped
 from vitcli.training.lock import LOCK, locked, require_there
@@ -169,6 +170,7 @@ class About:
     resume: str | None = None  # the command that goes on with the run, where that is not the run's own
     versions: Mapping[str, str | None] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    linear: Literal["torch", "onednn"] = "onednn"  # what multiplies on a CPU; an older version knew no other
     extended_from: tuple[float, ...] = ()
     went_on_with: tuple[str, ...] = ()  # what was not as at the beginning, each time that it was resumed
 
@@ -191,6 +193,11 @@ def what_is_left(folder: Path) -> str:
     """How to use what a run that cannot go on has trained so far; nothing before its first epoch ended."""
     names = [name for name in ("best", "last") if (folder / name / "model.safetensors").exists()]
     return f". What it has learned is whole: {command('vit', 'predict', '-m', folder / names[0])}" if names else ""
+
+
+def follow(config: Mapping[str, Any]) -> None:
+    """Compute from now on as the run in whose run.json `config` is began."""
+    linear.use(config.get("linear", About.linear))
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -217,6 +224,7 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | N
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **what_decides_bits(device),
+        "linear": linear.kernel(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

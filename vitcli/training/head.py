@@ -7,7 +7,7 @@ plain. A run keeps them in its folder, so that one that was interrupted computes
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -148,7 +148,8 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
         yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
     run.log(event, step=0)
     yield event
-    validation = validate(task.model, task, task.data.val, world)
+    exact = replace(task, recipe=replace(task.recipe, amp="fp32"))  # as its features are
+    validation = validate(task.model, exact, task.data.val, world)
     loss = F.cross_entropy(x @ fitted.weight.T + fitted.bias, labels).item()
     evaluated = Evaluated(0, 0, 0.0, loss, validation, is_best=True)
     run.log(evaluated)

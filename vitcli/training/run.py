@@ -19,20 +19,31 @@ from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import UsageError
-from vitcli.machine import default_device, default_workers, emulated, memory_free
+from vitcli.machine import default_device, default_workers, memory_free, on_cpu
 from vitcli.model.resample import Kernel
 from vitcli.text import safe
+from vitcli.training.auto import moved, worth_compiling
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
-from vitcli.training.folder import changed_since, evaluations, next_run_folder, read_config
-from vitcli.training.recipe import finetuning_recipe, load_recipe, override
+from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
+from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
 from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
-from vitcli.training.train import alone, begin, extend, final_data, leads, open_settings_data, restarted, resumed
+from vitcli.training.train import (
+    alone,
+    begin,
+    extend,
+    final_data,
+    leads,
+    on_machine,
+    open_settings_data,
+    restarted,
+    resumed,
+)
 from vitcli.training.train import train as trained
 
 DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
@@ -262,6 +273,7 @@ def plan(
     _require_split(settings, data, score)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()
+    left_open, settings = settings.recipe, on_machine(settings, place)
     task = build_task(settings, data, base=base, resolver=resolver)
     why, cost = "", None
     if choose and settings.recipe.lrs:
@@ -276,9 +288,21 @@ def plan(
         return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
     training = settings.tune != "head"
     cost = cost or estimate(task, place, training=training)
-    slow = training and emulated(settings.recipe.amp, place)
-    notes = ('this processor has no bfloat16 instructions: --set amp="" is several times as fast',) if slow else ()
-    return PlannedRun(settings, task, folder, place, cost, why, notes=notes)
+    if training:
+        recipe = _as_measured(settings.recipe, left_open, cost, place)
+        settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
+    slow = moved(settings.recipe, place) if training else None
+    return PlannedRun(settings, task, folder, place, cost, why, notes=(slow,) if slow else ())
+
+
+def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
+    """`recipe` with what the estimate has shown of what was `left_open`: the micro-batch that fits, and compilation."""
+    changes: dict[str, Any] = {}
+    if not left_open.micro_batch and alone() and not on_cpu(place):  # several processes have to agree, without a word
+        changes |= {"micro_batch": cost.micro_batch}
+    if left_open.compile is None and alone():
+        changes |= {"compile": worth_compiling(cost.all_seconds, place)}
+    return replace(recipe, **changes)
 
 
 def _choice(
@@ -307,10 +331,15 @@ def plan_resumption(
     """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
     _require_split(settings, data, score)
     place = device or default_device()
+    settings = on_machine(settings, place)
     task = build_task(settings, data, resolver=resolver)
-    changed = changed_since(read_config(folder), place)
-    notes = (f"goes on, but not to the same bits: {'; '.join(changed)}",) if changed else ()
-    return PlannedRun(settings, task, folder, place, None, "resumed", True, notes)
+    config = read_config(folder)
+    follow(config)
+    changed = changed_since(config, place)
+    notes = [f"goes on, but not to the same bits: {'; '.join(changed)}"] if changed else []
+    if settings.tune != "head" and (slow := moved(settings.recipe, place)):
+        notes.append(slow.partition(":")[0] + ", with which this run began; it goes on in them, several times slower")
+    return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes))
 
 
 def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:

@@ -83,7 +83,7 @@ class Settings:
         try:
             if not isinstance(recipe, dict):
                 raise ValueError(f"recipe must be an object, not {shown(recipe)}")
-            whole = override(Recipe(), recipe, "run.json")
+            whole = override(Recipe(amp="fp32", compile=False), recipe, "run.json")  # where an older version was silent
             settings = read_typed(cls, {**config, "recipe": as_dict(whole)})
             if settings.start is None:
                 checked_settings(settings.architecture, settings.model_args, "model_args")
