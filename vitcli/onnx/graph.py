@@ -30,7 +30,7 @@ from vitcli.onnx.stem import StemWriter
 
 Precision = Literal["fp32", "int8"]
 
-INPUT, OUTPUT, SHARES = "images", "logits", "probabilities"
+INPUT, OUTPUT, SHARES, FEATURES = "images", "logits", "probabilities", "features"
 LAST = (1 << 63) - 1  # the end of an axis, whatever its length
 
 
@@ -43,6 +43,7 @@ def build(
     positions: Mapping[Size, Array] | None = None,
     softmax: float | None = None,
     sigmoid: bool = False,
+    features: bool = False,
     graph: GraphWriter | None = None,
 ) -> OnnxModel:
     """The graph from `images` (B, C, H, W) to `logits` (B, K), float32, for any B.
@@ -51,16 +52,17 @@ def build(
     "int8" rounds the weights of the encoder's linear layers per output channel, and their inputs as they come with one
     scale for the whole batch; patches, head and what is computed once per image stay in float32. "fp16" computes and
     stores everything between input and output in float16. With `softmax`, a temperature, the output is `probabilities`
-    (B, K). With `pixels_of` the images are pixels from 0 to 255, and the normalisation is part of the graph.
+    (B, K). With `features` what enters the head is a second output, (B, D). With `pixels_of` the images are pixels from 0 to 255, and the normalisation is part of the graph.
     `positions` are the position embeddings (1, prefix + h·w, D) of several grids (h, w): the graph then takes images of
     each of these sizes, and fails for others. `graph` is written to, a new one unless it is given.
     """
     writer = _ViTWriter(config, tensors, precision, positions or {}, graph or GraphWriter())
-    writer.head(writer.encode(writer.embed(pixels_of)), softmax, sigmoid)
+    writer.head(writer.encode(writer.embed(pixels_of)), softmax, sigmoid, features)
+    outputs = {OUTPUT if softmax is None else SHARES: ("batch", config.num_classes or config.num_features)}
     return writer.graph.model(
         name="vit",
         inputs={INPUT: ("batch", config.in_chans, *(("height", "width") if positions else config.img_size))},
-        outputs={OUTPUT if softmax is None else SHARES: ("batch", config.num_classes or config.num_features)},
+        outputs=outputs | ({FEATURES: ("batch", config.num_features)} if features else {}),
     )
 
 
@@ -165,16 +167,21 @@ class _ViTWriter:
         x = self._mean(x, config.embed_dim) if config.global_pool == "avg" else self._attention_pool(x)
         return self._final_norm(x) if config.norm_after_pool else x
 
-    def head(self, y: str, softmax: float | None, sigmoid: bool) -> None:
+    def head(self, y: str, softmax: float | None, sigmoid: bool, features: bool) -> None:
         """y (B, D) → logits (B, K), or their softmax at that temperature; what would enter the head when K is 0."""
         config, graph = self.config, self.graph
         if config.head_hidden:
             hidden = self._linear(y, "pre_logits.fc", *self._layer("pre_logits.fc"))
             y = graph.node("Tanh" if config.head_act == "tanh" else "Gelu", hidden)
+        entering = y
         if config.num_classes:
             y = self._linear(y, "head", *self._layer("head"))
         if self.fp16:
             y, graph.half = graph.node("Cast", y, to=FLOAT32), False
+        if features and self.fp16:
+            graph.node("Cast", entering, to=FLOAT32, output=FEATURES)
+        elif features:
+            graph.node("Identity", entering, output=FEATURES)
         if softmax is None:
             graph.node("Identity", y, output=OUTPUT)
         else:
