@@ -4,7 +4,7 @@
 and for models that are not plain ViTs. Knows no files of images and no labels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +26,14 @@ from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
-# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
-Output = Literal["logits", "features", "both"]
+# Features are what the head sees, (B, D); with "both" logits stand behind them, (B, D + K), with "signature" behind an
+# image's signature, (B, 2 D + F + K); of models that are no plain ViTs the features are that.
+Output = Literal["logits", "features", "both", "signature"]
 
 # How far an exported file may be from its own self-test, on a processor with other instructions.
 _TOLERANCES: Mapping[ExportPrecision, float] = {"fp32": TOLERANCE, "fp16": 0.05, "int8": 0.25}
+
+Check = Callable[[Array], None]  # told the signature (1, W) of the self-test's image; raises CheckpointError
 
 # From here on a GPU is done before the CPU, the seconds included that torch and CUDA take to start.
 GPU_WORTHWHILE = 0.5e12  # floating-point operations
@@ -52,9 +55,16 @@ class OnnxEngine:
     """
 
     def __init__(
-        self, vit: ViTConfig, tensors: Mapping[str, Array], *, precision: Precision = "fp32", at_once: int = 1
+        self,
+        vit: ViTConfig,
+        tensors: Mapping[str, Array],
+        *,
+        precision: Precision = "fp32",
+        at_once: int = 1,
+        signature: bool = False,
     ) -> None:
-        self._session = session_of(build(vit, tensors, precision=precision), threads=_share(at_once))
+        graph = build(vit, tensors, precision=precision, signature=signature)
+        self._session = session_of(graph, threads=_share(at_once))
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
@@ -63,7 +73,13 @@ class OnnxEngine:
         return np.concatenate([*self._threads.map(self._run, np.split(pixels, len(pixels)))])
 
     def _run(self, image: Array) -> Array:
-        return self._session.run(None, {INPUT: image})[0]  # type: ignore[no-any-return]
+        return _joined(self._session.run(None, {INPUT: image}))
+
+
+def _joined(outputs: Sequence[Array]) -> Array:
+    """Logits (B, K), behind the signature where a graph gives one."""
+    logits, *signature = outputs
+    return np.concatenate([*signature, logits], axis=1) if signature else logits
 
 
 class ExportedEngine:
@@ -83,10 +99,13 @@ class ExportedEngine:
     def _run(self, image: Array) -> Array:
         if self._options.pixels:
             image = (image * self._std + self._mean) * np.float32(255)
-        found: Array = self._session.run(None, {INPUT: image})[0]
+        found, *signature = self._session.run(None, {INPUT: image})
+        return _joined([self._logits(found), *signature])
+
+    def _logits(self, found: Array) -> Array:
         if not self._options.softmax:
             return found
-        logs = np.log(np.maximum(found, np.float32(1e-37)))
+        logs: Array = np.log(np.maximum(found, np.float32(1e-37)))
         return logs - np.log1p(-np.minimum(found, np.float32(1 - 2**-24))) if self._outputs == "labels" else logs
 
 
@@ -104,10 +123,10 @@ def session_of(model: OnnxModel | Path, *, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
 
 
-def open_exported(checkpoint: Checkpoint, *, at_once: int = 1) -> ExportedEngine:
+def open_exported(checkpoint: Checkpoint, *, at_once: int = 1, check: Check | None = None) -> ExportedEngine:
     """An .onnx file of `vit export`, once it is known to be one and to compute what it did when it was written.
 
-    Raises CheckpointError.
+    `check` as in `open_engine`. Raises CheckpointError.
     """
     path = checkpoint.weights_path
     options = check_file(checkpoint)
@@ -116,10 +135,12 @@ def open_exported(checkpoint: Checkpoint, *, at_once: int = 1) -> ExportedEngine
     try:
         session = session_of(path, threads=_share(at_once))
         engine = ExportedEngine(session, options, checkpoint, at_once=at_once)
-        logits = engine.logits(selftest_input(checkpoint.preprocess, seed))
+        answer = engine.logits(selftest_input(checkpoint.preprocess, seed))
     except Exception as error:  # the classes of ONNX Runtime's have no common base but this
         raise CheckpointError(f"{safe(path)}: ONNX Runtime cannot run it: {safe(error)}") from error
-    check_selftest(checkpoint, logits, _TOLERANCES[options.precision])
+    check_selftest(checkpoint, answer[:, -checkpoint.num_classes :], _TOLERANCES[options.precision])
+    if check:
+        check(answer[:, : -checkpoint.num_classes])
     return engine
 
 
@@ -133,7 +154,7 @@ class TorchEngine:
 
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = load_any(checkpoint).to(self._device)
-        self._compute: Callable[[Any], Any] = model if output == "logits" else _features_of(model, output == "both")
+        self._compute: Callable[[Any], Any] = model if output == "logits" else _seen_by(model, output)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
@@ -146,17 +167,19 @@ class TorchEngine:
             return self._compute(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
 
 
-def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
-    """Images (B, C, H, W) → what the head of a torch model sees, (B, D), or (B, D + K) with the logits beside it."""
+def _seen_by(model: Any, output: Output) -> Callable[[Any], Any]:
+    """Images (B, C, H, W) → the `output` of a torch model that is more than its logits."""
     import torch
 
     def compute(images: Any) -> Any:
         if hasattr(model, "representation"):  # ours; else timm's
+            if output == "signature":
+                return torch.cat(model.signature(images), dim=1)
             features = model.representation(images)
-            return torch.cat([features, model.head(features)], dim=1) if with_logits else features
+            return features if output == "features" else torch.cat([features, model.head(features)], dim=1)
         tokens = model.forward_features(images)
         features = model.forward_head(tokens, pre_logits=True)
-        return torch.cat([features, model.forward_head(tokens)], dim=1) if with_logits else features
+        return features if output == "features" else torch.cat([features, model.forward_head(tokens)], dim=1)
 
     return compute
 
@@ -215,25 +238,35 @@ def open_engine(
     device: str | None = None,
     at_once: int = 1,
     output: Output = "logits",
+    check: Check | None = None,
 ) -> Engine:
     """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError.
 
-    What its `logits` gives is `output`; both at once is for torch.
+    What its `logits` gives is `output`; "both" is for torch. `check` is for signatures of exact engines.
     """
-    if checkpoint.exported and output == "logits":
-        return open_exported(checkpoint, at_once=at_once)
+    if checkpoint.exported and output in ("logits", "signature"):
+        return open_exported(checkpoint, at_once=at_once, check=check)
+    seed = selftest_seed(checkpoint)
+    image = selftest_input(checkpoint.preprocess, seed or 0)
     if engine == "torch":
-        return TorchEngine(checkpoint, device=device, output=output)
+        found = TorchEngine(checkpoint, device=device, output=output)
+        if check:
+            check(found.logits(image)[:, : -checkpoint.num_classes])
+        return found
     assert checkpoint.vit is not None
     assert output != "both"
     vit, tensors = checkpoint.vit, read_weights(checkpoint)
     if output == "features":
         vit = replace(vit, num_classes=0)
         tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
-    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once)
-    seed = selftest_seed(checkpoint)
-    if seed is not None and precision == "fp32" and output == "logits":  # int8 is further off than the test allows
-        check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
+    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once, signature=output == "signature")
+    # int8 is further off than the tests allow.
+    if precision == "fp32" and output != "features" and (check or seed is not None):
+        answer = opened.logits(image)
+        if seed is not None:
+            check_selftest(checkpoint, answer[:, -checkpoint.num_classes :])
+        if check:
+            check(answer[:, : -checkpoint.num_classes])
     return opened
 
 

@@ -27,6 +27,7 @@ from vitcli.images.find import ImageSource, find_images
 from vitcli.images.preprocess import Preprocess
 from vitcli.images.preprocess import load as load_pixels
 from vitcli.inference.engines import (
+    Check,
     Choice,
     Engine,
     EngineName,
@@ -73,8 +74,10 @@ class Stream:
         precision: Precision = "fp32",
         device: str | None = None,
         output: Output = "logits",
+        check: Check | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self._check = check
         self._engine: EngineName | Literal["auto"] = engine
         self._precision: Precision = precision
         self._device = device
@@ -125,6 +128,7 @@ class Stream:
                     device=self._device,
                     at_once=at_once,
                     output=self._output,
+                    check=self._check,
                 )
             return self._opened[key]
 

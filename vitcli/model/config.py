@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Size = tuple[int, int]  # (height, width)
+SPREAD_EPS = 1e-3  # added to a deviation before its logarithm is taken: flat images have none
 
 GlobalPool = Literal["token", "avg", "map"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -167,3 +168,8 @@ class ViTConfig:
     def num_features(self) -> int:
         """Width of `pre_logits`, the head's input."""
         return self.head_hidden or self.embed_dim
+
+    @property
+    def signature_width(self) -> int:
+        """Numbers of an image's signature (`VisionTransformer.signature`)."""
+        return 2 * self.embed_dim + self.num_features

@@ -55,6 +55,15 @@ def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None
     return outcome
 
 
+def keep_familiarity(folder: Path, data: DataSet) -> None:
+    """Put statistics of the validation images into the checkpoint `folder`, where they are enough."""
+    from vitcli.checkpoint.resolve import resolve
+    from vitcli.inference.familiarity import LEAST_IMAGES, familiarise, store
+
+    if len(data.val) >= LEAST_IMAGES:
+        store(folder, familiarise(resolve(str(folder)), data.val, data=data.root.resolve().name))
+
+
 def _split(data: DataSet, score: ScoredSplit) -> tuple[str, Samples | None]:
     """The images to score on; the test split when it is left to us and there is one."""
     if score == "none":

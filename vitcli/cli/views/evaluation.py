@@ -59,7 +59,7 @@ def _document(result: Evaluation | Calibration | Pairs | FewShot) -> dict[str, A
     if isinstance(result, Evaluation):
         return {"schema": "vit.evaluate/1", **_evaluation(result)}
     before = {name: getattr(result.before, name) for name in ("nll", "brier", "ece")}
-    found = {"split": result.split, "n": result.n, "temperature": result.temperature}
+    found = {"split": result.split, "n": result.n, "temperature": result.temperature, "familiar": result.familiar}
     own = {"calibration": {**found, "before": before, "checkpoint": str(result.folder)}}
     return {"schema": "vit.evaluate/1", **_evaluation(result.after), **own}
 
@@ -122,6 +122,8 @@ def _show_evaluation(result: Evaluation, calibration: Calibration | None = None)
             facts, "calibrated", f"temperature {calibration.temperature:g}, fitted on {calibration.split}", style="bold"
         )
         row(facts, "", f"({calibration.n} images), stored in {calibration.folder}")
+        if calibration.familiar:
+            row(facts, "familiarity", f"by {_count(calibration.familiar)} of {calibration.split}, stored there, too")
     console.print(facts)
     console.print()
     console.print(_measures(result, calibration.before if calibration else None))
