@@ -3,17 +3,21 @@
     python benchmarks/familiarity.py --photos val.csv --fashion fashion-mnist/ --strangers strangers/ --cache cache/
     python benchmarks/familiarity.py --photos val.csv --fashion fashion-mnist/ --cache cache/ --store
 
-val.csv names photo-vit's validation images; Fashion-MNIST's are the twentieth that the bundled clothes models held out.
-Below strangers/ lie cifar-100/ (its test/), caltech-101/, flowers/, clothing/ and textures/ as class folders, receipts/
-as files, digits/ as MNIST's test files; noise and flat colours are made here. Prints Markdown: for each model a table of
-AUROC / the share of strangers that pass where 95 % of its own images do. Half of the validation images make the
-statistics, the other half is told from the strangers. Signatures are kept in the cache by the checkpoint's digest, so
-another checkpoint (--models name=folder) is measured by the same command. --store writes the statistics of all
-validation images into the bundled folders.
+val.csv names photo-vit's validation images; Fashion-MNIST's are the twentieth that the bundled clothes models held
+out. Below strangers/ lie cifar-100/ (its test/), caltech-101/, flowers/, clothing/ and textures/ as class folders,
+receipts/ as files, digits/ as MNIST's test files; noise and flat colours are made here. Prints Markdown: for each model
+a table of AUROC / the share of strangers that pass where 95 % of its own images do. Half of the validation images make
+the statistics, the other half is told from the strangers. Signatures are kept in the cache by the checkpoint's digest,
+so another checkpoint (--models name=folder) is measured by the same command. --store writes the statistics of all
+validation images into the checkpoint's folder.
 """
 
 import argparse
+import csv
+import random
+import re
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -24,96 +28,90 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.familiarity import Facts
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.data.samples import FileSamples
 from vitcli.data.sources import open_data, open_splits
 from vitcli.inference.familiarity import _known, _parts, fit, store, widths_of
 from vitcli.inference.stream import Stream, sources
 
-MOST = 1000  # strangers of a kind
 # Classes that are, or hold, one of photo-vit's 200.
-KNOWN_CIFAR = set(
-    "aquarium_fish bear bee beetle bottle bridge bus butterfly camel cattle chair chimpanzee cockroach crocodile cup "
-    "elephant keyboard lamp lawn_mower lion lobster mountain mushroom orange plate rocket sea snail snake spider "
-    "streetcar sweet_pepper table telephone tractor train".split()
+KNOWN_CIFAR = frozenset(
+    ["aquarium_fish", "bear", "bee", "beetle", "bottle", "bridge", "bus", "butterfly", "camel", "cattle", "chair", "chimpanzee", "cockroach", "crocodile", "cup", "elephant", "keyboard", "lamp", "lawn_mower", "lion", "lobster", "mountain", "mushroom", "orange", "plate", "rocket", "sea", "snail", "snake", "spider", "streetcar", "sweet_pepper", "table", "telephone", "tractor", "train"]
 )
-KNOWN_CALTECH = set(
-    "BACKGROUND_Google Faces_easy barrel binocular butterfly cannon car_side chair windsor_chair cougar_body "
-    "cougar_face crocodile crocodile_head cup dragonfly elephant ewer gerenuk lamp lobster pizza scorpion trilobite "
-    "umbrella wild_cat".split()
+KNOWN_CALTECH = frozenset(
+    ["BACKGROUND_Google", "Faces_easy", "barrel", "binocular", "butterfly", "cannon", "car_side", "chair", "windsor_chair", "cougar_body", "cougar_face", "crocodile", "crocodile_head", "cup", "dragonfly", "elephant", "ewer", "gerenuk", "lamp", "lobster", "pizza", "scorpion", "trilobite", "umbrella", "wild_cat"]
 )
 Array = np.ndarray[Any, Any]
 Images = Callable[[], list[Any]]
 
 
-def files(folder: Path, but: set[str] = frozenset()) -> list[Path]:  # type: ignore[assignment]
-    """Up to MOST pictures below `folder`, of classes that are not in `but`, the same at every call."""
+def files(folder: Path, most: int, but: AbstractSet[str] = frozenset()) -> list[Path]:
+    """Up to `most` pictures below `folder`, of classes that are not in `but`, the same at every call."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     kept = [p for p in found if p.parent.name not in but]
-    return [kept[i] for i in np.random.default_rng(0).permutation(len(kept))[:MOST]]
+    random.Random(0).shuffle(kept)
+    return kept[:most]
 
 
 def noise() -> list[Image.Image]:
-    """Uniform, normal, gray, and smooth in twelve by twelve cells: in turn."""
+    """In turn uniform, normal, gray, and smooth: twelve by twelve cells, enlarged."""
     rng, made = np.random.default_rng(0), []
-    for i in range(400):
-        side = 12 if i % 4 == 3 else 96
-        pixels = rng.normal(128, 64, (side, side, 3)) if i % 4 == 1 else rng.uniform(0, 256, (side, side, 3))
-        if i % 4 == 2:
-            pixels[:] = pixels[:, :, :1]
-        made.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((96, 96), Image.Resampling.BICUBIC))
+    for i in range(240):
+        if i % 4 == 1:
+            pixels = rng.normal(128, 64, (96, 96, 3)).clip(0, 255)
+        elif i % 4 == 2:
+            pixels = np.repeat(rng.integers(0, 256, (96, 96, 1)), 3, 2)
+        else:
+            pixels = rng.integers(0, 256, (12, 12, 3) if i % 4 == 3 else (96, 96, 3))
+        made.append(Image.fromarray(pixels.astype(np.uint8)).resize((96, 96), Image.Resampling.BICUBIC))
     return made
 
 
 def flat() -> list[Image.Image]:
     """Every second one gray."""
-    colours = np.random.default_rng(1).integers(0, 256, (200, 3)).tolist()
-    return [Image.new("RGB", (96, 96), (c[0], *(c[1:] if i % 2 else [c[0]] * 2))) for i, c in enumerate(colours)]
+    colours = np.random.default_rng(1).integers(0, 256, (160, 3)).tolist()
+    return [Image.new("RGB", (96, 96), tuple(c if i % 2 else [c[0]] * 3)) for i, c in enumerate(colours)]
 
 
-def strangers_of(model: str, place: Path, fashion: Path, photos: Path) -> dict[str, Images]:
+def strangers_of(model: str, options: argparse.Namespace) -> dict[str, Images]:
     """Kinds of images that are none of the model's, in the table's order."""
+    place, most = options.strangers, options.most
 
     def digits() -> list[Image.Image]:
         samples = open_splits(place / "digits", set(), None).named["test"]
-        return [samples.image(i) for i in range(MOST)]
+        return [samples.image(i) for i in range(min(most, 1000))]
 
     def clothes() -> list[Image.Image]:
-        samples = open_data(fashion, val_fraction=0.05).val
-        return [samples.image(i) for i in range(MOST)]
+        samples = open_data(options.fashion, val_fraction=0.05).val
+        return [samples.image(i) for i in range(min(most, 600))]
 
-    own: dict[str, Images] = {"Tiny ImageNet": lambda: photographs(photos)[:MOST]}
-    if model == "photo-vit":
-        own = {"Fashion-MNIST": clothes}
+    if model.startswith("photo"):
+        own: dict[str, Images] = {
+            "flowers, photographs": lambda: files(place / "flowers", min(most, 400)),
+            "worn clothes, photographs": lambda: files(place / "clothing", most),
+            "Fashion-MNIST": clothes,
+        }
+    else:
+        own = {"Tiny ImageNet": lambda: files(options.photos.parent / "tiny" / "train", 2 * most)}
     return {
-        "CIFAR-100, unseen classes": lambda: files(place / "cifar-100", KNOWN_CIFAR),
-        "Caltech-101, unseen classes": lambda: files(place / "caltech-101", KNOWN_CALTECH),
-        "photographs of flowers": lambda: files(place / "flowers"),
-        "photographs of clothes": lambda: files(place / "clothing"),
+        "CIFAR-100, unseen classes": lambda: files(place / "cifar-100", most, KNOWN_CIFAR),
+        "Caltech-101, unseen classes": lambda: files(place / "caltech-101", most, KNOWN_CALTECH),
         **own,
         "digits (MNIST)": digits,
-        "receipts, scanned": lambda: files(place / "receipts")[:200],
-        "textures (DTD)": lambda: files(place / "textures"),
+        "receipts, scanned": lambda: files(place / "receipts", 100),
+        "textures (DTD)": lambda: files(place / "textures", 400),
         "noise": noise,
         "flat colours": flat,
     }
 
 
-def photographs(photos: Path) -> list[Path]:
-    samples = open_splits(photos, set(), None).named["val"]
-    return [samples.path(int(i)) for i in np.random.default_rng(0).permutation(len(samples))]
-
-
-def own_images(model: str, checkpoint: Checkpoint, fashion: Path, photos: Path) -> tuple[list[Any], Array, str]:
+def own_images(model: str, checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[list[Any], Array, str]:
     """The model's validation images, their labels, and the name of the data."""
     if not model.startswith("photo"):
-        val = open_data(fashion, val_fraction=0.05).val
+        val = open_data(options.fashion, val_fraction=0.05).val
         return [val.image(i) for i in range(len(val))], val.labels, "Fashion-MNIST"
-    splits = open_splits(photos, set(), None)
-    samples = splits.named["val"]
-    assert isinstance(samples, FileSamples)
+    with options.photos.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
     place = {name: i for i, name in enumerate(checkpoint.labels)}
-    labels = np.array([place[splits.classes[label]] for label in samples.labels])
-    return [samples.path(i) for i in range(len(samples))], labels, "Tiny ImageNet"
+    return [row["path"] for row in rows], np.array([place[row["label"]] for row in rows]), "Tiny ImageNet"
 
 
 class Seen:
@@ -125,7 +123,7 @@ class Seen:
 
     def of(self, kind: str, images: Images) -> tuple[Array, Array]:
         """(N, W) and (N, K)"""
-        kept = self.cache / f"{kind.partition(' ')[0].strip(',')}-{len(kind)}.npy"
+        kept = self.cache / f"{re.split('[ ,-]', kind)[0]}.npy"
         if not kept.exists():
             stream = Stream(self.checkpoint, output="signature")
             answers = list(stream.answers(sources(images())))
@@ -216,7 +214,9 @@ def put(seen: Seen, own: tuple[list[Any], Array, str]) -> None:
         signatures, logits, labels, widths_of(checkpoint, signatures.shape[1]), known=_known(checkpoint), facts=facts
     )
     store(checkpoint.folder, made)
-    print(f"{checkpoint.folder}: {len(labels)} images, {(checkpoint.folder / 'familiarity.safetensors').stat().st_size}")
+    print(
+        f"{checkpoint.folder}: {len(labels)} images, {(checkpoint.folder / 'familiarity.safetensors').stat().st_size}"
+    )
 
 
 def main() -> None:
@@ -225,16 +225,17 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--strangers", type=Path)
     parser.add_argument("--models", nargs="*", default=["photo-vit", "fashion-vit"], help="NAME or NAME=CHECKPOINT")
+    parser.add_argument("--most", type=int, default=1500, help="strangers of a kind, at most")
     parser.add_argument("--store", action="store_true")
     options = parser.parse_args()
     for text in options.models:
         name, _, place = text.partition("=")
         seen = Seen(resolve(place or name), options.cache)
-        own = own_images(name, seen.checkpoint, options.fashion, options.photos)
+        own = own_images(name, seen.checkpoint, options)
         if options.store:
             put(seen, own)
         else:
-            measure(name, seen, own, strangers_of(name, options.strangers, options.fashion, options.photos))
+            measure(name, seen, own, strangers_of(name, options))
 
 
 if __name__ == "__main__":
