@@ -16,8 +16,7 @@ import argparse
 import csv
 import random
 import re
-from collections.abc import Callable, Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,21 @@ from vitcli.inference.familiarity import _known, _parts, fit, store, widths_of
 from vitcli.inference.stream import Stream, sources
 
 # Classes that are, or hold, one of photo-vit's 200.
-KNOWN_CIFAR = frozenset(
-    ["aquarium_fish", "bear", "bee", "beetle", "bottle", "bridge", "bus", "butterfly", "camel", "cattle", "chair", "chimpanzee", "cockroach", "crocodile", "cup", "elephant", "keyboard", "lamp", "lawn_mower", "lion", "lobster", "mountain", "mushroom", "orange", "plate", "rocket", "sea", "snail", "snake", "spider", "streetcar", "sweet_pepper", "table", "telephone", "tractor", "train"]
+KNOWN_CIFAR = (
+    "aquarium_fish bear bee beetle bottle bridge bus butterfly camel cattle chair chimpanzee cockroach "
+    "crocodile cup elephant keyboard lamp lawn_mower lion lobster mountain mushroom orange plate rocket "
+    "sea snail snake spider streetcar sweet_pepper table telephone tractor train"
 )
-KNOWN_CALTECH = frozenset(
-    ["BACKGROUND_Google", "Faces_easy", "barrel", "binocular", "butterfly", "cannon", "car_side", "chair", "windsor_chair", "cougar_body", "cougar_face", "crocodile", "crocodile_head", "cup", "dragonfly", "elephant", "ewer", "gerenuk", "lamp", "lobster", "pizza", "scorpion", "trilobite", "umbrella", "wild_cat"]
+KNOWN_CALTECH = (
+    "BACKGROUND_Google Faces_easy barrel binocular butterfly cannon car_side chair windsor_chair "
+    "cougar_body cougar_face crocodile crocodile_head cup dragonfly elephant ewer gerenuk lamp lobster "
+    "pizza scorpion trilobite umbrella wild_cat"
 )
 Array = np.ndarray[Any, Any]
 Images = Callable[[], list[Any]]
 
 
-def files(folder: Path, most: int, but: AbstractSet[str] = frozenset()) -> list[Path]:
+def files(folder: Path, most: int, but: Sequence[str] = ()) -> list[Path]:
     """Up to `most` pictures below `folder`, of classes that are not in `but`, the same at every call."""
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     kept = [p for p in found if p.parent.name not in but]
@@ -92,8 +95,8 @@ def strangers_of(model: str, options: argparse.Namespace) -> dict[str, Images]:
     else:
         own = {"Tiny ImageNet": lambda: files(options.photos.parent / "tiny" / "train", 2 * most)}
     return {
-        "CIFAR-100, unseen classes": lambda: files(place / "cifar-100", most, KNOWN_CIFAR),
-        "Caltech-101, unseen classes": lambda: files(place / "caltech-101", most, KNOWN_CALTECH),
+        "CIFAR-100, unseen classes": lambda: files(place / "cifar-100", most, KNOWN_CIFAR.split()),
+        "Caltech-101, unseen classes": lambda: files(place / "caltech-101", most, KNOWN_CALTECH.split()),
         **own,
         "digits (MNIST)": digits,
         "receipts, scanned": lambda: files(place / "receipts", 100),

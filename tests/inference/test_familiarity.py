@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,7 +215,7 @@ class TestCommand:
 
 
 @pytest.fixture
-def flowers(tmp_path: Path) -> Iterator[Path]:
+def flowers(tmp_path: Path) -> Path:
     """A data set with a validation split that is large enough."""
     for split, n in (("train", 6), ("val", 120), ("test", 6)):
         samples = own_samples(n, seed=n)
@@ -224,7 +223,7 @@ def flowers(tmp_path: Path) -> Iterator[Path]:
             place = tmp_path / "flowers" / split / LABELS[i % 3]
             place.mkdir(parents=True, exist_ok=True)
             samples.image(i).save(place / f"{i}.png")
-    yield tmp_path / "flowers"
+    return tmp_path / "flowers"
 
 
 class TestWhereTheyComeFrom:
