@@ -28,7 +28,7 @@ from vitcli.checkpoint.familiarity import Facts
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.sources import open_data, open_splits
-from vitcli.inference.familiarity import _known, _parts, fit, store, widths_of
+from vitcli.inference.familiarity import fit, known_signature, parts_of, store, widths_of
 from vitcli.inference.stream import Stream, sources
 
 # Classes that are, or hold, one of photo-vit's 200.
@@ -149,8 +149,8 @@ def scores_of(
     head = slice(sum(widths[:-1]), None)
     features = signatures[:, head].astype(np.float64)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    mean, spread, by_class = _parts(signatures, labels, widths)
-    _, _, as_one = _parts(signatures, np.zeros(len(labels), np.int64), widths)
+    mean, spread, by_class = parts_of(signatures, labels, widths)
+    _, _, as_one = parts_of(signatures, np.zeros(len(labels), np.int64), widths)
     cut = np.cumsum(widths)[:-1]
 
     def nearest(x: Array, _: Array) -> Array:
@@ -214,7 +214,12 @@ def put(seen: Seen, own: tuple[list[Any], Array, str]) -> None:
     signatures, logits = seen.of("own", lambda: own[0])
     facts = Facts(data, len(labels), checkpoint.temperature or 1.0)
     made = fit(
-        signatures, logits, labels, widths_of(checkpoint, signatures.shape[1]), known=_known(checkpoint), facts=facts
+        signatures,
+        logits,
+        labels,
+        widths_of(checkpoint, signatures.shape[1]),
+        known=known_signature(checkpoint),
+        facts=facts,
     )
     store(checkpoint.folder, made)
     print(

@@ -86,7 +86,7 @@ def familiarise(
         logits,
         labels[wanted[read]],
         widths_of(checkpoint, signatures.shape[1]),
-        known=_known(checkpoint),
+        known=known_signature(checkpoint),
         facts=Facts(data, len(signatures), temperature),
         exclusive=checkpoint.outputs == "classes",
     )
@@ -109,7 +109,7 @@ def widths_of(checkpoint: Checkpoint, width: int) -> tuple[int, ...]:
     return (vit.embed_dim, vit.embed_dim, vit.num_features) if vit else (width,)
 
 
-def _known(checkpoint: Checkpoint) -> Array:
+def known_signature(checkpoint: Checkpoint) -> Array:
     """The signature (W,) of the self-test's image."""
     engine: EngineName = Stream(checkpoint, output="signature").choose(1).engine
     image = selftest_input(checkpoint.preprocess, selftest_seed(checkpoint) or 0)
@@ -131,13 +131,13 @@ def fit(
     `exclusive`: one class an image, as `Familiarity.truths` needs.
     """
     folds = np.random.default_rng(0).permutation(len(labels)) % FOLDS
-    parts = _parts(signatures, labels, widths)
+    parts = parts_of(signatures, labels, widths)
     empty = np.zeros(0, np.float32)
     made = Familiarity(facts, parts, np.ones((len(parts), 2), np.float32), empty, empty, known.astype(np.float32))
     distances = np.empty((len(labels), len(widths)))
     for fold in range(FOLDS):
         out = folds == fold
-        of_others = replace(made, parts=_parts(signatures[~out], labels[~out], widths))
+        of_others = replace(made, parts=parts_of(signatures[~out], labels[~out], widths))
         distances[out] = of_others.distances(signatures[out])
     deviation = np.maximum(distances.std(axis=0), 1e-6) / WEIGHTS[-len(widths) :]
     made = replace(made, usual=np.stack([distances.mean(axis=0), deviation], axis=1).astype(np.float32))
@@ -148,7 +148,7 @@ def fit(
     return replace(made, reference=reference, truths=truths.astype(np.float32))
 
 
-def _parts(signatures: Array, labels: Labels, widths: Sequence[int]) -> tuple[Part, ...]:
+def parts_of(signatures: Array, labels: Labels, widths: Sequence[int]) -> tuple[Part, ...]:
     """Of what the head sees the distance is from the nearest class, of the others from the mean of all images."""
     *others, head = np.split(signatures.astype(np.float64), np.cumsum(widths)[:-1], axis=1)
     return (*(_part(x, None, DIRECTIONS) for x in others), _part(head, labels, head.shape[1]))
