@@ -65,6 +65,7 @@ DAMAGE = {
     "a negative deviation": lambda t: t["usual"].__setitem__((1, 1), -1),
     "a part too few in usual": lambda t: t.update(usual=t["usual"][1:]),
     "not a number": lambda t: t["parts.0.axes"].__setitem__((0, 0), np.nan),
+    "beyond all bounds": lambda t: t["parts.0.origin"].__setitem__(0, 1e30),
     "infinite": lambda t: t["known"].__setitem__(0, np.inf),
     "axes of other numbers": lambda t: t.update({"parts.1.axes": t["parts.1.axes"][1:]}),
     "centers in another space": lambda t: t.update({"parts.2.centers": t["parts.2.centers"][:, 1:]}),

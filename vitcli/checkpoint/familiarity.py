@@ -37,6 +37,7 @@ AGAIN = "delete the file; vit evaluate --calibrate writes another"
 MAX_BYTES = 64 << 20
 MAX_IMAGES = 10_000  # held-out images of which scores are kept
 MAX_PARTS = 8
+LARGEST = 1e8  # of any number in the file: distances must not overflow
 
 Scores = npt.NDArray[np.float64]
 
@@ -188,7 +189,7 @@ def _parse(file: BinaryIO, path: Path) -> Familiarity:
     if header.metadata.get("format") != FORMAT:
         raise CheckpointError(f"{safe(path)}: not statistics as this version of vit writes them; {AGAIN}")
     try:
-        facts = read_typed(Facts, parse_object(header.metadata.get("facts", "").encode(), "facts"))
+        facts = read_typed(Facts, parse_object(header.metadata.get("facts", "").encode(), f"{safe(path)}: facts"))
         tensors = read_data(file, header, path)
         check_finite(tensors, path)
         return _checked(facts, tensors)
@@ -199,6 +200,8 @@ def _parse(file: BinaryIO, path: Path) -> Familiarity:
 
 def _checked(facts: Facts, tensors: Mapping[str, Array]) -> Familiarity:
     """Raises ValueError or KeyError for what does not belong together."""
+    if any(np.abs(array).max(initial=0) > LARGEST for array in tensors.values()):
+        raise ValueError("a number is beyond all bounds")
     count = sum(name.endswith(".axes") for name in tensors)
     if not 1 <= count <= MAX_PARTS or len(tensors) != 3 * count + 4:
         raise ValueError(f"{count} parts in {len(tensors)} arrays")
