@@ -197,14 +197,15 @@ def measure(model: str, seen: Seen, own: tuple[list[Any], Array, str], kinds: di
     half, other = np.array_split(order, 2)
     widths = widths_of(seen.checkpoint, signatures.shape[1])
     scores = dict(scores_of(signatures[half], logits[half], own[1][half], widths))
+    usual = {name: score(signatures[other], logits[other]) for name, score in scores.items()}
     print(f"\n{model}, {len(half)} own images in the statistics, {len(other)} beside the strangers:\n")
     print("| strangers | n |", " | ".join(scores), "|\n| --- | ---: |", " --- |" * len(scores))
     for kind, images in kinds.items():
         x, z = seen.of(kind, images)
         cells = []
-        for score in scores.values():
-            usual, strange = score(signatures[other], logits[other]), score(x, z)
-            cells.append(f"{auroc(usual, strange):.3f} / {false_alarms(usual, strange):.2f}")
+        for name, score in scores.items():
+            strange = score(x, z)
+            cells.append(f"{auroc(usual[name], strange):.3f} / {false_alarms(usual[name], strange):.2f}")
         print(f"| {kind} | {len(x)} |", " | ".join(cells), "|", flush=True)
 
 
