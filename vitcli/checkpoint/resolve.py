@@ -24,6 +24,7 @@ from vitcli.checkpoint.layout import (
     ALIASES,
     CONFIG_NAME,
     DEFAULT_BUNDLED,
+    FAMILIARITY_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
     bundled_folder,
@@ -148,7 +149,7 @@ def _weights_in(path: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
     for suffix in (INDEX_SUFFIX, ".safetensors"):
-        found = [name for name in names if name.endswith(suffix)]
+        found = [name for name in names if name.endswith(suffix) and name != FAMILIARITY_NAME]
         if len(found) == 1:
             return path / found[0]
     if pickles := [name for name in names if name.endswith(_PICKLES)]:

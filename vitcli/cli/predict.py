@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     from vitcli.inference.stream import Stream
 
 TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
+RejectOpt = Annotated[
+    str | None,
+    typer.Option("--reject", help="Answer unknown to images less familiar than all but this share of the model's own."),
+]
+SetsOpt = Annotated[
+    str | None, typer.Option("--sets", help="Also the set of classes that holds the truth so often: 90%.")
+]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 
@@ -47,6 +54,8 @@ def predict(
     jsonl: JsonlOpt = False,
     csv: CsvOpt = False,
     from_file: FromFileOpt = None,
+    reject: RejectOpt = None,
+    sets: SetsOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
     precision: EnginePrecisionOpt = "auto",
@@ -70,15 +79,22 @@ def predict(
     if model is None:
         note(_what_was_taken(checkpoint))
     found = images_named(images, from_file)
+    rejected, held = share(reject, "--reject"), share(sets, "--sets")
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
     refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     if checkpoint.outputs == "labels" and checkpoint.num_classes > 1:
         note("each label is judged by itself (multi-label): probabilities do not add up to 1")
-    predictions = loaded.predict(found, top_k=top, batch_size=batch_size, exact=exact)
+    predictions = loaded.predict(found, top_k=top, batch_size=batch_size, exact=exact, reject=rejected, sets=held)
+    said = prediction_view.Said(
+        checkpoint,
+        loaded.familiarity.facts.data if loaded.familiarity else None,
+        rejects=rejected is not None,
+        sets=held,
+    )
     write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
-    if failed := write(predictions, checkpoint):
+    if failed := write(predictions, said):
         note(f"{failed} of the images could not be read")
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -113,6 +129,19 @@ def refuse_batches(batch_size: int | None, model: "Model | Stream | Embedder") -
         raise UsageError(
             "--batch-size belongs to --engine torch; ONNX Runtime computes one image at a time, which is faster"
         )
+
+
+def share(text: str | None, option: str) -> float | None:
+    """5% and 0.05 are one share; None where nothing is asked. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise UsageError(f"{option} {safe(text, 40)}: write a share between 0 and 1, such as 5% or 0.05")
+    return value
 
 
 def _what_was_taken(checkpoint: "Checkpoint") -> str:

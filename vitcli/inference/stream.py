@@ -28,6 +28,7 @@ from vitcli.images.find import ImageSource, find_images
 from vitcli.images.preprocess import Preprocess
 from vitcli.images.preprocess import load as load_pixels
 from vitcli.inference.engines import (
+    Check,
     Choice,
     Engine,
     EngineName,
@@ -76,10 +77,12 @@ class Stream:
         precision: Numbers = "auto",
         device: str | None = None,
         output: Output = "logits",
+        check: Check | None = None,
     ) -> None:
         if checkpoint.exported and output != "logits":
             raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
+        self._check = check
         self._engine: EngineName | Literal["auto"] = engine
         self._precision: Numbers = precision
         self._device = device
@@ -134,6 +137,7 @@ class Stream:
                     device=self._device,
                     at_once=at_once,
                     output=self._output,
+                    check=self._check,
                 )
             return self._opened[key]
 

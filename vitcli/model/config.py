@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Size = tuple[int, int]  # (height, width)
+SPREAD_EPS = 1e-3  # added to a deviation before its logarithm is taken: flat images have none
 
 GlobalPool = Literal["token", "avg", "map"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -261,3 +262,8 @@ class ViTConfig:
         if what in {f"blocks.{i}" for i in range(self.depth)}:
             return self.num_tokens, self.embed_dim
         raise ValueError(f"there are pre_logits, class, mean, patches, and blocks.0 to blocks.{self.depth - 1}")
+
+    @property
+    def signature_width(self) -> int:
+        """Numbers of an image's signature (`VisionTransformer.signature`)."""
+        return 2 * self.embed_dim + self.num_features

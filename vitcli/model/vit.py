@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitcli.model.config import ViTConfig
+from vitcli.model.config import SPREAD_EPS, ViTConfig
 from vitcli.model.heads import AttentionPool, PreLogits, classifier, mean_of_heads
 from vitcli.model.relatives import Rotary, blocks
 from vitcli.model.stem import Residual, cnn
@@ -87,6 +87,18 @@ class VisionTransformer(nn.Module):
     def representation(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → what the head sees, `pre_logits` (B, num_features)."""
         return self._last_block_and_pool(self._before_last_block(x))
+
+    def signature(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) → by what they are recognised as familiar or strange, and logits (B, K).
+
+        The signature (B, 2 D + F): mean, and logarithm of the deviation, of the patch tokens that enter the last block,
+        and what the head sees.
+        """
+        tokens = self._before_last_block(x)
+        features = self._last_block_and_pool(tokens)
+        patches = tokens[:, self.config.num_prefix_tokens :]
+        spread = (patches.std(dim=1, unbiased=False) + SPREAD_EPS).log()
+        return torch.cat([patches.mean(dim=1), spread, features], dim=1), self.classify(features)
 
     def _before_last_block(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the tokens that enter the last block (B, N, D)."""

@@ -17,13 +17,13 @@ Legend: B batch, C channels, H W pixels, h w patch grid, N tokens, M pooled toke
 head, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from vitcli.images.preprocess import Preprocess
-from vitcli.model.config import Size, ViTConfig
+from vitcli.model.config import SPREAD_EPS, Size, ViTConfig
 from vitcli.model.shapes import Array
 from vitcli.onnx.layers import INPUT
 from vitcli.onnx.protobuf import FLOAT16, FLOAT32, GraphWriter, OnnxModel
@@ -32,7 +32,7 @@ from vitcli.onnx.stem import StemWriter
 
 Precision = Literal["fp32", "int8"]
 
-OUTPUT, SHARES = "logits", "probabilities"
+OUTPUT, SHARES, SIGNATURE = "logits", "probabilities", "signature"
 LAST = (1 << 63) - 1  # the end of an axis, whatever its length
 
 
@@ -45,6 +45,7 @@ def build(
     positions: Mapping[Size, Array] | None = None,
     softmax: float | None = None,
     sigmoid: bool = False,
+    signature: bool = False,
     graph: GraphWriter | None = None,
 ) -> OnnxModel:
     """The graph from `images` (B, C, H, W) to `logits` (B, K), float32, for any B.
@@ -53,24 +54,29 @@ def build(
     "int8" rounds the weights of the encoder's linear layers per output channel, and their inputs as they come with one
     scale for the whole batch; patches, head and what is computed once per image stay in float32. "fp16" computes and
     stores everything between input and output in float16. With `softmax`, a temperature, the output is `probabilities`
-    (B, K). With `pixels_of` the images are pixels from 0 to 255, and the normalisation is part of the graph.
+    (B, K). With `signature` that of each image is a second output, (B, 2 D + F), as `VisionTransformer.signature` gives
+    it. With `pixels_of` the images are pixels from 0 to 255, and the normalisation is part of the graph.
     `positions` are the position embeddings (1, prefix + h·w, D) of several grids (h, w): the graph then takes images of
     each of these sizes, and fails for others. `graph` is written to, a new one unless it is given.
     """
     writer = ViTWriter(config, tensors, precision, positions, graph)
+    writer.signing = signature
     writer.head(writer.encode(writer.embed(pixels_of)), softmax, sigmoid)
-    shape = ("batch", config.num_classes or config.num_features)
-    return writer.model("vit", shape, OUTPUT if softmax is None else SHARES)
+    outputs = {OUTPUT if softmax is None else SHARES: ("batch", config.num_classes or config.num_features)}
+    return writer.model("vit", outputs | ({SIGNATURE: ("batch", config.signature_width)} if signature else {}))
 
 
 class ViTWriter(RelatedWriter):
     """Each method adds the nodes of one part of the model and gives the name of its result."""
 
-    def model(self, name: str, shape: tuple[int | str, ...], output: str = OUTPUT) -> OnnxModel:
-        """All that was written, whose `output` has this shape."""
+    signing = False  # whether the graph gives each image's signature, too
+    _seen: Sequence[str] = ()  # its parts
+
+    def model(self, name: str, outputs: Mapping[str, tuple[int | str, ...]]) -> OnnxModel:
+        """All that was written, with these outputs and their shapes."""
         size = ("height", "width") if self.positions else self.config.img_size
         return self.graph.model(
-            name=name, inputs={INPUT: ("batch", self.config.in_chans, *size)}, outputs={output: shape}
+            name=name, inputs={INPUT: ("batch", self.config.in_chans, *size)}, outputs=dict(outputs)
         )
 
     def embed(self, pixels_of: Preprocess | None) -> str:
@@ -143,6 +149,8 @@ class ViTWriter(RelatedWriter):
         config, last = self.config, f"blocks.{self.config.depth - 1}."
         for i in range(config.depth - 1):
             x = self._mlp(self._attention(x, f"blocks.{i}."), f"blocks.{i}.")
+        if self.signing:
+            self._seen = self._mean_and_spread(x)
         if config.global_pool == "token":
             x = self._final_norm(self._mlp(self._class_attention(x, last), last))
             return self.graph.node("Reshape", x, self.graph.ints(-1, 2 * config.embed_dim)) if config.distilled else x
@@ -160,12 +168,31 @@ class ViTWriter(RelatedWriter):
         x = self._mean(x, config.embed_dim) if config.global_pool == "avg" else self._attention_pool(x)
         return self._final_norm(x) if config.norm_after_pool else x
 
+    def _mean_and_spread(self, x: str) -> list[str]:
+        """Tokens (B·N, D) → mean and logarithm of the deviation of an image's patches, each (B, D), in float32."""
+        graph, config = self.graph, self.config
+        half, graph.half = graph.half, False
+        x = self._images(x, config.num_tokens)
+        if half:
+            x = graph.node("Cast", x, to=FLOAT32)
+        span = graph.ints(config.num_prefix_tokens), graph.ints(LAST)
+        patches = graph.node("Slice", x, *span, graph.ints(1)) if config.num_prefix_tokens else x
+        mean = graph.node("ReduceMean", patches, graph.ints(1), keepdims=1)
+        apart = graph.node("Sub", patches, mean)
+        variance = graph.node("ReduceMean", graph.node("Mul", apart, apart), graph.ints(1), keepdims=0)
+        spread = graph.node("Add", graph.node("Sqrt", variance), graph.scalar(SPREAD_EPS))
+        graph.half = half
+        return [graph.node("Reshape", mean, graph.ints(-1, config.embed_dim)), graph.node("Log", spread)]
+
     def head(self, y: str, softmax: float | None, sigmoid: bool) -> None:
         """y (B, D) → logits (B, K), or their softmax at that temperature; what would enter the head when K is 0."""
         config, graph = self.config, self.graph
         if config.head_hidden:
             hidden = self._linear(y, "pre_logits.fc", *self._layer("pre_logits.fc"))
             y = graph.node("Tanh" if config.head_act == "tanh" else "Gelu", hidden)
+        if self.signing:
+            seen = graph.node("Cast", y, to=FLOAT32) if self.fp16 else y
+            graph.node("Concat", *self._seen, seen, axis=1, output=SIGNATURE)
         if config.num_classes:
             weight, bias = self._layer("head")
             if config.distilled:  # the mean of two heads' answers is that of one head to both tokens

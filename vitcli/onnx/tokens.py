@@ -17,7 +17,7 @@ def build_tokens(
     """The graph from `images` (B, C, H, W) to tokens; `what` and their shapes are those of `config.token_shape`."""
     writer = _TokenWriter(config, tensors, precision)
     writer.tokens(what)
-    return writer.model("vit-tokens", ("batch", *config.token_shape(what)))
+    return writer.model("vit-tokens", {OUTPUT: ("batch", *config.token_shape(what))})
 
 
 class _TokenWriter(ViTWriter):

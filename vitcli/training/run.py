@@ -29,7 +29,7 @@ from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_t
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
 from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
-from vitcli.training.report import Outcome, ScoredSplit, score_run
+from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
 from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
@@ -370,7 +370,11 @@ def carry_out(
     for event in events:
         if on_event:
             on_event(event)
-    return FinishedRun(folder, score_run(folder, final_data(settings, data), score) if leads() else None)
+    if not leads():
+        return FinishedRun(folder, None)
+    data = final_data(settings, data)
+    keep_familiarity(folder / "best", data)
+    return FinishedRun(folder, score_run(folder, data, score))
 
 
 def _pair(pixels: Pixels | None) -> tuple[int, int] | None:
