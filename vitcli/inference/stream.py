@@ -79,7 +79,7 @@ class Stream:
         output: Output = "logits",
         check: Check | None = None,
     ) -> None:
-        if checkpoint.exported and output != "logits":
+        if checkpoint.exported and output not in ("logits", "signature"):
             raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
         self._check = check
