@@ -124,7 +124,7 @@ def buildable(base: ViTConfig, vit: ViTConfig) -> bool:
 
 def _different(base: ViTConfig, vit: ViTConfig) -> list[str]:
     """The fields in which `vit` is of another kind than `base`, and nothing can say so."""
-    names = SETTLED
+    names: tuple[str, ...] = SETTLED
     if base.related:
         allowed = settable(base) | {"norm_eps", "num_classes"}
         names = tuple(field.name for field in fields(ViTConfig) if field.name not in allowed)

@@ -22,7 +22,8 @@ from vitcli.inference.exported import ExportPrecision, Options, check_file
 from vitcli.machine import available_cpus, default_device, gpu_visible
 from vitcli.model.config import ViTConfig
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import INPUT, Precision, build
+from vitcli.onnx.graph import Precision, build
+from vitcli.onnx.layers import INPUT
 from vitcli.onnx.protobuf import OnnxModel
 from vitcli.onnx.tokens import build_tokens
 from vitcli.text import safe

@@ -36,7 +36,8 @@ from vitcli.inference.exported import ExportPrecision, Options, check_file, chec
 from vitcli.metrics import Interval, wilson
 from vitcli.model.config import Size
 from vitcli.model.shapes import Array, weight_shapes
-from vitcli.onnx.graph import INPUT, build
+from vitcli.onnx.graph import build
+from vitcli.onnx.layers import INPUT
 from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
 

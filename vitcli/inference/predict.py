@@ -98,8 +98,9 @@ class Model:
         self.labels = checkpoint.labels or tuple(f"class {i}" for i in range(checkpoint.num_classes))
         self.temperature = temperature_of(checkpoint)
         self.familiarity = read_familiarity(checkpoint)
-        check = self.familiarity and partial(check_signature, self.familiarity, where=checkpoint.folder)
-        output: Output = "signature" if self.familiarity else "logits"
+        known = self.familiarity
+        check = partial(check_signature, known, where=checkpoint.folder) if known else None
+        output: Output = "signature" if known else "logits"
         self._stream = Stream(checkpoint, engine=engine, precision=precision, device=device, output=output, check=check)
 
     @property

@@ -86,7 +86,9 @@ def _turned(model: VisionTransformer) -> Tensor:
     if frequencies is None:
         turned = angles(config)
     else:
-        layers = [learnt_angles(config, layer) for layer in frequencies.detach().unbind(1)]  # (n, h·w, d/2) each
+        layers = [
+            learnt_angles(config, layer.numpy()) for layer in frequencies.detach().cpu().unbind(1)
+        ]  # (n, h·w, d/2) each
         turned = np.concatenate(layers).transpose(1, 0, 2).reshape(config.num_patches, -1)
     return torch.from_numpy(np.concatenate([np.cos(turned), np.sin(turned)], axis=1))
 

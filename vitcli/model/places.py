@@ -27,7 +27,7 @@ def angles(config: ViTConfig) -> Array:
     else:
         frequencies = np.float32(1) / np.float32(rope.temperature) ** (steps / np.float32(quarter))
         turned = coordinates(rope, config.grid)[:, :, None] * frequencies
-    return turned.reshape(config.num_patches, -1).astype(np.float32)  # type: ignore[no-any-return]
+    return turned.reshape(config.num_patches, -1).astype(np.float32)
 
 
 def learnt_angles(config: ViTConfig, frequencies: Array) -> Array:

@@ -159,7 +159,7 @@ class Rotary(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         assert config.rope is not None
-        self.prefix, self.half = config.num_prefix_tokens, config.rope.half
+        self.prefix, self.halves = config.num_prefix_tokens, config.rope.half
         self.freqs: Tensor | None = None
         if config.rope.kind == "mixed":
             heads, pairs = config.num_heads, config.head_dim // 2
@@ -178,7 +178,7 @@ class Rotary(nn.Module):
         """Queries (B, n, M, d) of the first M tokens and keys (B, n, N, d) of all, turned for the block `layer`."""
         M = q.shape[-2]
         cos, sin = self._tables(layer, q.dtype)
-        turn = _turn_halves if self.half else _turn_neighbours
+        turn = _turn_halves if self.halves else _turn_neighbours
         if self.prefix >= M:  # what is not a patch has no place
             return q, turn(k, cos, sin)
         return turn(q, cos[..., :M, :], sin[..., :M, :]), turn(k, cos, sin)
@@ -196,7 +196,7 @@ class Rotary(nn.Module):
 def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Pairs (a, b) of x (…, d), half a head apart → (a cos − b sin, b cos + a sin); as few passes as there can be."""
     half = x.shape[-1] // 2
-    a, b = x.split(half, dim=-1)
+    a, b = x[..., :half], x[..., half:]
     turned = x * torch.cat([cos, cos], dim=-1)
     turned[..., :half].addcmul_(b, sin, value=-1)
     turned[..., half:].addcmul_(a, sin)
@@ -206,7 +206,7 @@ def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The same of pairs beside each other, which on a CPU are complex numbers: one product."""
     if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
         return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
     a, b = x[..., ::2], x[..., 1::2]
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)

@@ -199,7 +199,8 @@ class ViTWriter(RelatedWriter):
                 other, other_bias = self._layer("head_dist")
                 assert bias is not None
                 assert other_bias is not None
-                weight, bias = np.concatenate([weight, other], axis=1) / np.float32(2), (bias + other_bias) / 2
+                weight = np.concatenate([weight, other], axis=1) / np.float32(2)
+                bias = ((bias + other_bias) / 2).astype(np.float32)
             y = self._linear(y, "head", weight, bias)
         if self.fp16:
             y, graph.half = graph.node("Cast", y, to=FLOAT32), False

@@ -60,10 +60,10 @@ def affordable_size(
     own = cost(vit).macs
     for factor in LARGER:
         if _fits(factor, base, data):
-            size = tuple(round(factor * side) for side in base.preprocess.size)
-            slower = cost(replace(vit, img_size=size)).macs / own
+            height, width = (round(factor * side) for side in base.preprocess.size)
+            slower = cost(replace(vit, img_size=(height, width))).macs / own
             if slower * _least(measured, settings) <= left:
-                return size[0], size[1]
+                return height, width
     return None
 
 
