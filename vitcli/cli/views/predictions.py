@@ -147,8 +147,7 @@ def _remarks(prediction: Prediction, said: Said) -> Iterator[Any]:
 def strange(said: Said) -> str:
     """The line for an image that is less familiar than nearly all of the model's own."""
     name, known = said.checkpoint.name, some(said.checkpoint.labels, 3)
-    others = [other for other in ("photo-vit", "imagenet") if name not in (other, ALIASES.get(other))]
-    more = others if name.startswith("fashion") else others[-1:]
+    more = [other for other in ("photo-vit", "imagenet") if name not in (other, ALIASES.get(other))]
     hint = f"; more is known to {' and '.join(f'-m {other}' for other in more)}" if more else ""
     return f"trained on {safe(said.data or 'other images', 60)} ({known}), and this looks like none of it{hint}"
 
