@@ -19,7 +19,7 @@ from tests.helpers.relatives import ARCHITECTURES, FAMILIES, TURNED
 from tests.helpers.terminal import vit
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
-from vitcli.comparison.study import contender, inductive_bias
+from vitcli.comparison.study import contender
 from vitcli.errors import CheckpointError
 from vitcli.inference.engines import open_engine, probabilities
 from vitcli.inference.export import Format, export
@@ -269,4 +269,3 @@ def test_comparing(family: str, side: int) -> None:
     found = contender(ARCHITECTURES[family], side)
     config = vit_config(found.architecture, found.model_args, 3)
     assert config == replace(architecture(ARCHITECTURES[family]), img_size=config.img_size, num_classes=3)
-    assert inductive_bias(ARCHITECTURES[family]) == 0
