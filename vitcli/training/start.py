@@ -15,6 +15,7 @@ from vitcli.data.samples import DataSet, Samples
 from vitcli.errors import ImageError
 from vitcli.machine import default_device
 from vitcli.model.cost import cost
+from vitcli.text import command
 from vitcli.training.budget import Clock
 from vitcli.training.build import build_task
 from vitcli.training.estimate import ALLOWED, Estimate, estimate
@@ -93,4 +94,4 @@ def better_start(base: Checkpoint, data: DataSet) -> str | None:
     cached = next((name for name in STARTS if find_cached(name)), None)
     name = cached or next(iter(STARTS))
     have = "is in the local Hub cache" if cached else f"is worth its download of {STARTS[name]} MB"
-    return f"the images are about {data.side} pixels, {base.name} was trained with {side}: -m {name} {have}"
+    return f"the images are about {data.side} pixels, {base.name} was trained with {side}: {command('-m', name)} {have}"
