@@ -792,7 +792,11 @@ class TestTimm:
             convert(replace(source, kind="pickle"), HEADS)
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("test_")])
+# LingBot's are DINOv3's of other sizes, and what is converted is called by that name.
+OFFERED = [name for name in ARCHITECTURES if not name.startswith("test_") and "lingbot" not in name]
+
+
+@pytest.mark.parametrize("name", OFFERED)
 def test_every_architecture_is_nearest_to_itself(name: str) -> None:
     assert ARCHITECTURES[nearest_architecture(ARCHITECTURES[name])] == ARCHITECTURES[name]
 
