@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.checkpoints import random_tensors, safetensors, write_tiny
 from tests.helpers.familiar import write_familiar
 from vitcli import load
-from vitcli.checkpoint.familiarity import as_text, check_signature, read_familiarity, write_familiarity
+from vitcli.checkpoint.familiarity import FORMAT, as_text, check_signature, read_familiarity, write_familiarity
 from vitcli.checkpoint.layout import FAMILIARITY_NAME
 from vitcli.checkpoint.push import plan
 from vitcli.checkpoint.resolve import resolve
@@ -43,12 +43,12 @@ def test_comes_back_as_it_was_written(folder: Path) -> None:
     np.testing.assert_array_equal(again.score(signatures), found.score(signatures))
 
 
-def changed(folder: Path, change: Any, **metadata: str) -> None:
+def changed(folder: Path, change: Any, metadata: dict[str, str] | None = None) -> None:
     """The folder's statistics after `change` of their arrays and metadata."""
     path = folder / FAMILIARITY_NAME
     tensors, said = read_tensors(path), dict(read_header(path).metadata)
     change(tensors)
-    write_tensors(path, tensors, {**said, **metadata})
+    write_tensors(path, tensors, metadata or said)
 
 
 FACTS = {"data": "x", "images": 500, "temperature": 1.0}
@@ -74,14 +74,14 @@ DAMAGE = {
     "a short signature": lambda t: t.update(known=t["known"][1:]),
 }
 SAID = {
-    "another format": {"format": "vit.familiarity/9"},
-    "no JSON": {"facts": "{"},
-    "facts of another type": {"facts": json.dumps({**FACTS, "images": "many"})},
-    "fewer images than scores": {"facts": json.dumps({**FACTS, "images": 3})},
-    "a temperature of nought": {"facts": json.dumps({**FACTS, "temperature": 0})},
-    "a temperature that is none": {"facts": '{"data": "x", "images": 500, "temperature": NaN}'},
-    "a missing fact": {"facts": json.dumps({"data": "x"})},
-    "another temperature than the checkpoint's": {"facts": json.dumps({**FACTS, "temperature": 2.0})},
+    "another format": {"vit.familiarity/9": json.dumps(FACTS)},
+    "no JSON": {FORMAT: "{"},
+    "facts of another type": {FORMAT: json.dumps({**FACTS, "images": "many"})},
+    "fewer images than scores": {FORMAT: json.dumps({**FACTS, "images": 3})},
+    "a temperature of nought": {FORMAT: json.dumps({**FACTS, "temperature": 0})},
+    "a temperature that is none": {FORMAT: '{"data": "x", "images": 500, "temperature": NaN}'},
+    "a missing fact": {FORMAT: json.dumps({"data": "x"})},
+    "another temperature than the checkpoint's": {FORMAT: json.dumps({**FACTS, "temperature": 2.0})},
 }
 
 
@@ -93,7 +93,7 @@ def test_damaged_arrays_are_refused_in_one_line(folder: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", SAID)
 def test_untrue_facts_are_refused_in_one_line(folder: Path, name: str) -> None:
-    changed(folder, lambda _: None, **SAID[name])
+    changed(folder, lambda _: None, SAID[name])
     refused(folder)
 
 

@@ -31,7 +31,7 @@ from vitcli.model.shapes import Array
 from vitcli.onnx.protobuf import read_metadata
 from vitcli.text import safe
 
-FORMAT = "vit.familiarity/1"
+FORMAT = "vit.familiarity/1"  # the one key of the metadata (of several the order is not ours), facts as its value
 KEY = "vit.familiarity"  # of an exported file's metadata: the bytes of the file, in base 64
 AGAIN = "delete the file; vit evaluate --calibrate writes another"
 MAX_BYTES = 64 << 20
@@ -165,7 +165,7 @@ def _bytes(familiarity: Familiarity) -> bytes:
         tensors |= {f"parts.{i}.{name}": array for name, array in halves.items()}
     for name in ("usual", "reference", "truths", "known"):
         tensors[name] = getattr(familiarity, name).astype(np.float32)
-    return tensor_bytes(tensors, {"format": FORMAT, "facts": json.dumps(vars(familiarity.facts))})
+    return tensor_bytes(tensors, {FORMAT: json.dumps(vars(familiarity.facts))})
 
 
 def _from_text(text: str, checkpoint: Checkpoint) -> Familiarity:
@@ -186,10 +186,10 @@ def _parse(file: BinaryIO, path: Path) -> Familiarity:
     if size > MAX_BYTES:
         raise CheckpointError(f"{safe(path)}: larger than {MAX_BYTES >> 20} MiB; these are no statistics")
     header = parse_header(file, path)
-    if header.metadata.get("format") != FORMAT:
+    if FORMAT not in header.metadata:
         raise CheckpointError(f"{safe(path)}: not statistics as this version of vit writes them; {AGAIN}")
     try:
-        facts = read_typed(Facts, parse_object(header.metadata.get("facts", "").encode(), f"{safe(path)}: facts"))
+        facts = read_typed(Facts, parse_object(header.metadata[FORMAT].encode(), f"{safe(path)}: facts"))
         tensors = read_data(file, header, path)
         check_finite(tensors, path)
         return _checked(facts, tensors)
