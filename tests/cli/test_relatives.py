@@ -158,6 +158,7 @@ def test_an_export_predicts(place: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(exported, open_engine(resolve(str(place / family)), "torch").logits(x), atol=2e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")  # timm's resampling of BEiT
 @pytest.mark.filterwarnings("ignore:torch.searchsorted")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_another_image_size_is_timms(place: Path, family: str) -> None:
