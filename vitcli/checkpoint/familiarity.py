@@ -31,7 +31,7 @@ from vitcli.model.shapes import Array
 from vitcli.onnx.protobuf import read_metadata
 from vitcli.text import safe
 
-FORMAT = "vit.familiarity/1"  # the one key of the metadata (of several the order is not ours), facts as its value
+FORMAT = "familiarity/1"  # the one key of the metadata (of several the order is not ours), facts as its value
 KEY = "vit.familiarity"  # of an exported file's metadata: the bytes of the file, in base 64
 AGAIN = "delete the file; vit evaluate --calibrate writes another"
 MAX_BYTES = 64 << 20
