@@ -199,7 +199,7 @@ class ViTWriter(RelatedWriter):
                 other, other_bias = self._layer("head_dist")
                 assert bias is not None
                 assert other_bias is not None
-                weight = np.concatenate([weight, other], axis=1) / np.float32(2)
+                weight = (np.concatenate([weight, other], axis=1) / 2).astype(np.float32)
                 bias = ((bias + other_bias) / 2).astype(np.float32)
             y = self._linear(y, "head", weight, bias)
         if self.fp16:
