@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.data import write_stripes
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, without_rates
 from vitcli.errors import UsageError
 from vitcli.model import linear
@@ -27,13 +26,6 @@ from vitcli.training.run import plan, plan_resumption
 from vitcli.training.settings import Settings
 
 OPEN = replace(RECIPE, amp="auto", micro_batch=0, epochs=1)
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stripes")
-    write_stripes(folder, np.arange(60) % 3, 16)
-    return folder
 
 
 @pytest.fixture
@@ -190,17 +182,10 @@ class TestCompilation:
         assert settled(Recipe(amp="fp32", compile=True), "cpu").compile is True
 
     @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it
-    def test_blocks_share_what_was_compiled_for_one(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each with a rate of stochastic depth of its own, yet two graphs: with such a rate and without."""
-        graphs: list[torch.fx.GraphModule] = []
-
-        def traced(graph: torch.fx.GraphModule, _: Any) -> Any:
-            graphs.append(graph)
-            return graph.forward
-
-        whole = torch.compile
-        monkeypatch.setattr(torch, "compile", lambda model: whole(model, backend=traced))
-        torch._dynamo.reset()
+    def test_blocks_share_what_was_compiled_for_one(
+        self, settings: Settings, graphs: list[torch.fx.GraphModule]
+    ) -> None:
+        """Each with a rate of stochastic depth of its own, yet few graphs: with such a rate, without, and for the last."""
         recipe = replace(RECIPE, compile=True, ema_decay=0.0, mixup=0.0, cutmix=0.0)
         deep = replace(settings, recipe=recipe, model_args={**MODEL, "depth": 7})
         task = build_task(deep, training.open_settings_data(deep))

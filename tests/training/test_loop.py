@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.helpers.data import write_stripes
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, state_digest, without_rates
 from vitcli.errors import ImageError, VitError
 from vitcli.training import train as training
@@ -24,13 +22,6 @@ from vitcli.training.fit import fit
 from vitcli.training.learner import Learner
 from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stripes")
-    write_stripes(folder, np.arange(100) % 3, 16)
-    return folder
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What a fine-tuning begins with where nobody chose: a bundled model, an image size, and what would be better still.
 
-Measured choices: docs/finetuning.md, "What it begins with", by benchmarks/starts.py.
+benchmarks/starts.py measures these choices; its table has not been made yet, so they are rules of thumb.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from vitcli.training.settings import Settings
 from vitcli.training.train import alone
 
 SMALL = 40  # pixels of the shorter side; below it a gray picture is no photograph
-LARGER = (2.0, 1.5)  # times a model's own size, the best first; further from what it learned was not better
+LARGER = (2.0, 1.5)  # times a model's own size, tried in this order; it has never seen things larger than that
 WORTH_EPOCHS = 8.0  # of the whole model; a size that leaves fewer in a time budget is not affordable
 
 
