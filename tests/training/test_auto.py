@@ -185,7 +185,7 @@ class TestCompilation:
     def test_blocks_share_what_was_compiled_for_one(
         self, settings: Settings, graphs: list[torch.fx.GraphModule]
     ) -> None:
-        """Each with a rate of stochastic depth of its own, yet few graphs: with such a rate, without, and for the last."""
+        """Each with a rate of stochastic depth of its own, yet few graphs: with such a rate, without, the last."""
         recipe = replace(RECIPE, compile=True, ema_decay=0.0, mixup=0.0, cutmix=0.0)
         deep = replace(settings, recipe=recipe, model_args={**MODEL, "depth": 7})
         task = build_task(deep, training.open_settings_data(deep))
