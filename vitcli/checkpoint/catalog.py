@@ -17,7 +17,6 @@ from vitcli.files import read_config
 SUGGESTIONS = {
     "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k": "ViT-Ti/16, ImageNet-1k: the smallest",
     "timm/vit_small_patch16_224.augreg_in21k_ft_in1k": "ViT-S/16, ImageNet-1k; a small start for fine-tuning",
-    "timm/vit_small_patch14_dinov2.lvd142m": "DINOv2 ViT-S/14, no classes: features and fine-tuning; `--img-size 224`",
     ALIASES["imagenet"]: "ViT-B/16, ImageNet-1k; `-m imagenet`",
     "timm/vit_base_patch16_224.augreg_in21k": "ViT-B/16, 21843 classes of ImageNet-21k; a good start for fine-tuning",
     "timm/vit_small_patch14_reg4_dinov2.lvd142m": "DINOv2 ViT-S/14 with registers, no classes: a start "
@@ -30,7 +29,7 @@ SUGGESTIONS = {
 # Small ones to begin a fine-tuning with, the one that takes fewer pixels first; megabytes to download.
 STARTS = {
     "timm/vit_small_patch16_224.augreg_in21k_ft_in1k": 88,
-    "timm/vit_small_patch14_dinov2.lvd142m": 88,
+    "timm/vit_small_patch14_reg4_dinov2.lvd142m": 88,
 }
 
 
