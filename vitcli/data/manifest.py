@@ -1,4 +1,5 @@
-"""CSV, TSV and JSONL manifests: one image a line, with columns `file_name` (or `path`), `label` and perhaps `split`.
+"""CSV, TSV and JSONL manifests: one image a line, with columns `file_name` (or `path`) and `label`, and perhaps `split`
+and `group`: what an image belongs to, such as a patient, whose images stay together when they are split.
 
 Paths are relative to the manifest; absolute ones and `..` are taken too, since the list is the user's own. Labels are
 strings: "001" and "1" are two classes. Every line is checked before anything is raised, so that one error lists what
@@ -24,8 +25,8 @@ from vitcli.text import safe
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _FILE_COLUMNS = ("file_name", "path")
 _MAX_LINE = 1 << 20  # characters
-_COLUMNS = (*_FILE_COLUMNS, "label", "split")
-_Row = tuple[int, str, str, Split]  # line, file, label, split
+_COLUMNS = (*_FILE_COLUMNS, "label", "split", "group")
+_Row = tuple[int, str, str, Split, str]  # line, file, label, split, group
 _Fields = dict[str, Any]
 
 
@@ -64,16 +65,18 @@ def read_manifest(path: Path) -> Splits:
     if not rows:
         raise DataError(f"{safe(path)} lists no images")
     others.require_none(path)
-    classes = tuple(sorted({label for _, _, label, _ in rows}))
+    classes = tuple(sorted({label for _, _, label, _, _ in rows}))
     index = {name: label for label, name in enumerate(classes)}
-    named = {
-        split: FileSamples(
+    grouped = any(group for *_, group in rows)
+    named = {}
+    for split in dict.fromkeys(of for *_, of, _ in rows):
+        own = [row for row in rows if row[3] == split]
+        named[split] = FileSamples(
             path.parent,
-            tuple(file for _, file, _, of in rows if of == split),
-            np.array([index[label] for _, _, label, of in rows if of == split], np.int64),
+            tuple(file for _, file, *_ in own),
+            np.array([index[label] for _, _, label, *_ in own], np.int64),
+            groups=tuple(group for *_, group in own) if grouped else None,
         )
-        for split in dict.fromkeys(of for *_, of in rows)
-    }
     return Splits(path, "manifest", classes, named)
 
 
@@ -144,8 +147,8 @@ def _records(file: TextIO, path: Path) -> Iterator[tuple[int, _Fields | _LineErr
     delimiter, columns = _header(header, path)
     if "label" not in columns:
         raise DataError(
-            f"{safe(path)}: line 1 must name the columns {' or '.join(_FILE_COLUMNS)}, label and, if wanted, split; "
-            f"it reads '{safe(header.strip(), 80)}'"
+            f"{safe(path)}: line 1 must name the columns {' or '.join(_FILE_COLUMNS)}, label and, if wanted, split and "
+            f"group; it reads '{safe(header.strip(), 80)}'"
         )
     if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
         raise DataError(f"{safe(path)}: line 1 names {quoted(twice)} twice")
@@ -230,7 +233,16 @@ def _row(line: int, fields: _Fields, files: _Stored) -> _Row:
     split = split_of(str(fields.get("split") or "train"))
     if split is None:
         raise _LineError(f"split {safe(fields['split'], 60)} is none of train, val, test")
-    return line, file, class_name(label.strip(), files.folder), split
+    return line, file, class_name(label.strip(), files.folder), split, _group(fields.get("group"))
+
+
+def _group(cell: Any) -> str:
+    """What an image belongs to, "" for nothing; a number counts as it is written."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        cell = str(cell)
+    if not isinstance(cell, str | None):
+        raise _LineError(f"group {safe(cell, 60)} is not text")
+    return unicodedata.normalize("NFC", (cell or "").strip())
 
 
 def manifest_in(folder: Path) -> Path | None:

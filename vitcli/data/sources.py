@@ -6,9 +6,11 @@ of it (`open_data`: images of every class, a validation split); scoring asks for
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from vitcli.data import idx, manifest
 from vitcli.data.folders import alike, like_empty_cells, read_folders
 from vitcli.data.layout import listing, quoted
 from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored
-from vitcli.data.split import content_split
+from vitcli.data.split import content_split, together
 from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
 from vitcli.text import plural, safe
@@ -67,8 +69,9 @@ def open_data(
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
-    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content;
-    `progress` is told how many files have been read for that. `folders` is as in `read_splits`.
+    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content,
+    those of a group together; `progress` is told how many files have been read for that. `folders` is as in
+    `read_splits`.
     """
     found = read_splits(path, folders=folders)
     train = found.named.get("train")
@@ -87,10 +90,17 @@ def open_data(
         if isinstance(train, FileSamples):
             train = train.hashed(progress)
         contents = train.contents or []
-        mask = content_split(contents, train.labels, val_fraction)
+        mask = content_split(together(contents, train.groups), train.labels, val_fraction)
+        if train.groups and val_fraction and not mask.any():
+            raise DataError(
+                f"{safe(path)}: no validation images can be drawn, since without any one of its groups a class would "
+                "have no training images: add a split column, or train on all with --val-fraction 0"
+            )
         notes += _copies(train, contents, found.classes)
-        notes.append(f"{mask.sum()} of {len(mask)} training images validate, chosen by content")
+        how = "group by group" if train.groups else "chosen by content"
+        notes.append(f"{mask.sum()} of {len(mask)} training images validate, {how}")
         train, val = train.keep(~mask), train.keep(mask)
+    notes += _torn_groups({**found.named, "train": train, "val": val})
     unseen = set(range(len(found.classes))) - set(val.labels.tolist())
     if len(val) and unseen:
         notes.append(f"no validation images of {quoted([found.classes[label] for label in sorted(unseen)])}")
@@ -164,6 +174,21 @@ def _check_classes(found: Splits, train: Stored) -> None:
         raise DataError(
             f"{safe(found.root)} has only one class, {quoted(list(found.classes))}: training needs two{hint}"
         )
+
+
+def torn_groups(named: Mapping[Split, Stored]) -> dict[str, list[Split]]:
+    """The groups that have images in more than one split, with those."""
+    found: defaultdict[str, list[Split]] = defaultdict(list)
+    for split in [split for split in get_args(Split) if split in named]:
+        for group in sorted(set(named[split].groups or ()) - {""}):
+            found[group].append(split)
+    return {group: splits for group, splits in found.items() if len(splits) > 1}
+
+
+def _torn_groups(named: Mapping[Split, Stored]) -> list[str]:
+    torn = torn_groups(named)
+    where = ", ".join(f"'{safe(group, 60)}' in {' and '.join(splits)}" for group, splits in list(torn.items())[:1])
+    return [f"{plural(len(torn), 'group')} in more than one split of the data's own: {where}"] if torn else []
 
 
 def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:

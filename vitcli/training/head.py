@@ -6,18 +6,19 @@ plain. A run keeps them in its folder, so that one that was interrupted computes
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from vitcli.checkpoint.tensor_file import read_header, read_tensors
-from vitcli.data.samples import Samples
-from vitcli.data.split import content_split
+from vitcli.data.samples import Labels, Samples, Stored
+from vitcli.data.split import content_split, together
 from vitcli.errors import CheckpointError, Stopped, UsageError
 from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
@@ -70,11 +71,14 @@ def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device:
         yield found.float().cpu()
 
 
-def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int) -> Fitted:
-    """The linear layer for features `x` (N, D) and `labels` (N,)."""
+def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int, keys: Sequence[bytes] | None = None) -> Fitted:
+    """The linear layer for features `x` (N, D) and `labels` (N,).
+
+    Images with the same one of `keys` (N,) stay together when a slice is held out.
+    """
     mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp(min=1e-6)
     standard = (x - mean) / std
-    digests = [i.to_bytes(8, "little") for i in range(len(x))]
+    digests = keys or [i.to_bytes(8, "little") for i in range(len(x))]
     held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))
     tried: list[PenaltyTried] = []
     if held_out.any():
@@ -85,6 +89,29 @@ def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int) -> Fitted:
     weight, bias = logistic_regression(standard, labels, classes, penalty)
     weight = weight / std
     return Fitted(weight, bias - weight @ mean, penalty, tuple(tried))
+
+
+def group_keys(samples: Stored) -> list[bytes] | None:
+    """What keeps the images of a group together, (N,); None where there are no groups."""
+    if samples.groups is None:
+        return None
+    return together([i.to_bytes(8, "little") for i in range(len(samples))], samples.groups)
+
+
+def held_out_logits(
+    x: Tensor, labels: Tensor, classes: int, folds: Labels, seed: int, keys: Sequence[bytes] | None = None
+) -> Tensor:
+    """Logits (N, K) for features `x` (N, D), those of each fold by a head that was fitted without it.
+
+    `folds` (N,) numbers the fold of each image; the rest as in `fit_head`.
+    """
+    logits = torch.empty(len(x), classes)
+    for fold in np.unique(folds):
+        kept, out = (torch.from_numpy(np.flatnonzero(mask)) for mask in (folds != fold, folds == fold))
+        own = [keys[i] for i in kept.tolist()] if keys else None
+        fitted = fit_head(x[kept], labels[kept], classes, seed, own)
+        logits[out] = F.linear(x[out], fitted.weight, fitted.bias)
+    return logits
 
 
 def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes: int) -> Iterator[PenaltyTried]:
@@ -135,7 +162,7 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     began = time.monotonic()
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
-    fitted = fit_head(x, labels, task.classes, task.recipe.seed)
+    fitted = fit_head(x, labels, task.classes, task.recipe.seed, group_keys(task.data.train))
     heads = heads_of(task.model)
     with torch.no_grad():
         for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):

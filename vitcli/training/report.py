@@ -3,19 +3,16 @@
 The page says what was done, how it went, how good the result is, and where it fails.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
 from vitcli.data.samples import DataSet, Samples
 from vitcli.errors import ImageError
 from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, risk_figure, svg
-from vitcli.report.page import Page
+from vitcli.report.page import Page, small_png
 from vitcli.text import command, safe
 from vitcli.training.folder import read_config, read_metrics
 
@@ -181,13 +178,9 @@ def _pictures(wrong: Sequence[Mistake], samples: Samples) -> list[tuple[bytes, s
     pictures = []
     for mistake in wrong:
         try:
-            image = samples.image(places[mistake.name])
+            picture = small_png(samples.image(places[mistake.name]), SHOWN)
         except ImageError:
             continue  # the file went away since it was scored
-        scale = SHOWN / max(image.size)
-        size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-        file = io.BytesIO()
-        image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS).save(file, "PNG")
         said = f"{mistake.predicted} {mistake.probability:.2f}, is {mistake.true}: {Path(mistake.name).name}"
-        pictures.append((file.getvalue(), said))
+        pictures.append((picture, said))
     return pictures
