@@ -146,6 +146,16 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
     return folder
 
 
+def store_provenance(checkpoint: Checkpoint, more: Mapping[str, Any]) -> None:
+    """Add `more` to the provenance of a checkpoint in a folder of ours. Raises CheckpointError."""
+    config = read_config(checkpoint.config_path)
+    config["vit"]["provenance"] = {**config["vit"].get("provenance", {}), **more}
+    try:
+        _write_config(checkpoint.folder, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or checkpoint.folder)}: {error.strerror}") from error
+
+
 def _names(checkpoint: Checkpoint) -> dict[str, Any]:
     """The class names that a Hub checkpoint of timm's has by its name alone, and a copy would not."""
     if not checkpoint.label_ids:

@@ -16,7 +16,7 @@ from vitcli.text import plural, safe
 DataArg = Annotated[str, typer.Argument(help="Class folders, a manifest, or a folder of MNIST-style IDX files.")]
 JudgeArg = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="With --labels: whose features judge, as for vit predict -m; or a run."),
+    typer.Argument(help="With --labels: whose features judge, as for vit predict -m; or a run."),
 ]
 NearOpt = Annotated[
     bool,

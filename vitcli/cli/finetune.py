@@ -14,6 +14,7 @@ from vitcli.cli.options import (
     DryRunOpt,
     EpochsOpt,
     FoldersOpt,
+    FoldsOpt,
     ImgSizeOpt,
     JsonOpt,
     LoraRankOpt,
@@ -59,6 +60,7 @@ def finetune(
     compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
+    folds: FoldsOpt = None,
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -88,6 +90,9 @@ def finetune(
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
+    if folds is not None:
+        unheld = {"--val-fraction": val_fraction != VAL_FRACTION, "--score": score != "auto"}
+        refuse(unheld, "--folds scores every image, by a model trained without it")
     if tune == "head":
         unused: dict[str, Any] = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr}
         unused |= {
@@ -100,7 +105,7 @@ def finetune(
         refuse(unused, "--tune head solves for one layer, on features computed once")
     view = terms.view()
     named = resolved(model) if model else None  # a wrong name is told before the data are read
-    samples = data_opened(data, val_fraction=val_fraction, folders=folders)
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders, pooled=folds is not None)
     if classes is not None and classes != len(samples.classes):
         names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
         raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
@@ -126,6 +131,7 @@ def finetune(
         teacher_answers=teacher_answers,
         time_budget=time_budget,
         folders=folders,
+        folds=folds or 0,
     )
     chosen = (pixels[0], pixels[1]) if pixels else None
     if not named and not chosen:

@@ -65,15 +65,18 @@ def open_data(
     *,
     val_fraction: float = 0.1,
     folders: str | None = None,
+    pooled: bool = False,
     progress: Progress | None = None,
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
     Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content,
     those of a group together; `progress` is told how many files have been read for that. `folders` is as in
-    `read_splits`.
+    `read_splits`. `pooled`: a validation split is among the training images, and none is drawn.
     """
     found = read_splits(path, folders=folders)
+    if pooled:
+        found, val_fraction = _pooled(found), 0.0
     train = found.named.get("train")
     if train is None:
         raise DataError(f"{safe(path)} has no training split, only {', '.join(found.named)}")
@@ -98,7 +101,8 @@ def open_data(
             )
         notes += _copies(train, contents, found.classes)
         how = "group by group" if train.groups else "chosen by content"
-        notes.append(f"{mask.sum()} of {len(mask)} training images validate, {how}")
+        if not pooled:
+            notes.append(f"{mask.sum()} of {len(mask)} training images validate, {how}")
         train, val = train.keep(~mask), train.keep(mask)
     notes += _torn_groups({**found.named, "train": train, "val": val})
     unseen = set(range(len(found.classes))) - set(val.labels.tolist())
@@ -174,6 +178,18 @@ def _check_classes(found: Splits, train: Stored) -> None:
         raise DataError(
             f"{safe(found.root)} has only one class, {quoted(list(found.classes))}: training needs two{hint}"
         )
+
+
+def _pooled(found: Splits) -> Splits:
+    """`found` with its validation images in train."""
+    train, val = found.named.get("train"), found.named.get("val")
+    if train is None or val is None:
+        return found
+    assert isinstance(train, FileSamples)  # IDX files have no validation split
+    assert isinstance(val, FileSamples)
+    named: dict[Split, Stored] = {split: part for split, part in found.named.items() if split != "val"}
+    note = f"the {len(val)} validation images are among the others"
+    return replace(found, named={**named, "train": train.joined(val)}, notes=(*found.notes, note))
 
 
 def torn_groups(named: Mapping[Split, Stored]) -> dict[str, list[Split]]:

@@ -84,32 +84,24 @@ def doubts(
     """
     if len(found.classes) < 2:
         raise DataError(f"{safe(found.root)} has only one class: no label of it can be told from another")
-    images = _read(Stream(checkpoint, precision="fp32", device=device, output="features"), found, progress)
-    labels = images.labels
-    dealt = folds(images.keys, labels, FOLDS, seed)
-    alone = in_one_fold(dealt, labels)
-    judged = ~np.isin(labels, alone)
-    if not judged.any():
+    images = read_images(Stream(checkpoint, precision="fp32", device=device, output="features"), found, progress)
+    opinion = judge(images, len(found.classes), seed)
+    if not opinion.judged.any():
         raise DataError(f"{safe(found.root)} has too few images of each class to judge one by the others")
-    x, targets = torch.from_numpy(images.x), torch.from_numpy(labels)
-    logits = held_out_logits(x, targets, len(found.classes), dealt, seed, images.keys)
-    probabilities = logits.double().softmax(dim=1).numpy()
-    wrong = np.zeros(len(labels), bool)
-    wrong[judged] = probably_wrong(probabilities[judged], labels[judged])
-    own = probabilities[np.arange(len(labels)), labels]
     rows = []
-    for i in np.lexsort((own, ~judged)).tolist():
-        split, index, group = images.about[i]
-        best = int(probabilities[i].argmax())
-        name, label = found.named[split].name(index), found.classes[labels[i]]
-        said = (found.classes[best], float(probabilities[i, best]), float(own[i]), bool(wrong[i]))
-        rows.append(Judged(name, split, index, group, label, *(said if judged[i] else (None, None, None))))
-    classes = tuple(found.classes[label] for label in alone)
-    return Doubts(found.root, found.kind, checkpoint.public_name, tuple(rows), classes, images.failed)
+    for i in opinion.order.tolist():
+        (split, index, group), label = images.about[i], images.labels[i]
+        about = (found.named[split].name(index), split, index, group, found.classes[label])
+        shares = opinion.probabilities[i]
+        best = int(shares.argmax())
+        said = (found.classes[best], float(shares[best]), float(shares[label]), bool(opinion.wrong[i]))
+        rows.append(Judged(*about, *(said if opinion.judged[i] else (None, None, None))))
+    alone = tuple(found.classes[label] for label in np.unique(images.labels[~opinion.judged]))
+    return Doubts(found.root, found.kind, checkpoint.public_name, tuple(rows), alone, images.failed)
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
+class Images:
     """The images of a data set that could be read, of all splits."""
 
     x: npt.NDArray[np.float32]  # features, (N, D)
@@ -119,7 +111,32 @@ class _Images:
     failed: tuple[Unreadable, ...]
 
 
-def _read(stream: Stream, found: Splits, progress: Progress | None) -> _Images:
+@dataclass(frozen=True, eq=False)
+class Opinion:
+    """What images say of each other's labels."""
+
+    probabilities: npt.NDArray[np.float64]  # of each class, by a head that has not seen the image, (N, K)
+    judged: npt.NDArray[np.bool_]  # (N,); False where nothing else could teach the class
+    wrong: npt.NDArray[np.bool_]  # whether the label is probably wrong, (N,)
+    order: Labels  # the images, the least probable label first, those not judged last, (N,)
+
+
+def judge(images: Images, classes: int, seed: int = 0) -> Opinion:
+    """The labels of `images`, which are of so many classes, each judged by heads fitted to the other folds."""
+    labels = images.labels
+    dealt = folds(images.keys, labels, FOLDS, seed)
+    judged = ~np.isin(labels, in_one_fold(dealt, labels))
+    x, targets = torch.from_numpy(images.x), torch.from_numpy(labels)
+    logits = held_out_logits(x, targets, classes, dealt, seed, images.keys)
+    probabilities = logits.double().softmax(dim=1).numpy()
+    wrong = np.zeros(len(labels), bool)
+    wrong[judged] = probably_wrong(probabilities[judged], labels[judged])
+    own = probabilities[np.arange(len(labels)), labels]
+    return Opinion(probabilities, judged, wrong, np.lexsort((own, ~judged)))
+
+
+def read_images(stream: Stream, found: Splits, progress: Progress | None = None) -> Images:
+    """The features that `stream` gives of all images in `found`, each read once. Raises DataError where none can be."""
     total, before = sum(map(len, found.named.values())), 0
     x, labels, failed = [], [], []
     contents: list[bytes] = []
@@ -141,7 +158,7 @@ def _read(stream: Stream, found: Splits, progress: Progress | None) -> _Images:
     if not x:
         raise DataError(f"{safe(found.root)} holds no images")
     keys = together(contents, [group for _, _, group in about])
-    return _Images(np.concatenate(x), np.concatenate(labels), keys, about, tuple(failed))
+    return Images(np.concatenate(x), np.concatenate(labels), keys, about, tuple(failed))
 
 
 def write_manifest(found: Doubts, path: Path) -> int:

@@ -37,6 +37,7 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-6, 2))  # on the mean lo
 HELD_OUT = 0.1  # of train, for the choice
 CHOICE_IMAGES = 20_000  # at most as many are used to choose; all of them for the fit itself
 STEPS = 100  # of L-BFGS
+FEATURES = "features.safetensors"  # in the run folder
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,10 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
 
 def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, Tensor]:
     """What the head sees of the training images (N, D): as an earlier part of the run left it, or computed and kept."""
-    cache, samples = run.folder / "features.safetensors", task.data.train
+    cache, samples = run.folder / FEATURES, task.data.train
     if cache.exists():
         try:
-            return _read_features(cache, len(samples), sum(head.in_features for head in heads_of(task.model)))
+            return stored_features(task, run.folder)
         except CheckpointError as error:
             yield Lost(f"{error}; the features are computed again")
     parts: list[Tensor] = []
@@ -202,12 +203,25 @@ def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Genera
         if stop.exit_code:
             raise Stopped(f"stopped at image {done} of {len(samples)}; to go on: {run.resume_command}", stop.exit_code)
     x = torch.cat(parts)
-    write_file(cache, [save({"features": x})])
+    store_features(x, run.folder)
     return x
 
 
-def _read_features(path: Path, images: int, width: int) -> Tensor:
-    """The features (images, width) in a file of `_kept_features`. Raises CheckpointError for anything else."""
+def store_features(x: Tensor, folder: Path) -> None:
+    """Keep features (N, D) for `stored_features`."""
+    write_file(folder / FEATURES, [save({"features": x})])
+
+
+def stored_features(task: Task, folder: Path) -> Tensor:
+    """The features (N, D) of the training images that `tune_head` left in the run folder `folder`.
+
+    Raises CheckpointError for anything else.
+    """
+    path, images, width = (
+        folder / FEATURES,
+        len(task.data.train),
+        sum(head.in_features for head in heads_of(task.model)),
+    )
     tensors = read_header(path).tensors
     if set(tensors) != {"features"} or tensors["features"].shape != (images, width):
         raise CheckpointError(f"{safe(path)}: not {images} features of {width} numbers")

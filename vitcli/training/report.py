@@ -29,11 +29,25 @@ SHOWN = 160  # pixels of a picture's longer side
 class Outcome:
     """How good the best checkpoint of a run is."""
 
-    split: str  # "test" or "val"
+    split: str  # "test", "val" or "folds"
     evaluation: "Evaluation"
     mistakes: tuple[Mistake, ...]  # the most confident first
     report: Path
     note: str = ""  # what should be known about the number
+    folds: int = 0  # models whose answers to their own folds these are; 0: they are those of the best checkpoint
+
+    @property
+    def whose(self) -> str:
+        """Who answered what, in a few words."""
+        if self.folds:
+            return f"{self.folds} models, each on the images that it was trained without"
+        return f"best checkpoint on the {self.split} split"
+
+    def samples(self, data: DataSet) -> Samples:
+        """The images of `data` that were scored."""
+        if self.folds:
+            return data.train
+        return data.test if self.split == "test" and data.test is not None else data.val
 
 
 def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None:
@@ -81,9 +95,9 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
     measures = outcome.evaluation.measures if outcome else None
     if outcome and measures:
         low, high = measures.top1_interval.low, measures.top1_interval.high
-        split = "validation" if outcome.split == "val" else outcome.split
+        split = {"val": "validation images", "folds": f"images, of {outcome.whose}"}.get(outcome.split, "test images")
         page.paragraph(
-            f"Accuracy {measures.top1:.4f} on {measures.n} {split} images (95 % interval {low:.4f} to {high:.4f})."
+            f"Accuracy {measures.top1:.4f} on {measures.n} {split} (95 % interval {low:.4f} to {high:.4f})."
             + (f" But {outcome.note}." if outcome.note else "")
         )
     page.facts(_facts(read_config(folder), data).items())
@@ -95,9 +109,8 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
     if outcome and measures:
         _scores(page, measures, outcome.evaluation)
     if outcome and outcome.mistakes:
-        samples = data.test if outcome.split == "test" and data.test is not None else data.val
         page.section("Most confidently wrong")
-        page.pictures(_pictures(outcome.mistakes[:MISTAKES], samples))
+        page.pictures(_pictures(outcome.mistakes[:MISTAKES], outcome.samples(data)))
     page.write(folder / "report.html")
 
 

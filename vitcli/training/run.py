@@ -1,8 +1,7 @@
 """A whole run, from what was asked for to its report: `train`, `finetune`, `resume`. The commands show these steps.
 
 settings = finetuning_settings(checkpoint, weights_digest(checkpoint), "photos/", tune="all")
-planned = plan(settings, open_settings_data(settings), base=checkpoint)  # a model and its cost; writes nothing
-finished = carry_out(planned)  # trains, scores, reports
+finished = carry_out(plan(settings, open_settings_data(settings), base=checkpoint))  # trains, scores, reports
 """
 
 import time
@@ -28,6 +27,7 @@ from vitcli.training.build import Resolver, build_task, fitting_model, retuned
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
+from vitcli.training.folds import dealt
 from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
@@ -136,6 +136,7 @@ def finetune(
     teacher_answers: str | Path | None = None,
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
+    folds: int = 0,
     folders: str | None = None,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
@@ -147,19 +148,20 @@ def finetune(
     """Fine-tune the checkpoint `model` on the images in `data`, score it, and leave a run folder with a report.
 
     Without `model` it is the default one of `resolve`, which among the bundled ones depends on the images, as does the
-    image size then. The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as
-    "20m", `changes` are settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch.
-    Raises UsageError for what cannot be, CheckpointError and DataError for a model and data that cannot be used,
+    image size then. With `folds` it is trained on all images, and so many other models, each trained without a part of
+    them, are scored instead. The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text
+    such as "20m", `changes` are settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and
+    epoch. Raises UsageError for what cannot be, CheckpointError and DataError for a model and data that cannot be used,
     Stopped after a signal.
     """
     began = time.monotonic()
     named = resolve(model) if model else None
-    samples = open_data(data, val_fraction=val_fraction, folders=folders)
+    samples = open_data(data, val_fraction=val_fraction, folders=folders, pooled=bool(folds))
     checkpoint = named or resolve(bundled=bundled_start(samples))
     settings_of = partial(
         finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
-        time_budget=time_budget, val_fraction=val_fraction, folders=folders,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders, folds=folds,
     )  # fmt: skip
     size = _pair(img_size)
     if named is None and size is None:
@@ -264,8 +266,8 @@ def plan(
     With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `base`
     and `resolver` as `build_task` takes them.
     """
-    if settings.tune == "head" and not alone():
-        raise UsageError("--tune head works in one process; under torchrun choose --tune all")
+    if (settings.tune == "head" or settings.folds) and not alone():
+        raise UsageError("--tune head works in one process, as --folds does; under torchrun choose --tune all alone")
     if out is None and not alone():
         raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
     if settings.budget and settings.recipe.lrs:
@@ -310,7 +312,8 @@ def _choice(
 ) -> tuple[Settings, DataSet, str]:
     """What is trained, on which data, and why."""
     left = settings.budget and settings.budget - Clock(settings.budget, began).used
-    tune, why = choose_tune(cost, len(data.classes), left, memory_free(place))
+    whole = replace(cost, epochs=cost.epochs * max(settings.folds, 1))  # a model for each fold, and that of all
+    tune, why = choose_tune(whole, len(data.classes), left, memory_free(place))
     assert settings.start
     settings = replace(settings, start=replace(settings.start, tune=tune))
     if tune == "head" and left is not None:
@@ -343,7 +346,11 @@ def plan_resumption(
 
 
 def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:
-    """Raises UsageError before the work when the split that was asked for cannot be scored after it."""
+    """Raises UsageError before the work when what was asked for cannot be scored after it; DataError for folds."""
+    if settings.folds and not settings.fold:
+        dealt(data.train, settings, data.classes)
+    if settings.folds and score != "auto":
+        raise UsageError(f"--score {score}: with --folds every image is scored, by a model trained without it")
     if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
         raise UsageError(f"--score {score}: {safe(settings.data)} has no such split")
 
@@ -372,6 +379,10 @@ def carry_out(
             on_event(event)
     if not leads():
         return FinishedRun(folder, None)
+    if settings.folds and not settings.fold:
+        from vitcli.training.cross_validation import scored_by_folds
+
+        return FinishedRun(folder, scored_by_folds(planned.task, settings, folder, planned.device, count, on_event))
     data = final_data(settings, data)
     keep_familiarity(folder / "best", data)
     return FinishedRun(folder, score_run(folder, data, score))
