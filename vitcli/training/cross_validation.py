@@ -119,8 +119,8 @@ def _read(path: Path, shape: tuple[int, int]) -> Array | None:
 
 def _scored(number: int, folds: int, logits: Array, labels: Labels) -> FoldScored:
     read = np.isfinite(logits).all(axis=1)
-    right = logits[read].argmax(axis=1) == labels[read]
-    return FoldScored(number, folds, len(right), float(right.mean()) if len(right) else 0.0)
+    n, right = int(read.sum()), int((logits.argmax(axis=1) == labels)[read].sum())
+    return FoldScored(number, folds, n, right / max(n, 1))
 
 
 def _evaluation(folder: Path, data: DataSet, logits: Array) -> Evaluation:

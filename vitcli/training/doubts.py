@@ -14,6 +14,7 @@ import csv
 import io
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -138,14 +139,15 @@ def judge(images: Images, classes: int, seed: int = 0) -> Opinion:
 def read_images(stream: Stream, found: Splits, progress: Progress | None = None) -> Images:
     """The features that `stream` gives of all images in `found`, each read once. Raises DataError where none can be."""
     total, before = sum(map(len, found.named.values())), 0
-    x, labels, failed = [], [], []
+    x, labels = [], []
+    failed: list[Unreadable] = []
     contents: list[bytes] = []
     about: list[tuple[Split, int, str]] = []
     for split in get_args(Split):
         samples = found.named.get(split)
         if samples is None or not len(samples):
             continue
-        tell = progress and (lambda done, _, before=before: progress(before + done, total))
+        tell = progress and partial(_tell, progress, before, total)
         features = read_features(stream, samples, range(len(samples)), progress=tell)
         before += len(samples)
         hashed = samples.hashed() if isinstance(samples, FileSamples) else samples
@@ -159,6 +161,10 @@ def read_images(stream: Stream, found: Splits, progress: Progress | None = None)
         raise DataError(f"{safe(found.root)} holds no images")
     keys = together(contents, [group for _, _, group in about])
     return Images(np.concatenate(x), np.concatenate(labels), keys, about, tuple(failed))
+
+
+def _tell(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)
 
 
 def write_manifest(found: Doubts, path: Path) -> int:

@@ -52,7 +52,8 @@ def write_sheet(result: Doubts, found: Splits, path: Path) -> None:
         f"{len(result.doubted)} of {len(result.labels)} labels are probably wrong, by the features of {result.model}; "
         "the least probable label comes first. Look at them: rare views and mixed pictures are among them."
     )
-    pictures, gone = [], []
+    pictures: list[tuple[bytes, str]] = []
+    gone = []
     for one in result.doubted:
         caption = f"{one.label} {one.own:.3f}, looks like {one.suggested} {one.probability:.3f}: {Path(one.name).name}"
         try:
