@@ -179,7 +179,7 @@ class Rotary(nn.Module):
         M = q.shape[-2]
         cos, sin = self._tables(layer, q.dtype)
         still = M <= self.prefix  # queries that are no patches have no place
-        if _in_place(k):
+        if _in_place(q) and _in_place(k):
             turns = torch.complex(cos, sin)
             q, k = _paired(q, self.halves), _paired(k, self.halves)
             if not still:
