@@ -89,7 +89,7 @@ def _labels(
     sheet = new_file(html, "--html", (".html", ".htm"), force) if html else None
     if manifest and manifest.exists() and Path(data).exists() and manifest.samefile(data):
         raise UsageError(f"--out {safe(manifest)} is the data itself, which nothing here changes: choose another name")
-    from vitcli.cli.views import labels as view
+    from vitcli.cli.views import doubts as view
     from vitcli.data.sources import read_splits
     from vitcli.training.doubts import doubts, write_manifest
     from vitcli.training.start import bundled_for
