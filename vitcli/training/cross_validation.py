@@ -126,7 +126,7 @@ def _scored(number: int, folds: int, logits: Array, labels: Labels) -> FoldScore
 def _evaluation(folder: Path, data: DataSet, logits: Array) -> Evaluation:
     """The answers to all images as those of one model."""
     read = np.isfinite(logits).all(axis=1)
-    names = [data.train.name(i) for i in range(len(read))]
+    names = [data.train.name(i) for i in range(len(logits))]
     indices = np.flatnonzero(read)
     groups = None
     if data.train.groups:
