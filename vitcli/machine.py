@@ -72,8 +72,12 @@ def memory_free(device: str) -> int | None:
 
 
 def decoding_threads() -> int:
-    """How many threads decode images beside a model that is not trained, in its process."""
-    return min(4, os.cpu_count() or 1)
+    """How many threads decode images beside a model that is not trained: this process's share of the cores.
+
+    OMP_NUM_THREADS does not count: it is about computing, and `torchrun` sets it to 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def default_workers(kind: str, device: str) -> int:

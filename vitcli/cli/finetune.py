@@ -5,6 +5,7 @@ from typing import Any
 from vitcli.cli.options import (
     VAL_FRACTION,
     BatchOpt,
+    CacheOpt,
     ClassesOpt,
     CompileOpt,
     DataOpt,
@@ -57,6 +58,7 @@ def finetune(
     compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
+    cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -125,6 +127,6 @@ def finetune(
         raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
     planned = plan(
         settings, samples, out, score=score, device=device, began=terms.began, base=checkpoint, choose=tune == "auto",
-        resolver=resolved,
+        cache=cache, resolver=resolved,
     )  # fmt: skip
     carried_out(planned, terms, view)

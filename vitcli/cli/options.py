@@ -98,6 +98,13 @@ VAL_FRACTION = 0.1
 ValFractionOpt = Annotated[
     float, typer.Option("--val-fraction", help="Share of train that validates when the data has no validation split.")
 ]
+CacheOpt = Annotated[
+    Literal["auto", "ram", "disk", "none"],
+    typer.Option(
+        "--cache",
+        help="Where copies of large images are kept, so that each is decoded once; auto: where that pays and fits.",
+    ),
+]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")]
 JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as soon as it is known.")]
 CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from vitcli.errors import ImageError
-from vitcli.images.decode import open_image
-from vitcli.images.preprocess import Preprocess, load
+from vitcli.images.copies import Copies, Rule
+from vitcli.images.decode import Shrink, open_image
+from vitcli.images.preprocess import Preprocess, load, load_reduced
 
 Kind = Literal["idx", "folders", "manifest"]
 Split = Literal["train", "val", "test"]
@@ -41,8 +42,14 @@ class Samples(Protocol):
     def fingerprint(self) -> str:
         """Changes when an image, a label or the order does; the same on every machine that holds the same data."""
 
-    def image(self, i: int) -> Image.Image:
-        """Image `i`, decoded in full, upright, RGB. Raises ImageError."""
+    def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
+        """Image `i`, upright, RGB; decoded in full unless `shrink` lets `open_image` do less. Raises ImageError."""
+
+    def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        """Image `i` resized and cropped for training, uint8 (H, W, C), decoded no larger than needed.
+
+        Raises ImageError.
+        """
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
         """Image `i` as a model sees it, float32 (C, H, W): what `preprocess.load` gives for its file.
@@ -52,6 +59,13 @@ class Samples(Protocol):
 
     def name(self, i: int) -> str:
         """Where image `i` comes from, for messages and reports."""
+
+
+class Sample(NamedTuple):
+    """One of some samples, of which nothing has been read yet."""
+
+    samples: Samples
+    index: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +80,11 @@ class ArraySamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
         return Image.fromarray(self.images[i]).convert("RGB")
+
+    def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        return preprocess.pixels(self.image(i))
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
         return preprocess(self.image(i), exact=exact)
@@ -100,6 +117,7 @@ class FileSamples:
     names: tuple[str, ...]  # paths, relative to root or absolute, (N,)
     labels: Labels
     contents: list[bytes] | None = None  # a hash of each file, (N,), where the split was drawn from it
+    copies: Copies | None = None  # what is read instead of the files where it will do
 
     def __len__(self) -> int:
         return len(self.names)
@@ -107,10 +125,21 @@ class FileSamples:
     def path(self, i: int) -> Path:
         return self.root / self.names[i]
 
-    def image(self, i: int) -> Image.Image:
-        return open_image(self.path(i))
+    def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
+        if self.copies and self.copies.rule.least < 1:
+            return self.copies.image(self.path(i))
+        return open_image(self.path(i), shrink=shrink)
+
+    def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        if self.copies and self.copies.rule.least < 1:
+            return preprocess.pixels(self.image(i))
+        if self.copies and self.copies.rule == Rule(preprocess, reduced=True):
+            return self.copies.pixels(self.path(i))
+        return load_reduced(self.path(i), preprocess)
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
+        if self.copies and self.copies.rule == Rule(preprocess) and not exact:
+            return preprocess.normalised(self.copies.pixels(self.path(i)))
         return load(self.path(i), preprocess, exact=exact)
 
     def name(self, i: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vitcli.data.samples import Sample
 from vitcli.machine import decoding_threads, default_workers
 from vitcli.training.batches import Plan
 from vitcli.training.distributed import World
@@ -102,7 +103,7 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     looked_at = range(min(8, len(samples)))
     begin = time.perf_counter()
     for i in looked_at:
-        task.transform(samples.image(i))
+        task.transform(Sample(samples, i))
     decoding = (time.perf_counter() - begin) / len(looked_at)
     in_threads = decoding / (1 if task.data.kind == "idx" else decoding_threads())  # what is in memory holds the GIL
     in_workers = decoding / max(default_workers(task.data.kind, device), 1)

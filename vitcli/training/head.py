@@ -61,7 +61,7 @@ class Fitted:
 def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device: torch.device) -> Iterator[Tensor]:
     """What the head sees of each sample, in order, as float32 batches (B, D) on the CPU."""
     model.eval().to(device)
-    for pixels, _ in batches(samples, range(len(samples)), preprocess):
+    for pixels, _ in batches(samples, range(len(samples)), preprocess, reduced=True):
         pixels = pixels.to(device)
         if isinstance(model, VisionTransformer):
             found = model.representation(pixels)

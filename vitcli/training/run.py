@@ -20,8 +20,10 @@ from vitcli.errors import UsageError
 from vitcli.machine import default_device, default_workers, emulated, memory_free
 from vitcli.model.resample import Kernel
 from vitcli.text import safe
+from vitcli.training.batches import Plan
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
+from vitcli.training.cache import CacheWish, choose_cache, kept_in, needed_by
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, next_run_folder, read_config
@@ -29,7 +31,17 @@ from vitcli.training.recipe import finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
 from vitcli.training.task import Task
-from vitcli.training.train import alone, begin, extend, final_data, leads, open_settings_data, restarted, resumed
+from vitcli.training.train import (
+    alone,
+    begin,
+    extend,
+    final_data,
+    leads,
+    open_settings_data,
+    processes,
+    restarted,
+    resumed,
+)
 from vitcli.training.train import train as trained
 
 DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
@@ -49,6 +61,7 @@ class PlannedRun:
     why: str = ""  # how it was chosen what is trained
     goes_on: bool = False  # in a folder that holds a part of the run already
     notes: tuple[str, ...] = ()  # what should be known before it starts
+    cache: str = ""  # where copies of the images are kept, and why there
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ def train(
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
     folders: str | None = None,
+    cache: CacheWish = "auto",
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -105,7 +119,7 @@ def train(
     samples = open_settings_data(settings)
     if model is None and recipe is None:
         settings = fitted(settings, samples)
-    planned = plan(settings, samples, out, score=score, device=device, began=began)
+    planned = plan(settings, samples, out, score=score, device=device, began=began, cache=cache)
     return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
 
 
@@ -123,6 +137,7 @@ def finetune(
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
     folders: str | None = None,
+    cache: CacheWish = "auto",
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -145,7 +160,7 @@ def finetune(
     )  # fmt: skip
     planned = plan(
         settings, open_settings_data(settings), out, score=score, device=device, began=began, base=checkpoint,
-        choose=tune == "auto",
+        choose=tune == "auto", cache=cache,
     )  # fmt: skip
     return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
 
@@ -236,12 +251,13 @@ def plan(
     began: float | None = None,
     base: Checkpoint | None = None,
     choose: bool = False,
+    cache: CacheWish = "auto",
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it.
 
-    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `base`
-    and `resolver` as `build_task` takes them.
+    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache`
+    is where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
     """
     if settings.tune == "head" and not alone():
         raise UsageError("--tune head works in one process; under torchrun choose --tune all")
@@ -264,11 +280,22 @@ def plan(
         task = retuned(task, settings.tune, data)
     if restarted(settings, folder):
         return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
+    kept = choose_cache(cache, needed_by(task, settings), again=_reads_again(task, settings), processes=processes())
+    settings = replace(settings, cache=kept.cache)
     training = settings.tune != "head"
     cost = cost or estimate(task, place, training=training)
     slow = training and emulated(settings.recipe.amp, place)
     notes = ('this processor has no bfloat16 instructions: --set amp="" is several times as fast',) if slow else ()
-    return PlannedRun(settings, task, folder, place, cost, why, notes=notes)
+    return PlannedRun(settings, task, folder, place, cost, why, notes=notes, cache=kept.why)
+
+
+def _reads_again(task: Task, settings: Settings) -> bool:
+    """Whether the run reads a training image more than once."""
+    if settings.tune == "head":
+        return False
+    recipe, images = task.recipe, len(task.data.train)
+    steps = Plan.of(images, recipe.batch_size, recipe.micro_batch, recipe.seed).steps_per_epoch
+    return settings.tune == "head+all" or bool(recipe.lrs) or recipe.total_steps(steps) > steps
 
 
 def _choice(
@@ -300,7 +327,11 @@ def plan_resumption(
     task = build_task(settings, data, resolver=resolver)
     changed = changed_since(read_config(folder), place)
     notes = (f"goes on, but not to the same bits: {'; '.join(changed)}",) if changed else ()
-    return PlannedRun(settings, task, folder, place, None, "resumed", True, notes)
+    kept = ""
+    if settings.cache != "none":
+        now = kept_in(settings.cache, needed_by(task, settings))
+        kept = f"{now}, as it began" if now == settings.cache else f"{now}: no room any more for {settings.cache}"
+    return PlannedRun(settings, task, folder, place, None, "resumed", True, notes, kept)
 
 
 def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:

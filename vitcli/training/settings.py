@@ -11,6 +11,7 @@ from vitcli.model.resample import Kernel
 from vitcli.training.recipe import Recipe, as_dict, override
 
 Tune = Literal["head", "all", "head+all", "lora"]
+Cache = Literal["none", "ram", "disk"]
 
 # What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
 MODEL_SETTINGS = (
@@ -53,6 +54,7 @@ class Settings:
     share_seed: int = 0  # which ones
     teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
     folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
+    cache: Cache = "none"  # where copies of the images are kept; all kinds but "none" give the same bits
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

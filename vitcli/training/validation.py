@@ -42,13 +42,23 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
     return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
-def batches(samples: Samples, indices: Sequence[int], preprocess: Preprocess) -> Iterator[tuple[Tensor, list[int]]]:
-    """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead."""
+def batches(
+    samples: Samples, indices: Sequence[int], preprocess: Preprocess, *, reduced: bool = False
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead.
+
+    `reduced`: as training does, no larger than needed.
+    """
+
+    def load(i: int) -> Tensor:
+        seen = preprocess.normalised(samples.reduced(i, preprocess)) if reduced else samples.load(i, preprocess)
+        return torch.from_numpy(seen)
+
     with ThreadPoolExecutor(decoding_threads()) as threads:
 
         def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
             chosen = list(indices[start : start + BATCH])
-            return chosen, threads.map(lambda i: torch.from_numpy(samples.load(i, preprocess)), chosen)
+            return chosen, threads.map(load, chosen)
 
         ahead = begin(0)
         for start in range(0, len(indices), BATCH):
