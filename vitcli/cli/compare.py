@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
+from vitcli.cli.options import CacheOpt, CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse, typed
 from vitcli.comparison.study import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES, Pretraining
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
@@ -70,6 +70,7 @@ def compare(
     pretrain_data: PretrainDataOpt = None,
     pretrain_folders: PretrainFoldersOpt = None,
     finetune_scale: ScaleOpt = None,
+    cache: CacheOpt = "auto",
     out: StudyOpt = None,
     resume: StudyResumeOpt = None,
     workers: WorkersOpt = None,
@@ -113,6 +114,7 @@ def compare(
                 folders=folders,
                 pretrainings=stages(pretrain, pretrain_data, pretrain_folders),
                 finetune_scale=finetune_scale,
+                cache=cache,
                 out=out,
                 note=told.note,
                 progress=told.progress,

@@ -24,6 +24,7 @@ from vitcli.data.sources import READING, open_data
 from vitcli.data.split import subset
 from vitcli.errors import DataError, UsageError, VitError
 from vitcli.files import open_regular, write_file
+from vitcli.images.preprocess import Preprocess
 from vitcli.inference.few_shot import Features, few_shot_of, read_features
 from vitcli.inference.stream import Stream
 from vitcli.machine import default_device, default_workers
@@ -31,6 +32,7 @@ from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import command, safe
 from vitcli.training import train as training
 from vitcli.training.build import build_task, parameters, vit_config
+from vitcli.training.cache import Copied, Needed, needed
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.folder import changed_since, read_config
@@ -95,10 +97,13 @@ class Cells:
         if self._note:
             self._note(line)
 
-    def work(self, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
+    def work(
+        self, cell: Cell, place: Path, workers: int | None = None, copied: Copied | None = None
+    ) -> Mapping[str, Any]:
         """Train the model of `cell` in the folder `place`, score its best checkpoint on the test split, read once.
 
-        `workers` processes decode images, as many as suit the machine unless given. Returns what result.json holds.
+        `workers` processes decode images, as many as suit the machine unless given; `copied` has the copies of images
+        that cells share. Returns what result.json holds.
         """
         spent = _Spent(place)
         result: dict[str, Any] = {}
@@ -107,14 +112,14 @@ class Cells:
             before = self.pretraining_settings(cell)
             data = subset(self.pretraining[before.data], before.share, before.share_seed)
             name = f"{cell.name}, {cell.pretraining.name}"
-            best = self._train(before, data, place / "pretraining", name, workers, spent)
+            best = self._train(before, data, place / "pretraining", name, workers, spent, copied)
             start = FineTuning(
                 str(best.resolve()), weights_digest(resolve(str(best))), "all", self.finetune_size(cell.model)
             )
             result["pretraining_images"] = len(data.train)
         settings = self.settings(cell, start)
         data = subset(self.data, cell.share, cell.seed)
-        best = self._train(settings, data, place / "run", cell.name, workers, spent)
+        best = self._train(settings, data, place / "run", cell.name, workers, spent, copied)
         cpu_seconds = spent.seconds  # of training: scoring costs every model about the same
         checkpoint = resolve(str(best))
         return result | {
@@ -125,7 +130,14 @@ class Cells:
         }
 
     def _train(
-        self, settings: Settings, data: DataSet, run: Path, name: str, workers: int | None, spent: "_Spent"
+        self,
+        settings: Settings,
+        data: DataSet,
+        run: Path,
+        name: str,
+        workers: int | None,
+        spent: "_Spent",
+        copied: Copied | None,
     ) -> Path:
         """Do the run in the folder `run`, or go on with one that was interrupted. Returns its best checkpoint."""
         if not (run / "run.json").exists():
@@ -139,7 +151,7 @@ class Cells:
             training.extend(settings, run)
         count = default_workers(data.kind, default_device()) if workers is None else workers
         bar = self._progress and partial(self._progress, name)
-        for event in training.train(settings, data, run, workers=count):
+        for event in training.train(settings, data, run, workers=count, copied=copied):
             _tell(event, bar)
             if isinstance(event, Evaluated):
                 spent.keep()
@@ -153,7 +165,7 @@ class Cells:
             architecture, model_args = cell.model, {}  # the checkpoint's own
         return Settings(
             architecture, model_args, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed,
-            folders=self.study.folders,
+            folders=self.study.folders, cache=self.study.cache,
         )  # fmt: skip
 
     def pretraining_settings(self, cell: Cell) -> Settings:
@@ -162,8 +174,9 @@ class Cells:
         stage, (architecture, model_args) = cell.pretraining, self._model(cell.model)
         recipe = self._recipe(stage.share, cell.seed, model_args["img_size"])
         return Settings(
-            architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed, folders=stage.folders
-        )
+            architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed,
+            folders=stage.folders, cache=self.study.cache,
+        )  # fmt: skip
 
     def finetune_size(self, model: str) -> tuple[int, int]:
         """Height and width for fine-tuning: the study's multiple of the model's own, in whole patches."""
@@ -254,6 +267,23 @@ def model_sizes(cells: Cells) -> dict[str, Size]:
         task = build_task(cells.settings(Cell(name, 1.0, 0)), cells.data)
         found[name] = Size(parameters(task.model), _macs(task.model, task.preprocess.size))
     return found
+
+
+def copies_needed(cells: Cells) -> list[Needed]:
+    """The copies of images that all cells together read, those of models of one size counted once."""
+    found: dict[tuple[str, tuple[int, int], float], list[Needed]] = {}
+
+    def need(place: str, data: DataSet, size: Sequence[int], crop_scale: float) -> None:
+        key = place, (size[0], size[1]), crop_scale
+        found[key] = needed(data, Preprocess(key[1]), crop_scale)
+
+    for model in cells.study.models:
+        settings = cells.settings(Cell(model, 1.0, 0))
+        own, crop_scale = settings.model_args["img_size"], settings.recipe.crop_scale
+        need(cells.study.data, cells.data, cells.finetune_size(model) if cells.pretraining else own, crop_scale)
+        for place, data in cells.pretraining.items():
+            need(place, data, own, crop_scale)
+    return [one for part in found.values() for one in part]
 
 
 def seconds_left(cells: Cells) -> Mapping[str, float]:

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from vitcli.errors import VitError
 from vitcli.files import LEFTOVER
@@ -22,6 +23,9 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
+
+Cache = Literal["none", "ram", "disk"]
+"""Where copies are kept, if there are any."""
 
 _PAGE = 4096
 _LOCK, _ABOUT, _REMOVED = ".lock", "about.json", ".removed-"

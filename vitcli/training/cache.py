@@ -18,10 +18,10 @@ from vitcli.errors import ImageError, UsageError
 from vitcli.images.copies import Copies, Rule, Store, signatures
 from vitcli.images.decode import image_size
 from vitcli.images.preprocess import Preprocess
-from vitcli.images.stores import Memory, bytes_below, opened_folder, shared_memory
+from vitcli.images.stores import Cache, Memory, bytes_below, opened_folder, shared_memory
 from vitcli.machine import memory_free
 from vitcli.privacy import our_cache
-from vitcli.training.settings import Cache, Settings
+from vitcli.training.settings import Settings
 from vitcli.training.task import Task
 
 CacheWish = Literal["auto", "ram", "disk", "none"]

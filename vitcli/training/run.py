@@ -259,8 +259,6 @@ def plan(
     With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache`
     is where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
     """
-    if settings.tune == "head" and not alone():
-        raise UsageError("--tune head works in one process; under torchrun choose --tune all")
     if out is None and not alone():
         raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
     if settings.budget and settings.recipe.lrs:
@@ -273,7 +271,7 @@ def plan(
     if choose and settings.recipe.lrs:
         why = "its learning rates are for training all of it, from a head of zeros"
     elif choose and not alone():
-        why = "several processes train all of it; a head is solved for by one"
+        why = "several processes train all of it; --tune head fits a head alone"
     elif choose:
         cost = estimate(task, place)
         settings, data, why = _choice(settings, data, cost, place, began)

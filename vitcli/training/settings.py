@@ -7,11 +7,11 @@ from typing import Any, Literal
 from vitcli.checkpoint.model_args import checked_settings
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, shown
+from vitcli.images.stores import Cache
 from vitcli.model.resample import Kernel
 from vitcli.training.recipe import Recipe, as_dict, override
 
 Tune = Literal["head", "all", "head+all", "lora"]
-Cache = Literal["none", "ram", "disk"]
 
 # What `--set` may change of an architecture; the rest (bias, norm, activation) is what the architecture is.
 MODEL_SETTINGS = (
