@@ -35,9 +35,7 @@ def main() -> None:
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(
-        f"{args.images} × {args.width}, {args.classes} classes: {seconds:.0f} s, penalty {fitted.penalty:g}, ", end=""
-    )
+    print(f"{args.images} × {args.width}, {args.classes} classes: {seconds:.0f} s, penalty {fitted.penalty:g}")
     print(f"{held[0]:.3f} held out, features {x.nbytes / 2**20:.0f} MiB, peak {peak:.0f} MiB")
 
 

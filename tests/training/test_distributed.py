@@ -211,6 +211,7 @@ def test_another_number_of_processes_may_go_on(settings: Settings, alone: Path, 
 def test_a_head_is_that_of_one_process(tmp_path: Path) -> None:
     """Each process holds the features of half of the images, an odd number of them; they solve together."""
     x = torch.from_numpy(np.random.default_rng(1).random((20, 3, 28, 28), np.float32))
+    (tmp_path / "data").mkdir()
     write_stripes(tmp_path / "data", np.arange(91) % 3, 28)
     base = write_tiny(tmp_path / "base", SMALL)
     line = ["finetune", "--data", str(tmp_path / "data"), "-m", str(base), "--tune", "head", "--score", "none"]
