@@ -255,9 +255,14 @@ def _cpu_seconds() -> float:
 
 
 def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
-    """The settings of a run that went on; the machine may have had a smaller micro-batch or no compiler for it."""
+    """The settings of a run that went on.
+
+    The machine may have had a smaller micro-batch or no compiler for it, and its copies may be kept elsewhere.
+    """
     found, own = Settings.from_dict(dict(config)), settings.recipe
-    return replace(found, recipe=replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile))
+    return replace(
+        found, cache=settings.cache, recipe=replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile)
+    )
 
 
 def model_sizes(cells: Cells) -> dict[str, Size]:

@@ -52,9 +52,10 @@ class Choice:
 
 
 def needed(data: DataSet, preprocess: Preprocess, crop_scale: float) -> list[Needed]:
-    """The copies that training on `data` reads: of training images, cut at random from `crop_scale` of their area on,
+    """The copies that training on `data` reads.
 
-    at 1 not at all; and of validation images, which are as `predict` sees them.
+    Training images are cut at random, to `crop_scale` of their area at least, at 1 not at all; validation images are as
+    `predict` sees them.
     """
     rules = Rule(preprocess, least=crop_scale, reduced=True), Rule(preprocess)
     return [
@@ -120,7 +121,7 @@ class Copied:
         if settings.cache == "none":
             return task
         copies = needed_by(task, settings)
-        kind = kept_in(settings.cache, copies)
+        kind: Cache = "ram" if self._memory else kept_in(settings.cache, copies)  # what it holds is free no longer
         of = {id(one.samples): self._copies(one, kind, task.data.root) for one in copies}
         parts = {
             name: replace(samples, copies=of[id(samples)])
