@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,8 @@ class Samples(Protocol):
         """Where image `i` comes from, for messages and reports."""
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """One of some samples, of which nothing has been read yet."""
 
     samples: Samples
