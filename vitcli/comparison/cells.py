@@ -260,9 +260,8 @@ def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
     The machine may have had a smaller micro-batch or no compiler for it, and its copies may be kept elsewhere.
     """
     found, own = Settings.from_dict(dict(config)), settings.recipe
-    return replace(
-        found, cache=settings.cache, recipe=replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile)
-    )
+    recipe = replace(found.recipe, micro_batch=own.micro_batch, compile=own.compile)
+    return replace(found, cache=settings.cache, recipe=recipe)
 
 
 def model_sizes(cells: Cells) -> dict[str, Size]:

@@ -120,7 +120,7 @@ def plain_rows(x: Tensor, labels: Tensor, world: World) -> Rows:
 def _mean(x: Tensor, total: int, world: World, about: Tensor | None = None) -> Tensor:
     """The mean of each feature over all processes (D,), or of its squared distance to `about`, summed in float64."""
     summed = torch.zeros(x.shape[1], dtype=torch.float64)
-    for block in x.split(1 << 14):
+    for block in torch.split(x, 1 << 14):
         summed += (block if about is None else (block - about).square()).sum(dim=0).double().cpu()
     return (torch.tensor(world.sum(summed.tolist()), dtype=torch.float64) / total).float().to(x.device)
 
@@ -143,8 +143,8 @@ def _fit_head(rows: Rows, labels: Tensor, classes: int, seed: int) -> Fitted:
         kept = (~held_out).nonzero()[:, 0]
         kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))[:CHOICE_IMAGES]]
         chosen = torch.zeros_like(held_out).index_fill(0, kept, True)
-        parts = (rows.those(mask[world.rank :: world.size]) for mask in (chosen, held_out))
-        tried = list(_try(*parts, classes))
+        fitted_on, scored_on = (rows.those(mask[world.rank :: world.size]) for mask in (chosen, held_out))
+        tried = list(_try(fitted_on, scored_on, classes))
     penalty = min(tried, key=lambda one: one.loss).penalty if tried else 1e-2
     weight, bias = _solve(rows, classes, penalty)
     weight = weight / rows.std

@@ -146,7 +146,7 @@ def train(
             stack.enter_context(locked(folder))
         copied = copied or stack.enter_context(Copied())
         # Each process looked for itself at what is free; the leader's choice is the run's.
-        settings = replace(settings, cache=_settings(folder, run.config).cache)
+        settings = replace(settings, cache=_settings(folder, dict(run.config)).cache)
         if settings.recipe.lrs:
             settings, data = yield from _choose_lr(settings, data, run, world, stop, workers, copied)
             task = None
