@@ -55,16 +55,16 @@ def test_made_once_and_read_again(
     photo: Path, tmp_path: Path, rule: Rule, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = Copies(rule, store_of(kind, rule, tmp_path / "kept", photo), signatures([photo]))
-    first = copies.pixels(photo)
+    first = copies.copy(photo).pixels
     photo.unlink()
     monkeypatch.setattr(module, "open_image", None)
-    np.testing.assert_array_equal(copies.pixels(photo), first)
+    np.testing.assert_array_equal(copies.copy(photo).pixels, first)
     again = pickle.loads(pickle.dumps(copies))  # as a data worker gets it that is not forked
-    np.testing.assert_array_equal(again.pixels(photo), first)
+    np.testing.assert_array_equal(again.copy(photo).pixels, first)
 
 
 def test_what_is_kept(photo: Path) -> None:
-    seen, reduced, part = (Copies(rule, Kept(), {}).pixels(photo) for rule in RULES)
+    seen, reduced, part = (Copies(rule, Kept(), {}).copy(photo).pixels for rule in RULES)
     np.testing.assert_array_equal(seen, SEEN.pixels(open_image(photo)))
     np.testing.assert_array_equal(reduced, load_reduced(photo, SEEN))
     height, width, _ = part.shape
@@ -77,7 +77,7 @@ def test_what_is_kept(photo: Path) -> None:
 def test_no_copy_is_larger_than_its_original_or_its_place(tmp_path: Path, size: tuple[int, int]) -> None:
     path, rule = tmp_path / "image.png", RULES[2]
     Image.new("RGB", size, "red").save(path)
-    kept = Copies(rule, Kept(), {}).pixels(path)
+    kept = Copies(rule, Kept(), {}).copy(path).pixels
     assert kept.shape[0] * kept.shape[1] <= min(rule.pixels, size[0] * size[1])
     assert kept.nbytes < rule.bytes
 
@@ -92,27 +92,27 @@ def test_no_copy_is_larger_than_its_original_or_its_place(tmp_path: Path, size: 
 )
 def test_of_an_original_that_changed_it_is_made_again(photo: Path, change: object) -> None:
     store = Kept()
-    Copies(RULES[2], store, signatures([photo])).pixels(photo)
+    Copies(RULES[2], store, signatures([photo])).copy(photo)
     before = dict(store)
     change(photo)  # type: ignore[operator]
-    found = Copies(RULES[2], store, signatures([photo])).pixels(photo)
-    np.testing.assert_array_equal(found, RULES[2].copy(photo))
+    found = Copies(RULES[2], store, signatures([photo])).copy(photo).pixels
+    np.testing.assert_array_equal(found, RULES[2].copy(photo).pixels)
     assert store != before
     photo.unlink()
     with pytest.raises(ImageError, match="does not exist"):  # a file that is gone is not read from its copy
-        Copies(RULES[2], store, signatures([photo])).pixels(photo)
+        Copies(RULES[2], store, signatures([photo])).copy(photo)
 
 
 def test_no_damage_is_taken_for_a_copy(photo: Path) -> None:
     store, known = Kept(), signatures([photo])
-    expected = Copies(RULES[2], store, known).pixels(photo)
+    expected = Copies(RULES[2], store, known).copy(photo).pixels
     (key,), (whole,) = store.keys(), store.values()
     damaged = [whole[:n] for n in (0, 1, 20, len(whole) // 2, len(whole) - 1)] + [bytes(len(whole))]
     for place in [*range(40), *range(40, len(whole), 97)]:
         damaged.append(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
     for record in damaged:
         store[key] = record
-        np.testing.assert_array_equal(Copies(RULES[2], store, known).pixels(photo), expected)
+        np.testing.assert_array_equal(Copies(RULES[2], store, known).copy(photo).pixels, expected)
         assert store[key] == whole
 
 

@@ -1,6 +1,7 @@
 """Random crops: timm's, of JPEGs that are decoded no larger than a crop needs; and how little that changes."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from vitcli.data.samples import FileSamples, Sample
+from vitcli.images.copies import Copies, Rule, signatures
 from vitcli.images.decode import open_image
 from vitcli.images.preprocess import Preprocess
+from vitcli.images.stores import Memory
 from vitcli.training.augment import RandomCrop
 from vitcli.training.seeds import reseed
 
@@ -75,6 +78,23 @@ def test_a_crop_is_nearly_that_of_the_full_decode(photos: FileSamples, interpola
             assert difference <= 0.25 if reduced else difference == 0, (name, seed, difference)
         sizes.add(photos.image(i, lambda *_: 4.9).size == whole.size)
     assert sizes == {True, False}
+
+
+def test_a_crop_of_a_copy_is_of_the_same_part(photos: FileSamples) -> None:
+    """Drawn in the whole picture; resized twice, it differs by less than two levels."""
+    crop, rule = RandomCrop((32, 32), 0.3, "bicubic"), Rule(Preprocess((32, 32)), least=0.3)
+    store = Memory(rule.bytes)
+    store.claim(map(str, map(photos.path, range(len(photos)))))
+    copied = replace(photos, copies=Copies(rule, store, signatures(map(photos.path, range(len(photos))))))
+    for i, name in enumerate(photos.names):
+        for seed in range(4):
+            reseed(seed, i)
+            expected = crop(photos.image(i))
+            for _ in ("made", "read"):
+                reseed(seed, i)
+                assert differences(crop(Sample(copied, i)), expected) <= 2, (name, seed)
+        preprocess = Preprocess((32, 32), 0.9)
+        assert differences(copied.reduced(i, preprocess), photos.reduced(i, preprocess)) <= 2, name
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])

@@ -43,7 +43,10 @@ class Samples(Protocol):
         """Changes when an image, a label or the order does; the same on every machine that holds the same data."""
 
     def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
-        """Image `i`, upright, RGB; decoded in full unless `shrink` lets `open_image` do less. Raises ImageError."""
+        """Image `i`, upright, RGB; in full unless there is a copy of it (`vitcli.images.copies`), or `shrink` is given.
+
+        That is told the size of the whole picture where it may come smaller. Raises ImageError.
+        """
 
     def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
         """Image `i` resized and cropped for training, uint8 (H, W, C), decoded no larger than needed.
@@ -128,19 +131,23 @@ class FileSamples:
 
     def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
         if self.copies and self.copies.rule.least < 1:
-            return self.copies.image(self.path(i))
+            image, whole = self.copies.image(self.path(i))
+            if shrink:
+                shrink(*whole)
+            return image
         return open_image(self.path(i), shrink=shrink)
 
     def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
         if self.copies and self.copies.rule.least < 1:
-            return preprocess.pixels(self.image(i))
+            image, whole = self.copies.image(self.path(i))
+            return preprocess.pixels(image, whole=whole)
         if self.copies and self.copies.rule == Rule(preprocess, reduced=True):
-            return self.copies.pixels(self.path(i))
+            return self.copies.copy(self.path(i)).pixels
         return load_reduced(self.path(i), preprocess)
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
         if self.copies and self.copies.rule == Rule(preprocess) and not exact:
-            return preprocess.normalised(self.copies.pixels(self.path(i)))
+            return preprocess.normalised(self.copies.copy(self.path(i)).pixels)
         return load(self.path(i), preprocess, exact=exact)
 
     def name(self, i: int) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ Pixels = npt.NDArray[np.uint8]  # (H, W, C)
 
 LAYOUT = 1  # of a record and of what a rule means; another number means other copies
 MARGIN = 2  # a JPEG is decoded with at least so many times the pixels of its copy, on each side
-_HEAD = struct.Struct("<4sIqqQHHB")  # magic, sum, size, mtime and inode of the original, H, W, C
+_HEAD = struct.Struct("<4sIqqQIIIIB")  # magic, sum; of the original size, mtime, inode, width and height; H, W, C
 _MAGIC = b"vitC"
 
 
@@ -67,13 +67,15 @@ class Rule:
         what = (LAYOUT, self.least, self.reduced, geometry, fill, PIL.__version__, jpeg)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
-    def copy(self, path: Path) -> Pixels:
-        """The copy of the image in `path`, (H, W, C). Raises ImageError."""
+    def copy(self, path: Path) -> "Copy":
+        """The copy of the image in `path`. Raises ImageError."""
         if self.least < 1:
-            return np.asarray(self._smaller(path))
-        return load_reduced(path, self.preprocess) if self.reduced else self.preprocess.pixels(open_image(path))
+            return self._smaller(path)
+        height, width = self.preprocess.size
+        seen = load_reduced(path, self.preprocess) if self.reduced else self.preprocess.pixels(open_image(path))
+        return Copy(seen, (width, height))
 
-    def _smaller(self, path: Path) -> Image.Image:
+    def _smaller(self, path: Path) -> "Copy":
         """The whole image, RGB, with no more than `self.pixels`."""
         whole: tuple[int, int] | None = None
 
@@ -85,12 +87,17 @@ class Rule:
         image = open_image(path, shrink=shrink)
         width, height = whole or image.size
         ratio = math.sqrt(self.pixels / (width * height))
-        if ratio >= 1:
-            return image
-        return image.resize(
-            (max(1, min(int(width * ratio), self.pixels)), max(1, min(int(height * ratio), self.pixels))),
-            Image.Resampling.LANCZOS,
-        )
+        if ratio < 1:
+            size = (max(1, min(int(side * ratio), self.pixels)) for side in (width, height))
+            image = image.resize(tuple(size), Image.Resampling.LANCZOS)  # type: ignore[arg-type]
+        return Copy(np.asarray(image), (width, height))
+
+
+class Copy(NamedTuple):
+    """What is kept of an image."""
+
+    pixels: Pixels  # (H, W, C)
+    whole: tuple[int, int]  # width and height of the picture that they show
 
 
 class Store(Protocol):
@@ -111,24 +118,25 @@ class Copies:
     store: Store
     known: dict[str, tuple[int, int, int]]  # the originals by path: size, mtime in ns, inode
 
-    def pixels(self, path: Path) -> Pixels:
-        """The copy of the image in `path`, (H, W, C). Raises ImageError where there is none yet and none can be made.
+    def copy(self, path: Path) -> Copy:
+        """The copy of the image in `path`. Raises ImageError where there is none yet and none can be made.
 
         The file itself is not opened where there is a copy of it as it was when `known` was.
         """
         key = os.path.abspath(path)
         original = self.known.get(key) or signature(key)
         record = self.store.read(key)
-        kept = None if record is None or original is None else _pixels(record, original)
+        kept = None if record is None or original is None else _copy(record, original)
         if kept is None:
             kept = self.rule.copy(path)
             if original is not None:
                 self.store.write(key, _record(kept, original))
         return kept
 
-    def image(self, path: Path) -> Image.Image:
-        """The copy of the image in `path`, as an RGB image. Raises ImageError."""
-        return Image.fromarray(self.pixels(path).squeeze()).convert("RGB")
+    def image(self, path: Path) -> tuple[Image.Image, tuple[int, int]]:
+        """The copy of the image in `path`, RGB, and the width and height of the whole picture. Raises ImageError."""
+        pixels, whole = self.copy(path)
+        return Image.fromarray(pixels), whole
 
 
 def signature(path: str) -> tuple[int, int, int] | None:
@@ -146,22 +154,25 @@ def signatures(paths: Iterable[Path]) -> dict[str, tuple[int, int, int]]:
     return {key: one for key, one in found.items() if one is not None}
 
 
-def _record(pixels: Pixels, original: tuple[int, int, int]) -> bytes:
-    data = np.ascontiguousarray(pixels).tobytes()
-    size, mtime, inode = original
-    head = _HEAD.pack(_MAGIC, 0, size, mtime, inode, *pixels.shape)
-    return _HEAD.pack(_MAGIC, zlib.crc32(data, zlib.crc32(head)), size, mtime, inode, *pixels.shape) + data
+def _record(copy: Copy, original: tuple[int, int, int]) -> bytes:
+    data = np.ascontiguousarray(copy.pixels).tobytes()
+    facts = (*original, *copy.whole, *copy.pixels.shape)
+    return _HEAD.pack(_MAGIC, _sum(facts, data), *facts) + data
 
 
-def _pixels(record: bytes, original: tuple[int, int, int]) -> Pixels | None:
+def _sum(facts: tuple[int, ...], data: bytes | memoryview) -> int:
+    return zlib.crc32(data, zlib.crc32(_HEAD.pack(_MAGIC, 0, *facts)))
+
+
+def _copy(record: bytes, original: tuple[int, int, int]) -> Copy | None:
     """The copy in a record, unless that is damaged or of another `original`."""
     if len(record) < _HEAD.size:
         return None
-    magic, known_sum, size, mtime, inode, height, width, channels = _HEAD.unpack_from(record)
-    if magic != _MAGIC or (size, mtime, inode) != original:
+    magic, known_sum, *facts = _HEAD.unpack_from(record)
+    *file, wide, high, height, width, channels = facts
+    if magic != _MAGIC or tuple(file) != original:
         return None
     data = memoryview(record)[_HEAD.size : _HEAD.size + height * width * channels]
-    head = _HEAD.pack(magic, 0, size, mtime, inode, height, width, channels)
-    if len(data) != height * width * channels or not data or zlib.crc32(data, zlib.crc32(head)) != known_sum:
+    if not data or len(data) != height * width * channels or _sum(tuple(facts), data) != known_sum:
         return None
-    return np.frombuffer(data, np.uint8).reshape(height, width, channels)
+    return Copy(np.frombuffer(data, np.uint8).reshape(height, width, channels), (wide, high))

@@ -103,12 +103,15 @@ def open_image(source: Path | bytes, *, name: str | None = None, shrink: Shrink 
             raise _fault(name, error) from error
 
 
-def scale_of(image: Image.Image, width: int, height: int) -> int:
-    """How many times smaller than `width` × `height` pixels an image was decoded, one of 1, 2, 4 and 8.
+def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]:
+    """How many pixels of a picture of `width` × `height` one of its smaller `image` stands for, across and down.
 
-    A pixel stands for a square of so many of the file's; the last one on each side may reach over its edge.
+    Decoded smaller, it has 1, 2, 4 or 8, and its last pixel on each side may reach over the edge; else it was resized.
     """
-    return next(n for n in (1, 2, 4, 8) if image.size == (-(-width // n), -(-height // n)))
+    for n in (1, 2, 4, 8):
+        if image.size == (-(-width // n), -(-height // n)):
+            return n, n
+    return width / image.width, height / image.height
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -145,13 +145,13 @@ class Preprocess:
     ) -> npt.NDArray[np.uint8]:
         """RGB image → uint8 (H, W, C): resized and cropped.
 
-        `whole` is the width and height of an image that was decoded smaller.
+        `whole` is the width and height of the picture, where `image` is a smaller one of it.
         """
         if self.in_chans == 1:
             image = image.convert("L")
         if whole and image.size != whole:
-            scale = scale_of(image, *whole)
-            result = self._resize_the_crop(image, self._plan(*whole), (whole[0] / scale, whole[1] / scale))
+            across, down = scale_of(image, *whole)
+            result = self._resize_the_crop(image, self._plan(*whole), (whole[0] / across, whole[1] / down))
             return np.asarray(result).reshape(*self.size, self.in_chans)
         plan = self._plan(*image.size)
         # "nearest" would pick other pixels by its rounding. Pillow resizes one axis first, and in a picture higher than

@@ -75,10 +75,9 @@ class RandomCrop:
     def _resized(self, image: Image.Image, whole: tuple[int, int], box: Box) -> Image.Image:
         """The part `box` of an image of size `whole`, of which `image` is a smaller copy or the same."""
         height, width = self.size
-        scale = scale_of(image, *whole)
-        left, top, right, bottom = (
-            side / scale for side in (box.left, box.top, box.left + box.width, box.top + box.height)
-        )
+        across, down = scale_of(image, *whole)
+        left, right = (side / across for side in (box.left, box.left + box.width))
+        top, bottom = (side / down for side in (box.top, box.top + box.height))
         # Cut first, as timm does: else the resampling would also look at what lies beside the part.
         part = image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
         inside = (left - int(left), top - int(top), right - int(left), bottom - int(top))
