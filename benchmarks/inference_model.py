@@ -1,13 +1,15 @@
 """The model alone: our two engines beside timm eager and plain ONNX Runtime on a torch export. No files, no decoding.
 
-    python benchmarks/inference_model.py [--threads 2] [--rounds 7] [--sizes Ti S B] [--batches 1 8]
+    python benchmarks/inference_model.py [--threads 2] [--rounds 7] [--sizes Ti S B] [--batches 1 8] [--family dinov3]
     python benchmarks/inference_model.py --agreement DATA [--model CHECKPOINT] [--count 1000]
 
-Random weights, 224 pixels. All engines live in this process and take turns (A B A B …), with a pause before each, since
+Random weights, 224 pixels (DINOv3: 256). Of families other than the paper's ViT, timm's eager model is the only other.
+ All engines live in this process and take turns (A B A B …), with a pause before each, since
 the threads of ONNX Runtime spin for a while after their work. Ratios are medians over the rounds of "timm's time by
 theirs, in the same round"; the last lines are geometric means over sizes and batches.
 
-With --agreement: how often int8 gives the same first class as fp32, on the validation split of labelled images.
+With --agreement: how often each of the other precisions gives the same first class as fp32, on the validation split of
+labelled images, and the accuracy of each. On a CPU torch rounds to bfloat16 and float16 as a GPU's autocast does.
 """
 
 import argparse
@@ -24,7 +26,14 @@ from pathlib import Path
 import numpy as np
 
 Run = Callable[[np.ndarray], np.ndarray]
-NAMES = {"Ti": "vit_tiny_patch16_224", "S": "vit_small_patch16_224", "B": "vit_base_patch16_224"}
+SIZES = {"Ti": "tiny", "S": "small", "B": "base"}
+FAMILIES = {
+    "vit": {size: f"vit_{name}_patch16_224" for size, name in SIZES.items()},
+    "dinov3": {size: f"vit_{name}_patch16_dinov3_qkvb" for size, name in SIZES.items()},
+    "eva02": {size: f"eva02_{name}_patch14_224" for size, name in SIZES.items()},
+    "distilled": {size: f"deit_{name}_distilled_patch16_224" for size, name in SIZES.items()},
+    "beit": {"B": "beit_base_patch16_224"},
+}
 PAUSE = 0.05  # seconds
 SHORTEST = 0.15  # seconds of one measurement; fast models run several times
 
@@ -36,7 +45,9 @@ def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
     import torch
 
     from vitcli.inference.engines import OnnxEngine
+    from vitcli.machine import emulated
     from vitcli.model.architectures import architecture
+    from vitcli.model.vit import VisionTransformer
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)
@@ -47,6 +58,23 @@ def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
         with torch.inference_mode():
             return model(torch.from_numpy(images)).numpy()
 
+    def ours(precision: str) -> Callable[[int], Run]:
+        vit = architecture(name)
+        engines = {n: OnnxEngine(vit, tensors, precision=precision, at_once=n) for n in (1, threads)}
+        return lambda size: engines[1 if size == 1 else threads].logits
+
+    own = VisionTransformer(architecture(name)).eval()
+    own.load_state_dict(model.state_dict())
+
+    def bf16(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return own(torch.from_numpy(images)).float().numpy()
+
+    engines = {"timm eager": lambda size: eager, "vit, fp32": ours("fp32"), "vit, int8": ours("int8")}
+    if not emulated("bf16", "cpu"):
+        engines["vit, bf16"] = lambda size: bf16
+    if name not in FAMILIES["vit"].values():
+        return engines
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
@@ -59,17 +87,8 @@ def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
         plain = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     input_name = plain.get_inputs()[0].name
 
-    def ours(precision: str) -> Callable[[int], Run]:
-        vit = architecture(name)
-        engines = {n: OnnxEngine(vit, tensors, precision=precision, at_once=n) for n in (1, threads)}
-        return lambda size: engines[1 if size == 1 else threads].logits
-
-    return {
-        "timm eager": lambda size: eager,
-        "ONNX Runtime, torch export": lambda size: lambda images: plain.run(None, {input_name: images})[0],
-        "vit, fp32": ours("fp32"),
-        "vit, int8": ours("int8"),
-    }
+    engines["ONNX Runtime, torch export"] = lambda size: lambda images: plain.run(None, {input_name: images})[0]
+    return engines
 
 
 def measure(engines: dict[str, Run], images: np.ndarray, rounds: int) -> dict[str, list[float]]:
@@ -91,17 +110,21 @@ def measure(engines: dict[str, Run], images: np.ndarray, rounds: int) -> dict[st
     return seconds
 
 
-def benchmark(sizes: list[str], batches: list[int], threads: int, rounds: int) -> None:
+def benchmark(family: str, sizes: list[str], batches: list[int], threads: int, rounds: int) -> None:
+    from vitcli.model.architectures import architecture
+
     ratios: dict[str, list[float]] = {}
     over_export: list[float] = []
     for size in sizes:
-        opened = open_all(NAMES[size], threads)
+        name = FAMILIES[family][size]
+        opened = open_all(name, threads)
         for batch in batches:
-            images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
+            shape = (batch, 3, *architecture(name).img_size)
+            images = np.random.default_rng(0).standard_normal(shape, np.float32)
             engines = {name: by_size(batch) for name, by_size in opened.items()}
             answers = {name: run(images) for name, run in engines.items()}
             seconds = measure(engines, images, rounds)
-            print(f"{size}/16, batch {batch}")
+            print(f"{name}, batch {batch}")
             for name, times in seconds.items():
                 paired = [a / b for a, b in zip(seconds["timm eager"], times, strict=True)]
                 ratios.setdefault(name, []).append(statistics.median(paired))
@@ -111,12 +134,14 @@ def benchmark(sizes: list[str], batches: list[int], threads: int, rounds: int) -
                     f"   rounds {min(paired):.2f} to {max(paired):.2f}   logits off by {difference:.1e}",
                     flush=True,
                 )
-            export = zip(seconds["ONNX Runtime, torch export"], seconds["vit, fp32"], strict=True)
-            over_export.append(statistics.median(a / b for a, b in export))
+            if export := seconds.get("ONNX Runtime, torch export"):
+                pairs = zip(export, seconds["vit, fp32"], strict=True)
+                over_export.append(statistics.median(a / b for a, b in pairs))
     print("\ngeometric means over sizes and batches")
     for name, values in ratios.items():
         print(f"  {name:28} ×{mean(values):.3f} of timm eager, least ×{min(values):.3f}")
-    print(f"  vit, fp32 is ×{mean(over_export):.3f} of ONNX Runtime on the torch export")
+    if over_export:
+        print(f"  vit, fp32 is ×{mean(over_export):.3f} of ONNX Runtime on the torch export")
 
 
 def mean(ratios: list[float]) -> float:
@@ -130,26 +155,23 @@ def agreement(data: str, model: str | None, count: int) -> None:
     samples = open_data(Path(data)).val
     indices = np.random.default_rng(0).permutation(len(samples))[:count]
     answers = {}
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "int8", "bf16", "fp16"):
         loaded = load(model, precision=precision)
         pictures = (samples.image(int(i)) for i in indices)
         answers[precision] = [p.labels[0] for p in islice(loaded.predict(pictures, top_k=1), count)]
-    pairs = list(zip(answers["fp32"], answers["int8"], strict=True))
-    same = sum(exact.index == rounded.index for exact, rounded in pairs)
-    right = [
-        np.mean([score.index == samples.labels[i] for score, i in zip(scores, indices, strict=True)])
-        for scores in answers.values()
-    ]
-    print(f"{loaded.checkpoint.name}, {len(pairs)} validation images of {data}")
-    print(f"  int8 gives the first class of fp32 on {same / len(pairs):.2%}")
-    print(f"  accuracy {right[0]:.4f} with fp32, {right[1]:.4f} with int8")
+    print(f"{loaded.checkpoint.name}, {len(answers['fp32'])} validation images of {data}")
+    for precision, scores in answers.items():
+        same = np.mean([a.index == b.index for a, b in zip(answers["fp32"], scores, strict=True)])
+        right = np.mean([score.index == samples.labels[i] for score, i in zip(scores, indices, strict=True)])
+        print(f"  {precision}: the first class of fp32 on {same:.2%}, accuracy {right:.4f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sizes", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--family", choices=FAMILIES, default="vit")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--agreement", metavar="DATA")
     parser.add_argument("--model")
@@ -159,7 +181,8 @@ def main() -> None:
     if arguments.agreement:
         agreement(arguments.agreement, arguments.model, arguments.count)
     else:
-        benchmark(arguments.sizes, arguments.batches, arguments.threads, arguments.rounds)
+        sizes = arguments.sizes or list(FAMILIES[arguments.family])
+        benchmark(arguments.family, sizes, arguments.batches, arguments.threads, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws docs/images/predict.svg: what `vit predict docs/images/*.png` shows in a terminal of 80 columns.
+"""Draws docs/images/predict.svg: what `vit predict` shows of two photographs in a terminal of 80 columns.
 
 python docs/make_picture.py
 """
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
-COMMAND = ["predict", "docs/images/sneaker.png", "docs/images/dress.png", "-k", "3"]
+COMMAND = ["predict", "docs/images/coffee.jpg", "docs/images/rocket.jpg", "-k", "3"]
 
 
 def main() -> None:

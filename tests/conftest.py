@@ -10,6 +10,7 @@ from tests.helpers import fake_hub
 
 # Models here are so small that a second thread costs more than it gives, and several pytest processes share the cores.
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; children inherit it
+os.environ["VIT_LINEAR"] = "onednn"  # what is measured may differ from process to process, and with it the bits
 
 TESTS = Path(__file__).parent
 # Minutes rather than seconds: begun first, so that no process works alone at the end.

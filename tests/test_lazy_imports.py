@@ -1,30 +1,16 @@
 """What starts light stays light (docs/design.md, 8): what each command has imported by the time it ends."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.helpers.process import python
+from tests.helpers.process import imported_by, python
 
 SNEAKER = Path(__file__).parent.parent / "docs" / "images" / "sneaker.png"
 HEAVY = {"torch", "torchvision", "timm", "transformers"}
-PROBE = """
-import sys
-from vitcli.__main__ import main
-sys.argv[1:] = {arguments!r}
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print("\\n".join(sorted({{name.split(".")[0] for name in sys.modules}})), file=sys.stderr)
-"""
-
-
-def imported_by(*arguments: str) -> set[str]:
-    """Top-level packages imported by `vit ARGUMENTS…`, run in a process of its own."""
-    result = python("-c", PROBE.format(arguments=list(arguments)))
-    assert result.returncode == 0, result.stderr
-    return set(result.stderr.split("\n"))
+MEASURES = {"torchmetrics", "sklearn", "scipy"}  # half a second and more, each
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["models"]], ids=" ".join)
@@ -56,9 +42,36 @@ def test_the_package_is_light_until_it_is_used() -> None:
     assert names & (HEAVY | {"numpy", "PIL", "rich", "typer", "huggingface_hub", "onnx", "onnxruntime"}) == set()
 
 
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures in each split of two classes that the bundled model knows."""
+    folder = tmp_path_factory.mktemp("clothes")
+    for n, (split, label, i) in enumerate(product(("train", "test"), ("Bag", "Sneaker"), range(2))):
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), 30 * n).save(folder / split / label / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "fashion-vit", "--data"],
+        ["evaluate", "fashion-vit", "--json", "--data"],
+        ["evaluate", "fashion-vit", "fashion-vit", "--data"],
+        ["evaluate", "fashion-vit", "--few-shot", "1,2", "--data"],
+        ["check", "--no-near"],
+    ],
+    ids=" ".join,
+)
+def test_what_computes_without_torch_never_imports_it(arguments: list[str], clothes: Path) -> None:
+    assert imported_by(*arguments, clothes) & (HEAVY | MEASURES | {"onnx", "huggingface_hub"}) == set()
+
+
+def test_values_that_are_plain_need_no_pydantic() -> None:
+    assert "pydantic" not in imported_by("predict", SNEAKER, "--engine", "onnxruntime", "--top", "3")
+
+
 def test_the_probe_sees_an_import() -> None:
     """The meta-test: a heavy import is noticed."""
-    heavy = PROBE.replace("    main()", "    import numpy; main()")
-    assert "import numpy" in heavy
-    result = python("-c", heavy.format(arguments=["--version"]))
-    assert "numpy" in result.stderr.split()
+    assert "sklearn" in imported_by("--version", first="import sklearn")
+    assert "sklearn" not in imported_by("--version")

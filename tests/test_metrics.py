@@ -1,13 +1,15 @@
-"""Measures against scikit-learn, scipy and closed forms, at the ends of their ranges too."""
+"""Measures against scikit-learn, torchmetrics, scipy and closed forms, at the ends of their ranges too."""
 
 import math
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from torchmetrics.functional import classification as tm
 
 from vitcli.metrics import BINS, confused_pairs, measure, mistakes, paired, wilson
 
@@ -75,6 +77,59 @@ class TestMeasure:
     def test_what_cannot_be_measured(self, probabilities: np.ndarray, labels: list[int]) -> None:
         with pytest.raises(ValueError, match=r"nothing|probabilities|labels"):
             measure(probabilities, np.array(labels, np.int64), ["a", "b"])
+
+
+class TestBesideTorchmetrics:
+    """The counts and the calibration error are those of torchmetrics, in float64 where it has that."""
+
+    @staticmethod
+    def drawn(seed: int, n: int, k: int, ties: bool) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        shares = rng.dirichlet(np.full(k, 0.3), n)
+        if ties:  # thirds and quarters: equal classes, and shares on the edges of bins
+            shares = np.round(shares * 15) / 15
+        return shares, rng.integers(0, k, n)
+
+    @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(2, 12), st.booleans())
+    @settings(max_examples=60, deadline=None)
+    def test_counts(self, seed: int, n: int, k: int, ties: bool) -> None:
+        shares, labels = self.drawn(seed, n, k, ties)
+        found = measure(shares, labels, [str(i) for i in range(k)])
+        answers = torch.from_numpy(shares.argmax(axis=1)), torch.from_numpy(labels)
+        np.testing.assert_array_equal(found.confusion, tm.multiclass_confusion_matrix(*answers, num_classes=k).numpy())
+        counts = tm.multiclass_stat_scores(*answers, num_classes=k, average="none").double().numpy()
+        for one, (tp, fp, _, fn, support) in zip(found.classes, counts, strict=True):
+            assert one.n == support
+            assert one.precision == (tp / (tp + fp) if tp + fp else None)
+            assert one.recall == (tp / support if support else None)
+            assert one.f1 == (2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None)
+
+    @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(6, 12), st.booleans())
+    @settings(max_examples=40, deadline=None)
+    def test_top5(self, seed: int, n: int, k: int, ties: bool) -> None:
+        """Ranks instead of shares: torch breaks ties in an order of its own."""
+        shares, labels = self.drawn(seed, n, k, ties)
+        ranks = np.argsort(np.argsort(-shares, axis=1, kind="stable"), axis=1)
+        answers = torch.from_numpy(-ranks.astype(np.float64)).softmax(1), torch.from_numpy(labels)
+        hits = int(tm.multiclass_stat_scores(*answers, num_classes=k, top_k=5, average="micro")[0])
+        assert measure(shares, labels, [str(i) for i in range(k)]).top5 == hits / n
+
+    @given(st.integers(0, 10**6), st.integers(1, 300), st.integers(2, 12))
+    @settings(max_examples=40, deadline=None)
+    def test_calibration_error(self, seed: int, n: int, k: int) -> None:
+        shares, labels = self.drawn(seed, n, k, ties=False)
+        right = torch.from_numpy((shares.argmax(axis=1) == labels).astype(np.int64))
+        theirs = tm.binary_calibration_error(torch.from_numpy(shares.max(axis=1)), right, n_bins=BINS)
+        assert measure(shares, labels, [str(i) for i in range(k)]).ece == pytest.approx(float(theirs), abs=1e-12)
+
+    def test_more_classes_than_have_rows(self) -> None:
+        """Those that occur, as a label or as an answer."""
+        shares = np.full((3, 2500), 0.0)
+        shares[[0, 1, 2], [7, 7, 2400]] = 1.0
+        found = measure(shares, np.array([7, 30, 2400]), [str(i) for i in range(2500)])
+        assert [(one.label, one.n) for one in found.classes] == [("7", 1), ("30", 1), ("2400", 1)]
+        assert found.confusion == ((1, 0, 0), (1, 0, 0), (0, 0, 1))
+        assert found.top1 == pytest.approx(2 / 3)
 
 
 class TestIntervals:

@@ -7,6 +7,7 @@ from vitcli.privacy import telemetry_off
 
 if TYPE_CHECKING:
     from vitcli.comparison.compare import compare
+    from vitcli.inference.embed import Embedding, embed
     from vitcli.inference.evaluate import evaluate
     from vitcli.inference.predict import Model, Prediction, Score, load, predict
     from vitcli.inspection.look import inspect
@@ -16,11 +17,13 @@ telemetry_off()
 
 __version__ = "0.1.0"
 __all__ = [
+    "Embedding",
     "Model",
     "Prediction",
     "Score",
     "__version__",
     "compare",
+    "embed",
     "evaluate",
     "finetune",
     "inspect",
@@ -31,6 +34,7 @@ __all__ = [
 
 _HOMES = {  # where each name is, which is imported when the name is first used
     **dict.fromkeys(("Model", "Prediction", "Score", "load", "predict"), "inference.predict"),
+    **dict.fromkeys(("Embedding", "embed"), "inference.embed"),
     "evaluate": "inference.evaluate",
     "inspect": "inspection.look",
     **dict.fromkeys(("train", "finetune"), "training.run"),

@@ -12,7 +12,6 @@ import errno
 import json
 import math
 import os
-import secrets
 import stat
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,7 +62,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Sequence: temporary file `.<name>.<random>.tmp` in the same folder, fsync, rename, fsync of the folder. A rename
     without the first fsync can come out of a power cut as an empty file; without the second, as no file.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:

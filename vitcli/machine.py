@@ -2,9 +2,9 @@
 
 import os
 import platform
-from importlib.metadata import version
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vitcli import __version__
 
@@ -16,12 +16,17 @@ VARIABLES = (
 )  # fmt: skip
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
 def what_decides_bits(device: str | None = None) -> dict[str, Any]:
     """What the bits of a result depend on beside settings and data: where all of this is equal, the bits are."""
+    from importlib.metadata import version
+
     import torch
     from PIL import features
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or default_device()
     on_gpu = place.startswith("cuda")
     names = ("torch", "torchvision", "timm", "numpy", "pillow")
     versions = {"vitcli": __version__, **{name: version(name) for name in names}}
@@ -58,11 +63,12 @@ def processor() -> str:
 
 
 def memory_free(device: str) -> int | None:
-    """Bytes of memory that the GPU `device`, or this machine, could still give; None where the system does not say."""
-    if device.startswith("cuda"):
+    """Bytes of memory that `device`, or this machine, could still give; None where the system does not say."""
+    if not on_cpu(device):
         import torch
 
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+        asked = getattr(torch.get_device_module(device), "mem_get_info", None)  # Apple's has none
+        return None if asked is None else int(asked(torch.device(device))[0])
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
@@ -83,22 +89,48 @@ def decoding_threads() -> int:
 def default_workers(kind: str, device: str) -> int:
     """How many processes decode images beside training, for data of this `kind` ("folders", "manifest", "idx").
 
-    For a GPU, which would wait for its images, this process's share of the cores, up to 16. On a CPU one a core, up to
-    four, and none where the images are in memory already ("idx").
+    For an accelerator, which would wait for its images, this process's share of the cores, up to 16. On a CPU one a
+    core, up to four, and none where the images are in memory already ("idx").
     """
     cores = os.cpu_count() or 1
-    if device.startswith("cuda"):
+    if not on_cpu(device):
         return max(1, min(16, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     return 0 if kind == "idx" else min(4, cores)
 
 
+def best_precision(device: str) -> Precision:
+    """What the forward pass of a training is fastest in on `device` without losing accuracy.
+
+    bfloat16 where there are instructions for it, float16 on NVIDIA's older GPUs, float32 elsewhere. Apple's GPUs are
+    left at float32: none was there to try another.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(False) else "fp16"  # natively
+    return "bf16" if kind == "xpu" or (kind == "cpu" and any(_instructions_for("bf16"))) else "fp32"
+
+
 def emulated(amp: str, device: str) -> bool:
-    """Whether `amp` is bfloat16 on a CPU that has no instructions for it: several times slower than float32."""
+    """Whether `device` has no instructions for the precision `amp`: several times slower than float32 there."""
+    import torch
+
+    if device.startswith("cuda"):
+        return amp == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(False)
+    native = _instructions_for(amp)
+    return on_cpu(device) and bool(native) and not any(native)
+
+
+_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
+
+
+def _instructions_for(amp: str) -> list[bool]:
+    """Which of the CPU's instructions for `amp` are there; none are known of on processors other than x86."""
     import torch
 
     known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = [known[name] for name in ("avx512_bf16", "amx_bf16") if name in known]  # x86 alone says so
-    return amp == "bf16" and device == "cpu" and bool(native) and not any(native)
+    return [known[name] for name in _INSTRUCTIONS.get(amp, ()) if name in known]
 
 
 def available_cpus() -> int:
@@ -109,13 +141,57 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+DRIVERS = ("/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")  # NVIDIA; Windows's GPU inside WSL2; AMD
+INTEL = "/dev/dri"  # of any maker's graphics, so that torch's build has to be Intel's, too
+KINDS = ("cuda", "mps", "xpu")  # NVIDIA's and AMD's, Apple's, Intel's GPUs, as torch calls them
+
+
 def gpu_visible() -> bool:
-    """Whether there is an NVIDIA driver and this process may use it, without importing torch to ask."""
-    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    """Whether there seems to be a GPU that this process and the installed torch may use, without importing torch.
+
+    A guess on the generous side, for a question that `default_device` answers, seconds later.
+    """
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    hidden = any(os.environ.get(name) in ("", "-1") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"))
+    driver = not hidden and any(Path(driver).exists() for driver in DRIVERS)
+    if not driver and not Path(INTEL).exists():
+        return False
+    from importlib.metadata import PackageNotFoundError, version  # as much as a tenth of a prediction
+
+    try:
+        build = version("torch").partition("+")[2]
+    except PackageNotFoundError:
+        return False
+    return build == "xpu" or (driver and build != "cpu")
 
 
 def default_device() -> str:
     """What torch computes on unless it is told otherwise."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None and found.type in KINDS else "cpu"
+
+
+def devices() -> list[str]:
+    """Every name of a device that torch can compute on here, the CPU's first; several GPUs have numbers, too."""
+    import torch
+
+    kind = default_device()
+    if kind == "cpu":
+        return ["cpu"]
+    return ["cpu", kind, *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
+
+
+def on_cpu(device: str) -> bool:
+    """Whether `device` is the CPU itself."""
+    return device.partition(":")[0] == "cpu"
+
+
+def wait_for(device: str) -> None:
+    """Return when `device` has done what it was asked for. The CPU has."""
+    if not on_cpu(device):
+        import torch
+
+        torch.accelerator.synchronize(torch.device(device))

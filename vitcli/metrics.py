@@ -1,7 +1,7 @@
 """Class probabilities and true labels → measures with their uncertainty.
 
-Counting and calibration are torchmetrics', on the CPU in float64; intervals, likelihood and Brier score are closed
-forms. torchmetrics is imported when something is measured: it takes seconds. Knows no files, models or terminals.
+All of it is counting and closed forms, in NumPy and float64: a library of measures takes longer to import than they
+take to compute (docs/decisions.md). Knows no files, models or terminals.
 
 Ties are broken as in `predict`: of equally probable classes the first is the prediction.
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin, sqrt, tan
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +114,7 @@ def measure(probabilities: Probabilities, labels: Labels, names: Sequence[str]) 
     error, bins = _calibration(probabilities.max(axis=1), predicted == labels)
     return Measures(
         n=n,
-        top1=_top_k(probabilities, labels, 1),
+        top1=correct / n,
         top1_interval=wilson(correct, n),
         top5=_top_k(probabilities, labels, 5) if k > 5 else None,
         balanced_accuracy=float(np.mean([row.recall for row in present])),
@@ -227,20 +226,18 @@ def _check(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -
 def _class_measures(
     predicted: Labels, labels: Labels, names: Sequence[str]
 ) -> tuple[tuple[ClassMeasures, ...], tuple[tuple[int, ...], ...]]:
-    import torch
-    from torchmetrics.functional import classification as tm
-
     kept = np.arange(len(names)) if len(names) <= ALL_CLASSES else np.union1d(predicted, labels)
-    k = max(len(kept), 2)  # torchmetrics knows no fewer
-    answers = (torch.from_numpy(np.searchsorted(kept, predicted)), torch.from_numpy(np.searchsorted(kept, labels)))
-    confusion = tm.multiclass_confusion_matrix(*answers, num_classes=k).numpy()[: len(kept), : len(kept)]
-    counts = tm.multiclass_stat_scores(*answers, num_classes=k, average="none")[: len(kept)]
-    rows = []
-    for index, (tp, fp, _, fn, n) in zip(kept, counts.tolist(), strict=True):
-        # torchmetrics counts; its ratios would be float32, and 0 where there is no telling.
-        precision, recall, f1 = _ratio(tp, tp + fp), _ratio(tp, n), _ratio(2 * tp, 2 * tp + fp + fn)
-        rows.append(ClassMeasures(names[index], n, precision, recall, f1))
-    return tuple(rows), tuple(tuple(row) for row in confusion.tolist())
+    k = len(kept)
+    cells = np.searchsorted(kept, labels) * k + np.searchsorted(kept, predicted)
+    confusion = np.bincount(cells, minlength=k * k).reshape(k, k)  # row true, column predicted
+    counts = zip(
+        kept.tolist(), confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist(), strict=True
+    )
+    rows = tuple(
+        ClassMeasures(names[i], n, _ratio(right, answers), _ratio(right, n), _ratio(2 * right, n + answers))
+        for i, right, n, answers in counts
+    )
+    return rows, tuple(map(tuple, confusion.tolist()))
 
 
 def _ratio(part: int, whole: int) -> float | None:
@@ -248,26 +245,14 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def _top_k(probabilities: Probabilities, labels: Labels, top: int) -> float:
-    """Share of samples whose label is among the `top` most probable classes."""
-    import torch
-    from torchmetrics.functional.classification import multiclass_stat_scores
-
+    """Share of samples whose label is among the `top` most probable classes; of equals the first count."""
     k, correct = probabilities.shape[1], 0
     for start in range(0, len(labels), ROWS):
-        rows = slice(start, start + ROWS)
-        answers = _ranks(probabilities[rows]), torch.from_numpy(labels[rows])
-        correct += int(multiclass_stat_scores(*answers, num_classes=k, top_k=top, average="micro")[0])
+        shares, label = probabilities[start : start + ROWS], labels[start : start + ROWS, None]
+        own = shares[np.arange(len(label)), label[:, 0], None]  # (rows, 1)
+        before = (shares > own) | ((shares == own) & (np.arange(k) < label))  # (rows, K)
+        correct += int((before.sum(axis=1) < top).sum())
     return correct / len(labels)
-
-
-def _ranks(probabilities: Probabilities) -> Any:
-    """Scores in the same order but without ties, which torch would break in an order of its own; (N, K)."""
-    import torch
-
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    scores = np.empty(probabilities.shape)
-    np.put_along_axis(scores, order, np.linspace(1, 0, probabilities.shape[1])[None], axis=1)
-    return torch.from_numpy(scores)
 
 
 def _nll(probabilities: Probabilities, labels: Labels) -> float:
@@ -284,19 +269,16 @@ def _brier(probabilities: Probabilities, labels: Labels) -> float:
 
 
 def _calibration(confidence: Probabilities, correct: npt.NDArray[np.bool_]) -> tuple[float, tuple[Bin, ...]]:
-    """Expected calibration error, and the bins it is made of."""
-    import torch
-    from torchmetrics.functional.classification import binary_calibration_error
-
-    # Binary: "the prediction is right" with probability `confidence`. torchmetrics puts 1 into a bin of its own.
-    shares = np.minimum(confidence.astype(np.float64), np.nextafter(1.0, 0.0))
-    error = binary_calibration_error(torch.from_numpy(shares), torch.from_numpy(correct.astype(np.int64)), n_bins=BINS)
-    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64).numpy()  # to the last bit those that it uses
-    inside = np.searchsorted(edges, shares, side="right") - 1
-    bins = []
-    for i in range(BINS):
-        mask = inside == i
-        n = int(mask.sum())
-        means = (float(shares[mask].mean()), float(correct[mask].mean())) if n else (None, None)
-        bins.append(Bin(float(edges[i]), float(edges[i + 1]), n, *means))
-    return float(error), tuple(bins)
+    """Expected calibration error, Σ n/N · |accuracy − confidence| over the bins, and these."""
+    shares = confidence.astype(np.float64)
+    edges = np.linspace(0, 1, BINS + 1)
+    inside = np.searchsorted(edges[1:-1], shares, side="right")
+    n = np.bincount(inside, minlength=BINS)
+    sums = np.bincount(inside, shares, BINS), np.bincount(inside, correct, BINS)
+    bins = tuple(
+        Bin(low, high, count, *((total / count, right / count) if count else (None, None)))
+        for low, high, count, total, right in zip(
+            edges[:-1].tolist(), edges[1:].tolist(), n.tolist(), sums[0].tolist(), sums[1].tolist(), strict=True
+        )
+    )
+    return float(np.abs(sums[1] - sums[0]).sum() / len(shares)), bins

@@ -3,7 +3,6 @@
 Every external string passes `safe` before it reaches a terminal, a CSV cell or HTML (docs/design.md, 12).
 """
 
-import difflib
 import json
 import math
 import re
@@ -99,5 +98,7 @@ def plural(n: int, noun: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing when no known word is near."""
+    import difflib
+
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

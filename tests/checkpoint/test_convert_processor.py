@@ -85,7 +85,10 @@ def off(ours: Preprocess, image: Image.Image, processor: Any) -> np.ndarray[Any,
 @pytest.mark.parametrize("kind", CLASSES)
 def test_any_processor_gives_its_pixels(kind: str, with_pillow: bool) -> None:
     """A file that names a few keys, and the one that transformers writes of it, which names all."""
-    make = getattr(transformers, f"{kind}ImageProcessor{'Pil' if with_pillow else ''}")
+    name = f"{kind}ImageProcessor{'Pil' if with_pillow else ''}"
+    if with_pillow and not hasattr(transformers, name):
+        pytest.skip("transformers has none that computes with Pillow")
+    make = getattr(transformers, name)
     rng = np.random.default_rng(len(kind) + with_pillow)
     for _ in range(15):
         said, image = settings(kind, rng), picture(rng)

@@ -457,15 +457,18 @@ def test_transformers_names_beside_a_config_of_another_kind(tmp_path: Path) -> N
     assert "the config.json beside it has no model_type" in refusal(lambda: converted(folder))
 
 
-def test_beit_is_refused_for_what_its_config_says(tmp_path: Path) -> None:
+def test_a_beit_without_relative_places_is_refused(tmp_path: Path) -> None:
     sizes = {**originals.SIZES, **originals.PATCH}
-    for relative in (False, True):
-        config = transformers.BeitConfig(
-            **sizes, use_absolute_position_embeddings=not relative, use_relative_position_bias=relative
-        )
-        folder = save_transformers(shake(transformers.BeitModel(config)), tmp_path / str(relative))
-        message = refusal(lambda folder=folder: converted(folder))  # type: ignore[misc]
-        assert ("relative position biases" in message) == relative
+    config = transformers.BeitConfig(**sizes, use_absolute_position_embeddings=True)
+    folder = save_transformers(shake(transformers.BeitModel(config)), tmp_path / "m")
+    assert "no relative position biases" in refusal(lambda: converted(folder))
+
+
+def test_dinov3_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for changes, message in (({"rope_theta": 50.0}, "rope_theta 50"), ({"key_bias": True}, "keys have a bias")):
+        config = transformers.DINOv3ViTConfig(**originals.SIZES, patch_size=16, **changes)
+        folder = save_transformers(shake(transformers.DINOv3ViTModel(config)), tmp_path / next(iter(changes)))
+        assert message in refusal(lambda folder=folder: converted(folder))  # type: ignore[misc]
 
 
 def test_a_cache_that_holds_other_files_of_the_repository_is_no_hindrance(

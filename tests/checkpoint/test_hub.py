@@ -18,7 +18,7 @@ from tests.helpers.fake_hub import FakeHub, Fault, running
 from tests.helpers.process import python
 from vitcli.checkpoint.catalog import list_models, model_names
 from vitcli.checkpoint.hub import find_cached, hub_cache
-from vitcli.checkpoint.layout import ALIASES
+from vitcli.checkpoint.layout import ALIASES, FAMILIARITY_NAME
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import as_stored, write_tensors
 from vitcli.checkpoint.weights import read_weights
@@ -91,10 +91,10 @@ def test_both_files_are_of_the_commit_that_the_branch_was(hub: FakeHub) -> None:
     assert (hub_cache() / "models--someone--tiny-vit" / "refs" / "main").read_text() == commit
 
 
-def test_nothing_but_the_two_files_is_asked_for(hub: FakeHub) -> None:
+def test_nothing_but_the_files_of_a_checkpoint_is_asked_for(hub: FakeHub) -> None:
     hub.add(REPO, dict(hub.repos[REPO].files) | {"pytorch_model.bin": b"evil", "modeling.py": b"evil"})
     resolve(REPO)
-    assert {path.split("/")[-1] for path in hub.requests} == {"config.json", "model.safetensors"}
+    assert {path.split("/")[-1] for path in hub.requests} == {"config.json", "model.safetensors", FAMILIARITY_NAME}
 
 
 def test_branches_tags_and_commits(hub: FakeHub, files: dict[str, bytes]) -> None:
@@ -157,7 +157,12 @@ def test_the_download_continues_where_it_was_broken_off(hub: FakeHub) -> None:
 # --- failures: one line each, all different ---
 
 LINES: dict[tuple[str, str, Fault], str] = {
-    ("HEAD", "config.json", "401"): "no such model on the Hub, or a private one (401); `hf auth login`",
+    (
+        "HEAD",
+        "config.json",
+        "401",
+    ): "no such model on the Hub, or a private one (401); `hf auth login` if it is yours. If "
+    "it is gated, accept its terms at https://huggingface.co/",
     ("HEAD", "config.json", "401 token"): "refuses your token (401)",
     (
         "HEAD",

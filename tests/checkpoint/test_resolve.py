@@ -129,7 +129,7 @@ def test_a_folder_with_a_pickle_only_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("fashon-vit", "Did you mean 'fashion-vit'?"),
+        ("phot-vit", "Did you mean 'photo-vit'?"),
         ("imagnet", "Did you mean 'imagenet'?"),
         ("", "no checkpoint ''"),
         ("a\0b", r"a\x00b"),
@@ -242,7 +242,7 @@ def test_the_probe_sees_an_import(tmp_path: Path) -> None:
     assert "safetensors" in imported(tmp_path, extra="import safetensors")[1]
 
 
-@pytest.mark.parametrize(("name", "other"), [("imagenet", "-m timm/vit_base"), ("fashion-vit", "a bundled model")])
+@pytest.mark.parametrize(("name", "other"), [("imagenet", "-m timm/vit_base"), (DEFAULT_BUNDLED, "a bundled model")])
 def test_a_folder_that_hides_a_name_of_ours_is_taken_and_that_is_said(
     name: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,17 +21,18 @@ import pytest
 from PIL import Image
 
 from tests.helpers.data import write_idx
-from tests.helpers.process import environment
+from tests.helpers.process import environment, imported_by
 from tests.helpers.terminal import vit
 from vitcli.cli.compare import shares, stages
-from vitcli.comparison import cells
-from vitcli.comparison.cells import copies_needed
+from vitcli.comparison import work
+from vitcli.comparison.cells import Cells
 from vitcli.comparison.compare import begin, carry_out, compare, resume
 from vitcli.comparison.queue import folder_of, results, work_through
 from vitcli.comparison.report import _curves, accuracy_figure
-from vitcli.comparison.results import Findings, Point, crossover, points
+from vitcli.comparison.results import Findings, Point, Size, crossover, points
 from vitcli.comparison.study import Cell, Pretraining, Study, contender, read_study, write_study
 from vitcli.comparison.tables import sentence
+from vitcli.comparison.work import copies_needed
 from vitcli.data.samples import ArraySamples
 from vitcli.data.sources import open_data
 from vitcli.data.split import subset
@@ -42,7 +43,7 @@ from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.cost import cost
 from vitcli.training.build import build_task, parameters, vit_config
-from vitcli.training.folder import locked
+from vitcli.training.lock import locked
 from vitcli.training.recipe import Recipe
 from vitcli.training.settings import Settings
 
@@ -301,7 +302,7 @@ class TestContenders:
         for name in ("vit", "hybrid", "resnet-small"):
             chosen = contender(name, side)
             task = build_task(Settings(chosen.architecture, chosen.model_args, str(data.root), Recipe()), data)
-            found[name] = parameters(task.model), cells._macs(task.model, task.preprocess.size)
+            found[name] = parameters(task.model), work._macs(task.model, task.preprocess.size)
         assert 0.75 < found["hybrid"][0] / found["vit"][0] < 1.25
         assert 0.5 < found["resnet-small"][1] / found["vit"][1] < 1.5
         if side > 96:
@@ -334,7 +335,7 @@ def whole(place: Path) -> Path:
 class TestCommand:
     def test_what_a_study_leaves(self, whole: Path) -> None:
         assert {path.name for path in whole.iterdir()} == {
-            "study.json", "cells", "accuracy.png", "accuracy.svg", "results.csv", "report.html",
+            "study.json", "sizes.json", "cells", "accuracy.png", "accuracy.svg", "results.csv", "report.html",
         }  # fmt: skip
         rows = table(whole)
         assert len(rows) == 8
@@ -352,6 +353,46 @@ class TestCommand:
         assert [p["mean"] for p in document["points"]]
         assert {path: path.stat().st_mtime_ns for path in whole.glob("cells/*/result.json")} == before
         assert vit("compare --resume whole --csv").stdout.startswith("model,pretraining,pretraining_images,share")
+
+    def test_resumed_where_its_data_were_moved_to(self, here: Path, tmp_path: Path) -> None:
+        """Done in part, then the data move: it ends with the table and the weights of one that stayed."""
+        for name in ("data", "before"):
+            shutil.copytree(here / "data", tmp_path / name)
+        line = "--models vit-small --sizes 100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
+        line = f"compare --data {tmp_path / 'data'} --pretrain a=50% --pretrain-data {tmp_path / 'before'} {line}"
+        assert vit(f"{line} --out {tmp_path / 'study'}").exit_code == 0
+        done = {path: path.read_bytes() for path in (tmp_path / "study").glob("cells/*seed1/*/best/*.safetensors")}
+        assert len(done) == 2
+        shutil.rmtree(next((tmp_path / "study").glob("cells/*seed1")))
+        shown = (tmp_path / "study" / "results.csv").read_text()
+        (tmp_path / "data").rename(tmp_path / "moved")
+        (tmp_path / "before").rename(tmp_path / "moved before")
+        resumed = f"compare --resume {tmp_path / 'study'} --workers 0"
+        for there, code, said in [
+            ("", 1, "data does not exist; if the data moved, say where they are with --data"),
+            (f"--data {tmp_path / 'moved'}", 1, "before does not exist; if the data moved, say where they are with"),
+            (f"--data {tmp_path / 'nowhere'}", 1, "nowhere does not exist"),
+        ]:
+            result = vit(f"{resumed} {there}")
+            assert (result.exit_code, said in " ".join(result.stderr.split())) == (code, True), result.stderr
+        result = vit(f"{resumed} --data {tmp_path / 'moved'} --pretrain-data '{tmp_path / 'moved before'}'")
+        assert result.exit_code == 0, result.output
+        assert {path: path.read_bytes() for path in done} == done
+        without_time = [row.rpartition(",")[0] for row in (tmp_path / "study" / "results.csv").read_text().split()]
+        assert without_time == [row.rpartition(",")[0] for row in shown.split()]
+
+    @pytest.mark.parametrize("option", ["--data", "--pretrain-data"])
+    def test_moved_data_must_be_those_of_the_study(self, whole: Path, here: Path, tmp_path: Path, option: str) -> None:
+        rng = np.random.default_rng(5)
+        for split in ("train", "t10k"):
+            write_idx(tmp_path, split, rng.integers(0, 100, (40, 8, 8)), np.arange(40) % 2)
+        result = vit(f"compare --resume whole --dry-run {option} {tmp_path}")
+        assert result.exit_code == 2
+        said = {
+            "--data": "does not hold the data that whole began with",
+            "--pretrain-data": "pre-trained on 0 data sets",
+        }
+        assert said[option] in " ".join(result.stderr.split())
 
     def test_from_python_it_is_the_same_study(
         self, whole: Path, here: Path, capsys: pytest.CaptureFixture[str]
@@ -403,10 +444,26 @@ class TestCommand:
             assert bool(result.stderr) == (rank == "0")
             assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(os.environ)
 
+    def test_a_finished_study_is_shown_without_torch(self, whole: Path, here: Path) -> None:
+        kept = (whole / "sizes.json").read_bytes()
+        assert imported_by("compare", "--resume", "whole", "--json") & {"torch", "timm", "torchvision"} == set()
+        (whole / "sizes.json").unlink()
+        assert vit("compare --resume whole").exit_code == 0
+        assert (whole / "sizes.json").read_bytes() == kept, "and measured again where that was lost"
+
+    @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"vit-small": {"params": "1", "macs": 1, "bias": 0}}'])
+    def test_damaged_sizes(self, whole: Path, here: Path, damage: str) -> None:
+        shutil.copytree(whole, here / "damaged", dirs_exist_ok=True)
+        (here / "damaged" / "sizes.json").write_text(damage)
+        result = vit("compare --resume damaged")
+        assert result.exit_code == 1
+        assert "sizes.json" in result.stderr
+        assert "remove it, and the models are measured again" in result.stderr
+
     def test_killed_in_the_middle_it_ends_with_the_same_table(
         self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real, events = cells._tell, 0
+        real, events = work._tell, 0
 
         def dying(event: Any, bar: Any) -> None:
             nonlocal events
@@ -415,7 +472,7 @@ class TestCommand:
                 raise KeyboardInterrupt
             real(event, bar)
 
-        monkeypatch.setattr(cells, "_tell", dying)
+        monkeypatch.setattr(work, "_tell", dying)
         codes = [vit(f"compare --data data {SMALL} --out cut").exit_code for _ in range(3)]
         assert codes == [130, 130, 0]
         assert table(here / "cut") == table(whole)
@@ -449,7 +506,9 @@ class TestCommand:
         assert 0 < kept <= before, "of the last epoch; scoring comes after it"
         subject = resume(whole)
         (cell / "cpu_seconds").write_text("1000")
-        again = subject.work(next(c for c in subject.study.cells() if c.name == cell.name), cell, workers=0)
+        again = work.Worker(subject).work(
+            next(c for c in subject.study.cells() if c.name == cell.name), cell, workers=0
+        )
         assert again["cpu_seconds"] > 1000
         (cell / "cpu_seconds").write_text(f"{kept}")
 
@@ -459,8 +518,8 @@ class TestCommand:
             str(here / "data"), open_data(here / "data").fingerprint, {"vit-small": asdict(contender("vit-small", 8))},
             (1.0,), 1, 2.0, 2.0, {"batch_size": 8, "micro_batch": 8},
         )  # fmt: skip
-        subject = cells.Cells(study, here / "unread")
-        size = cells.model_sizes(subject)["vit-small"]
+        subject = Cells(study, here / "unread")
+        size = work.model_sizes(subject)["vit-small"]
         chosen = contender("vit-small", 8)
         assert size.macs == cost(vit_config(chosen.architecture, chosen.model_args, 2)).macs  # attention included
         read: list[str] = []
@@ -521,7 +580,7 @@ class TestCommand:
             for one in signals:  # a second one would end the process at once
                 os.kill(os.getpid(), one)
 
-        monkeypatch.setattr(cells, "_tell", stopping)
+        monkeypatch.setattr(work, "_tell", stopping)
         result = vit(f"compare --data data {SMALL} --out stopped")
         assert result.exit_code == 75
         assert "to go on: vit compare --resume stopped" in result.stderr
@@ -529,13 +588,13 @@ class TestCommand:
     def test_there_is_a_report_before_the_end(self, whole: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done = iter(range(3))
 
-        def work(cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
+        def working(self: object, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
             if next(done) == 2:
                 raise KeyboardInterrupt
             return {**RESULT, "validation_accuracy": 0.5, "failed": 0}
 
-        subject = cells.Cells(read_study(whole), here / "early")
-        monkeypatch.setattr(subject, "work", work)
+        subject = Cells(read_study(whole), here / "early")
+        monkeypatch.setattr(work.Worker, "work", working)
         with pytest.raises(KeyboardInterrupt):
             carry_out(subject, workers=0)
         assert "6 cells of 8 still to come" in (here / "early" / "report.html").read_text()
@@ -642,7 +701,7 @@ def test_who_may_pass_whom(models: str, pairs: set[tuple[str, str]]) -> None:
     found = [
         Point(m, s, int(100 * s), (0, 1), (0.5, 0.6), 0.55, None, {}, 1.0) for m in study.models for s in study.shares
     ]
-    findings = Findings(study, {}, {})
+    findings = Findings(study, {}, {name: Size(1, 1, work._inductive_bias(name)) for name in study.models})
     findings.__dict__["points"] = found
     assert {(one.incumbent, one.challenger) for one in findings.crossings} == pairs
 
@@ -678,9 +737,9 @@ def test_a_smaller_micro_batch_is_the_same_run() -> None:
     settings = Settings("vit_tiny_patch16_224", {}, "data", Recipe(micro_batch=8, batch_size=32))
     kept = json.loads(json.dumps(settings.as_dict()))
     kept["recipe"]["micro_batch"] = 4
-    assert cells._as_begun(kept, settings) == settings
+    assert work._as_begun(kept, settings) == settings
     kept["recipe"]["lr"] = 1.0
-    assert cells._as_begun(kept, settings) != settings
+    assert work._as_begun(kept, settings) != settings
 
 
 def test_shares_and_stages() -> None:

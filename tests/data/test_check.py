@@ -163,6 +163,14 @@ def test_names_in_two_spellings(photos: Path) -> None:
     assert kinds(photos)["similar-class-names"] == 1
 
 
+@pytest.mark.parametrize("name", ["nan", "NaN", "<NA>", "None", "NULL", "NA", "NaT"])
+def test_a_class_named_like_an_empty_cell(photos: Path, name: str) -> None:
+    (photos / "train" / name).mkdir()
+    for i in range(10):
+        scene(200 + i).save(photos / "train" / name / f"{i}.png")
+    assert kinds(photos)["empty-class-names"] == 1
+
+
 def test_images_that_surprise(photos: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -424,10 +424,11 @@ def test_a_split_without_images_is_none(tmp_path: Path) -> None:
     assert any("there is no val split" in note for note in data.notes)
 
 
-def test_a_class_called_test_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["test", "Test_Images", "val", "validation", "eval-set", "dev"])
+def test_a_class_called_like_a_held_out_split_is_said(tmp_path: Path, name: str) -> None:
     """Without folders inside it cannot be a split, but it may be images without labels."""
-    root = tree(tmp_path / "d", "cat/1.png", "dog/1.png", "test/1.png")
-    assert "read as a class: 'test'" in " ".join(open_data(root).notes)
+    root = tree(tmp_path / "d", "cat/1.png", "dog/1.png", f"{name}/1.png")
+    assert f"read as a class: '{name}'" in " ".join(open_data(root).notes)
     assert "class-like-a-split" in {finding.kind for finding in check(root).findings}
     assert "class-like-a-split" not in {finding.kind for finding in check(root, folders="classes").findings}
 
@@ -468,3 +469,10 @@ def test_class_names_that_are_almost_alike_are_said(tmp_path: Path) -> None:
         "classes that are written almost alike: '01', '1'",
         "classes that are written almost alike: 'Hot_Dog', 'hot dog'",
     }
+
+
+def test_classes_named_like_empty_cells_are_said(tmp_path: Path) -> None:
+    data = open_data(classes(tmp_path, **{"nan": 3, "NULL": 3, "Nan bread": 3, "none": 3, "cat": 3}))
+    assert [note for note in data.notes if "empty cell" in note] == [
+        "taken as a class, though it may be an empty cell: 'NULL', 'nan'; leave such images out"
+    ]

@@ -8,10 +8,12 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -103,29 +105,52 @@ def _show(place: Path, name: str, seed: int, case: int) -> int:
 
 
 def _many(place: Path, names: list[str], seed: int, cases: int) -> int:
-    began, rows = time.monotonic(), []
+    """So many cases of every kind; Ctrl-C ends early, with the table of what was run."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
+    rows: list[Tally] = []
     faults: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for name in names:
-        codes: Counter[int] = Counter()
-        slowest = largest = 0.0
-        for case in range(cases):
-            _, ended, wrong = _case(place, name, _rng(name, seed, case), place / "case")
-            codes[ended.code] += 1
-            slowest, largest = max(slowest, ended.cpu), max(largest, ended.memory)
-            if wrong:
-                faults[name, wrong].append(case)
-        bad = sum(len(found) for (of, _), found in faults.items() if of == name)
-        others = cases - codes[0] - codes[1] - codes[2] - codes[3]
-        ends = (codes[1] + codes[2], codes[3], codes[0], others)
-        rows.append((name, cases, *ends, f"{slowest:.1f} s", f"{largest / 2**20:.0f} MiB", bad))
-        print(f"{name}: {cases} cases, {bad} faults, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):
+        for name in names:
+            rows.append(Tally(name))
+            for case in range(cases):
+                _, ended, wrong = _case(place, name, _rng(name, seed, case), place / "case")
+                rows[-1].add(ended, wrong)
+                if case % 200 == 199:
+                    print(f"{name}: {case + 1} cases, {rows[-1].faults} faults", file=sys.stderr, flush=True)
+                if wrong:
+                    faults[name, wrong].append(case)
+                    print(f"{name} {case}: {wrong}", file=sys.stderr, flush=True)
     print("| files | cases | refused | some inputs failed | accepted | other ends | slowest | most memory | faults |")
     print("| --- |" + " --- |" * 8)
     for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
+        print(row.line())
     for (name, wrong), found in sorted(faults.items(), key=lambda item: (item[0][0], -len(item[1]))):
         print(f"{name}: {len(found)} × {wrong}: --only {name} --seed {seed} --case {found[0]}", *found[1:6], flush=True)
     return bool(faults)
+
+
+@dataclass
+class Tally:
+    """How the cases of one kind ended."""
+
+    name: str
+    codes: Counter[int] = field(default_factory=Counter)
+    slowest: float = 0.0  # seconds of computing
+    largest: int = 0  # bytes
+    faults: int = 0
+
+    def add(self, ended: engine.Ended, wrong: str) -> None:
+        self.codes[ended.code] += 1
+        self.slowest, self.largest = max(self.slowest, ended.cpu), max(self.largest, ended.memory)
+        self.faults += bool(wrong)
+
+    def line(self) -> str:
+        """A row of the table."""
+        codes, cases = self.codes, self.codes.total()
+        others = cases - codes[0] - codes[1] - codes[2] - codes[3]
+        ends = (cases, codes[1] + codes[2], codes[3], codes[0], others)
+        cells = (self.name, *ends, f"{self.slowest:.1f} s", f"{self.largest / 2**20:.0f} MiB", self.faults)
+        return "| " + " | ".join(map(str, cells)) + " |"
 
 
 if __name__ == "__main__":

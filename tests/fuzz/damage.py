@@ -64,13 +64,20 @@ def damaged_tree(tree: Tree, rng: random.Random) -> Tree:
 
 
 def dump_json(tree: Tree) -> str:
-    if isinstance(tree, Raw):
-        return tree
-    if isinstance(tree, Pairs):
-        return "{" + ", ".join(f"{json.dumps(key)}: {dump_json(value)}" for key, value in tree) + "}"
-    if isinstance(tree, list):
-        return "[" + ", ".join(map(dump_json, tree)) + "]"
-    return json.dumps(tree)
+    """`tree` as JSON, however deep: what is still to be written waits on a stack, its last item is next."""
+    written: list[str] = []
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Pairs):
+            items = [part for key, inner in value for part in (Raw(", "), Raw(f"{json.dumps(key)}: "), inner)]
+            waiting += reversed((Raw("{"), *items[1:], Raw("}")))
+        elif isinstance(value, list):
+            items = [part for inner in value for part in (Raw(", "), inner)]
+            waiting += reversed((Raw("["), *items[1:], Raw("]")))
+        else:
+            written.append(value if isinstance(value, Raw) else json.dumps(value))
+    return "".join(written)
 
 
 def dump_toml(tree: Pairs) -> str:
@@ -112,10 +119,13 @@ def _toml_key(key: str) -> str:
 
 
 def _places(tree: Tree) -> Iterator[tuple[list[Any], int]]:
-    """Every value inside: the list or the pairs that hold it, and where."""
-    for i, item in enumerate(tree if isinstance(tree, list) else ()):
-        yield tree, i
-        yield from _places(item[1] if isinstance(tree, Pairs) else item)
+    """Every value inside, at any depth: the list or the pairs that hold it, and where."""
+    holders = [tree]
+    while holders:
+        holder = holders.pop()
+        for i, item in enumerate(holder if isinstance(holder, list) else ()):
+            yield holder, i
+            holders.append(item[1] if isinstance(holder, Pairs) else item)
 
 
 def _damage_pair(holder: Pairs, i: int, rng: random.Random) -> None:

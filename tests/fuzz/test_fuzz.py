@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.fuzz.damage import damaged_bytes, damaged_json
+from tests.fuzz.damage import Pairs, damaged_bytes, damaged_json, damaged_tree, dump_json
 from tests.fuzz.engine import Ended, verdict
 from tests.helpers.process import ROOT, environment
 
@@ -68,3 +69,13 @@ def test_a_case_is_made_again_by_its_number() -> None:
         made = [[damage(sound, random.Random(f"x/{n}")) for n in range(100)] for _ in range(2)]  # type: ignore[operator]
         assert made[0] == made[1]
         assert len(set(made[0])) > 50
+
+
+def test_damage_knows_no_depth() -> None:
+    """What is nested deeper than Python's stack is walked and written like anything else."""
+    text = "[" * 20_000 + '{"a": 1}' + "]" * 20_000
+    tree: Any = Pairs([("a", 1)])
+    for _ in range(20_000):
+        tree = [tree]
+    assert dump_json(tree) == text
+    assert any(dump_json(damaged_tree(tree, random.Random(n))) != text for n in range(5))

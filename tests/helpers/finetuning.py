@@ -13,7 +13,7 @@ from vitcli.training.settings import FineTuning, Settings
 SMALL = replace(TINY, img_size=(28, 28), patch_size=(14, 14), embed_dim=24, num_heads=3, num_classes=5)
 RECIPE = Recipe(
     epochs=2, batch_size=16, micro_batch=8, lr=3e-3, mixup=0, crop_scale=1, randaugment="", hflip=0, random_erasing=0,
-    drop_path=0, ema_decay=0.5, layer_decay=0.75, label_smoothing=0,
+    drop_path=0, ema_decay=0.5, layer_decay=0.75, label_smoothing=0, amp="fp32", compile=False,
 )  # fmt: skip
 
 

@@ -36,8 +36,8 @@ def shake(model: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
-def images(channels: int = 3, size: int = 64) -> Tensor:
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(7))
+def images(channels: int = 3, size: int = 64, width: int | None = None) -> Tensor:
+    return torch.randn(2, channels, size, width or size, generator=torch.Generator().manual_seed(7))
 
 
 def _class_token(model: Any, x: Tensor) -> Tensor:
@@ -86,6 +86,51 @@ TRANSFORMERS: Mapping[str, Any] = {
         ),
         _class_token,
     ),
+    "dinov3": (lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**SIZES, patch_size=16, num_register_tokens=2)), _pooled),
+    "dinov3-gated": (
+        lambda: hf.DINOv3ViTModel(
+            hf.DINOv3ViTConfig(
+                **SIZES | {"image_size": [48, 80]},
+                patch_size=16,
+                intermediate_size=104,
+                use_gated_mlp=True,
+                hidden_act="silu",
+                query_bias=False,
+                value_bias=False,
+            )
+        ),
+        _pooled,
+    ),
+    "beit": (
+        lambda: hf.BeitForImageClassification(
+            hf.BeitConfig(**SIZES, **PATCH, use_relative_position_bias=True, num_labels=3)
+        ),
+        _logits,
+    ),
+    "beit-shared": (
+        lambda: hf.BeitModel(
+            hf.BeitConfig(
+                **SIZES,
+                **PATCH,
+                use_shared_relative_position_bias=True,
+                use_absolute_position_embeddings=True,
+                use_mean_pooling=False,
+            )
+        ),
+        _pooled,
+    ),
+    "data2vec": (
+        lambda: hf.Data2VecVisionForImageClassification(
+            hf.Data2VecVisionConfig(**SIZES, **PATCH, use_relative_position_bias=True, num_labels=3)
+        ),
+        _logits,
+    ),
+    "ijepa": (lambda: hf.IJepaForImageClassification(hf.IJepaConfig(**SIZES, **PATCH, num_labels=3)), _logits),
+    "ijepa-model": (
+        lambda: hf.IJepaModel(hf.IJepaConfig(**SIZES, **PATCH)),
+        lambda model, x: model(x).last_hidden_state.mean(1),
+    ),
+    "msn": (lambda: hf.ViTMSNForImageClassification(hf.ViTMSNConfig(**SIZES, **PATCH, num_labels=3)), _logits),
     "mae": (
         lambda: hf.ViTMAEForPreTraining(
             hf.ViTMAEConfig(

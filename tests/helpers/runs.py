@@ -15,7 +15,7 @@ from vitcli.training.state import load_state
 # Everything that draws random numbers is on: any draw that is not keyed would break the equality of two runs.
 RECIPE = Recipe(
     epochs=4, batch_size=16, micro_batch=8, lr=3e-3, dropout=0.1, drop_path=0.2, mixup=0.3, cutmix=0.5, crop_scale=0.6,
-    invert=0.3, random_erasing=0.4, ema_decay=0.9,
+    invert=0.3, random_erasing=0.4, ema_decay=0.9, amp="fp32", compile=False,
 )  # fmt: skip
 MODEL = {"img_size": [16, 16], "patch_size": [4, 4], "embed_dim": 24, "depth": 2, "num_heads": 3}
 

@@ -108,6 +108,9 @@ def test_a_model_that_is_no_vit_runs_on_torch(cnn: Checkpoint) -> None:
         ({"images": 10**6, "precision": "int8"}, True, "onnxruntime"),
         ({"device": "cuda"}, True, "torch"),
         ({"engine": "torch"}, False, "torch"),
+        ({"precision": "bf16"}, False, "torch"),
+        ({"precision": "fp16", "device": "cpu"}, True, "torch"),
+        ({"precision": "fp32", "images": 10**6}, True, "torch"),
         ({"engine": "onnxruntime", "images": 10**6}, True, "onnxruntime"),
     ],
 )
@@ -115,7 +118,31 @@ def test_the_engine_fits_device_and_work(
     wishes: dict[str, Any], gpu: bool, expected: str, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "gpu_visible", lambda: gpu)
+    monkeypatch.setattr(engines, "default_device", lambda: "cuda" if gpu else "cpu")
     assert choose(tiny, **wishes).engine == expected
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_and_in_range(precision: Any, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float16 cannot hold is computed again in float32, and `auto` on a CPU never rounds."""
+    images = random_images(tiny)
+    exact = open_engine(tiny, "torch", device="cpu", precision="fp32").logits(images)
+    auto = open_engine(tiny, "torch", device="cpu").logits(images)
+    np.testing.assert_array_equal(auto, exact)
+    engine = open_engine(tiny, "torch", device="cpu", precision=precision)
+    rounded = engine.logits(images)
+    assert rounded.dtype == np.float32
+    assert np.abs(rounded - exact).max() > 0
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
+    real = engine._run  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "_run", lambda pixels, half: real(pixels, half) * (np.inf if half else 1))
+    np.testing.assert_array_equal(engine.logits(images), exact)
+
+
+def test_a_driver_without_a_torch_that_knows_it_is_no_gpu(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "gpu_visible", lambda: True)
+    monkeypatch.setattr(engines, "default_device", lambda: "cpu")
+    assert choose(tiny, images=10**6).engine == "onnxruntime"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +151,8 @@ def test_the_engine_fits_device_and_work(
         ({"engine": "torch", "precision": "int8"}, "int8"),
         ({"device": "cuda", "precision": "int8"}, "int8"),
         ({"engine": "onnxruntime", "device": "cuda"}, "runs on the CPU, not on cuda"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "bf16 is computed by torch"),
+        ({"engine": "onnxruntime", "precision": "fp16"}, "fp16 is computed by torch"),
     ],
 )
 def test_wishes_that_exclude_each_other(wishes: dict[str, Any], line: str, tiny: Checkpoint) -> None:

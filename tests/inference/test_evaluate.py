@@ -124,6 +124,15 @@ class TestEvaluate:
         with Image.open(tmp_path / "c.png") as picture:
             assert picture.format == "PNG"
 
+    def test_what_silence_gains_is_said_in_every_form(self, base: Path, photos: Path) -> None:
+        found = document(base, "--data", photos)["selective"]
+        assert [one["coverage"] for one in found["at"]] == [0.8, 0.9, 0.95]
+        rows = {row[0]: float(row[2]) for row in csv.reader(io.StringIO(invoke(base, "--data", photos, "--csv").stdout))
+                if row[0].startswith("accuracy_at")}  # fmt: skip
+        assert rows == {f"accuracy_at_{one['coverage'] * 100:.0f}": one["accuracy"] for one in found["at"]}
+        people = " ".join(invoke(base, "--data", photos).stdout.split())
+        assert all(f"accuracy, {one['coverage']:.0%} surest {one['accuracy']:.4f}" in people for one in found["at"])
+
     def test_a_split_that_is_not_there(self, base: Path, photos: Path) -> None:
         assert document(base, "--data", photos, "--split", "val")["measures"]["n"] > 0  # drawn from train
         assert "'all' is not one of 'train', 'val', 'test'" in invoke(base, "--data", photos, "--split", "all").stderr

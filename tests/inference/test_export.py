@@ -251,7 +251,7 @@ class TestCommand:
         assert document["parity"][2]["batch"] == 7
         assert [one["images"] for one in document["parity"]] == [128, 14, 14]
         assert document["parity"][0]["interval"] == {"low": pytest.approx(0.9709, abs=1e-4), "high": 1.0}
-        assert "128 built-in pictures" in result.stderr
+        assert "128 built-in photographs" in result.stderr
 
     def test_measures_on_the_users_images(self, base: Path, tmp_path: Path, images: list[Image.Image]) -> None:
         for i, image in enumerate(images):

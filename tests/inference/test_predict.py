@@ -14,16 +14,19 @@ import scipy.special
 from PIL import Image
 
 import vitcli
-from tests.helpers.checkpoints import LABELS, TINY, random_tensors, write_tiny
+from tests.helpers.checkpoints import LABELS, TINY, edit_config, random_tensors, write_tiny
 from tests.helpers.process import python
 from vitcli import Model, Prediction, Score, load, predict
 from vitcli.checkpoint.config import Description
+from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.write import write_checkpoint
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.find import ImageSource
+from vitcli.images.preprocess import Preprocess
 from vitcli.images.preprocess import load as load_pixels
 from vitcli.inference import stream as module
 from vitcli.inference.engines import open_engine
+from vitcli.model.shapes import Array
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,22 @@ def test_a_prediction_is_preprocessing_model_softmax_and_names(model: Model, pic
     assert [score.label for score in prediction.labels] == [LABELS[i] for i in order]
     # the engines' agreement (test_engines)
     np.testing.assert_allclose([score.probability for score in prediction.labels], expected[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1040, 4096])
+@pytest.mark.parametrize("images", [1, 9])
+def test_no_image_is_prepared_at_a_large_size_that_the_weights_deny(tmp_path: Path, side: int, images: int) -> None:
+    folder = edit_config(
+        write_tiny(tmp_path), pretrained_cfg__input_size=[3, side, side], model_args__img_size=[side, side]
+    )
+    checkpoint = resolve(str(folder))
+
+    def prepared(preprocess: Preprocess, exact: bool) -> Array:
+        raise AssertionError("prepared")
+
+    sources = iter([module.Source(str(i), prepared) for i in range(images)])
+    with pytest.raises(CheckpointError, match="the position embedding is for a grid of 4×4"):
+        list(module.Stream(checkpoint).answers(sources))
 
 
 def test_order_is_that_of_the_input_and_bad_files_stay_alone(model: Model, pictures: Path) -> None:

@@ -33,7 +33,7 @@ from vitcli.inference.predict import predict
 from vitcli.inspection.distance import AttentionDistance, Distances, patch_distances
 from vitcli.inspection.filters import filters
 from vitcli.inspection.heads import ALIKE, HeadKinds
-from vitcli.inspection.images import BATCH, Feed, built_in, from_files
+from vitcli.inspection.images import BATCH, CLOTHES, PHOTOGRAPHS, Feed, Sheet, built_in, from_files
 from vitcli.inspection.lens import LogitLens
 from vitcli.inspection.look import inspect
 from vitcli.inspection.maps import AttentionMaps, Rollout
@@ -324,14 +324,19 @@ class TestPositions:
 
 
 class TestFeed:
-    def test_the_built_in_pictures(self) -> None:
-        found = built_in(128)
+    @pytest.mark.parametrize("sheet", [CLOTHES, PHOTOGRAPHS], ids=lambda sheet: sheet.called)
+    def test_the_built_in_pictures(self, sheet: Sheet) -> None:
+        found = sheet.pictures(128)
         assert len(found) == 128
         pixels = found[5].load(PREPROCESS)
         assert pixels.shape == (3, 64, 64)
         assert pixels.std() > 0.1
         digests = {picture.load(PREPROCESS).tobytes() for picture in found}
         assert len(digests) == 128
+
+    def test_a_model_sees_what_it_was_trained_with(self) -> None:
+        of = {name: built_in(resolve(name)) for name in ("photo-vit", "fashion-vit", "fashion-hybrid")}
+        assert of == {"photo-vit": PHOTOGRAPHS, "fashion-vit": CLOTHES, "fashion-hybrid": CLOTHES}
 
     def test_a_bad_file_is_left_out(self, tmp_path: Path) -> None:
         for i in range(BATCH + 2):
@@ -550,7 +555,7 @@ class TestCommand:
 
     def test_built_in_pictures_are_said(self, here: Path) -> None:
         result = vit("inspect a --rollout --count 3")
-        assert "built-in pictures" in result.stderr
+        assert "built-in photographs of Caltech-101" in result.stderr
         assert "picture 3" in result.stdout
 
     def test_a_bad_image_is_exit_3_and_none_at_all_is_1(self, here: Path, tmp_path: Path) -> None:

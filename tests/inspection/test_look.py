@@ -63,7 +63,7 @@ def test_tells_notes_and_progress(here: Path) -> None:
         yield lambda done, total: told.append((title, done, total))
 
     inspect("a", ["heads"], count=9, say=notes.append, progress=progress)
-    assert notes == ["looking with 9 built-in pictures of Fashion-MNIST; --images or --data takes yours"]
+    assert notes == ["looking with 9 built-in photographs of Caltech-101; --images or --data takes yours"]
     assert told == [("a", 8, 9), ("a", 9, 9)]
 
 

@@ -1,4 +1,4 @@
-"""Our model against timm's, for every name that timm registers as a plain ViT or a hybrid.
+"""Our model against timm's, for every name that timm registers as a ViT, a hybrid, a DeiT, an EVA or a BEiT.
 
 Two proofs for each name. Small: the same reduction on both sides (two blocks, eight channels a head, a grid of a few
 patches, often not square), random weights, timm's state dict loaded strictly, equal float32 logits at
@@ -16,43 +16,22 @@ from timm.models import _registry
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import Block
 from timm.models.vision_transformer import VisionTransformer as TimmViT
-from torch import Tensor, nn
+from torch import nn
 
+from tests.helpers.timm_models import TIMM, assert_same_logits
 from vitcli.errors import CheckpointError
 from vitcli.model.architectures import ALIASES, ARCHITECTURES, NOT_COVERED, architecture
 from vitcli.model.config import StemConfig, ViTConfig
 from vitcli.model.vit import VisionTransformer
 
-TIMM = "1.0.31"  # the version whose names the table holds
-MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "vitamin")
+RELATED = ("eva", "beit")  # whose blocks are not the paper's; at full size: test_relatives.py
+MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "vitamin", *RELATED)
 NAMES = [name for module in MODULES for name in timm.list_models(module=module)]
 if timm.__version__ != TIMM:  # another version may have names that the table cannot know
     NAMES = [name for name in NAMES if name in ARCHITECTURES or name in NOT_COVERED]
 OLD_NAMES = [name for name in _registry._deprecated_models if _registry._model_to_module[name] in MODULES]
 COVERED = [name for name in NAMES if name in ARCHITECTURES]
-
-
-def random_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights that hide nothing: no zero heads, no layer scale of 1e-6, no norm of exactly one; activations near 1."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        else:
-            nn.init.normal_(parameter, mean=1.0 if name.endswith((".weight", ".gamma")) else 0.0, std=0.2)
-    return model.state_dict()
-
-
-def assert_same_logits(config: ViTConfig, theirs: nn.Module) -> None:
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        ours = VisionTransformer(config)
-    ours.load_state_dict(random_weights(theirs), strict=True, assign=True)
-    x = torch.randn(2, config.in_chans, *config.img_size)
-    with torch.inference_mode():
-        expected = theirs.eval()(x)
-        logits = ours.eval()(x)
-    assert expected.std() > 0.1, "logits that say nothing prove nothing"
-    torch.testing.assert_close(logits, expected)
+PLAIN = [name for name in COVERED if not ARCHITECTURES[name].related]
 
 
 def test_every_name_of_timm_is_covered_or_explained() -> None:
@@ -85,7 +64,7 @@ def first_block_only(**arguments: object) -> nn.Module:
     return Block(**arguments) if arguments["depth"] == 0 else nn.Identity()
 
 
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize("name", PLAIN)
 def test_full_size_is_timms(name: str) -> None:
     config = architecture(name)
     theirs = timm.create_model(name, num_classes=1000, block_fn=first_block_only, weight_init="skip", device="meta")

@@ -570,8 +570,11 @@ def test_group_norm_in_bfloat16_with_channels_last_is_torchs_in_float32_rounded(
 
 @pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (1, 12), (2, 1, 4, 12), (0, 12)])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_linear_is_torchs_with_its_gradients(shape: tuple[int, ...], with_bias: bool) -> None:
+def test_linear_is_torchs_with_its_gradients(
+    shape: tuple[int, ...], with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of what is not contiguous, too."""
+    monkeypatch.setattr("vitcli.model.linear._chosen", "onednn")
     torch.manual_seed(0)
     layer = Linear(12, 7, bias=with_bias)
     exact = deepcopy(layer).double()
@@ -588,7 +591,8 @@ def test_linear_is_torchs_with_its_gradients(shape: tuple[int, ...], with_bias: 
         assert_close(layer(x), expected.float())
 
 
-def test_linear_has_second_derivatives() -> None:
+def test_linear_has_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitcli.model.linear._chosen", "onednn")
     torch.manual_seed(0)
     x, weight = torch.randn(3, 12, requires_grad=True), torch.randn(7, 12, requires_grad=True)
     found = []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vitcli.images.preprocess import Preprocess
-from vitcli.model.config import StemConfig, ViTConfig
+from vitcli.model.config import RopeConfig, StemConfig, ViTConfig
 from vitcli.model.vit import VisionTransformer
 from vitcli.onnx.graph import Precision, build
 from vitcli.onnx.protobuf import GraphWriter, OnnxModel
@@ -20,6 +20,34 @@ from vitcli.onnx.quantise import quantise
 
 TINY = ViTConfig(img_size=(32, 32), patch_size=(8, 8), num_classes=10, embed_dim=48, depth=3, num_heads=3)
 HYBRID = replace(TINY, img_size=(64, 64), patch_size=(1, 1))
+
+TURNED = replace(TINY, layout="eva", pos_embed="none", rope=RopeConfig(), img_size=(32, 48))
+EVA = {
+    "turned": TURNED,
+    "turned and normed (EVA-02)": replace(TURNED, qkv="split", mlp="swiglu_split", mlp_norm=True, global_pool="avg"),
+    "turned, all normed (EVA-02 CLIP)": replace(TURNED, attn_norm=True, qkv="split", pos_embed="learn"),
+    "turned, halves (DINOv3)": replace(
+        TURNED, rope=RopeConfig("dinov3", 100.0, half=True), reg_tokens=4, qkv_bias=False, init_values=0.1
+    ),
+    "turned, one block": replace(TURNED, depth=1, reg_tokens=2),
+    "turned, pooled by attention (PE)": replace(
+        TURNED,
+        rope=RopeConfig(reference=(3, 5), offset=1.0, columns_first=True),
+        global_pool="map",
+        attn_pool_num_heads=4,
+        attn_pool_mlp_ratio=2.0,
+        pre_norm=True,
+    ),
+    "turned by learnt angles": replace(TURNED, rope=RopeConfig("mixed", 10.0), class_token=False, global_pool="avg"),
+    "gated, biases apart": replace(TURNED, qkv="bias_apart", mlp="swiglu", reg_tokens=1),
+    "not turned": replace(TURNED, rope=None, qkv="bias_apart", pos_embed="learn", mlp_norm=True),
+    "addends (BEiT)": replace(TURNED, layout="beit", rope=None, rel_pos_bias=True, qkv="bias_apart", init_values=0.1),
+    "addends, average": replace(
+        TURNED, layout="beit", rope=None, rel_pos_bias=True, qkv="bias_apart", global_pool="avg"
+    ),
+    "two heads (distilled DeiT)": replace(TINY, layout="distilled"),
+    "two heads' tokens": replace(TINY, layout="distilled", num_classes=0),
+}
 
 CONFIGS = {
     "class token": TINY,
@@ -52,8 +80,12 @@ CONFIGS = {
     "hybrid, root alone": replace(HYBRID, stem=StemConfig((), 32), patch_size=(2, 2)),
     "hybrid": replace(HYBRID, stem=StemConfig((1, 2), 32)),
     "hybrid of basic blocks": replace(HYBRID, stem=StemConfig((1, 2), 32, "basic")),
+    **{f"EVA: {name}": config for name, config in EVA.items()},
     "hybrid, odd sizes": replace(HYBRID, stem=StemConfig((2, 1, 1), 32), img_size=(74, 101)),
 }
+
+
+SCALES = ("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight", "gamma", "gamma_1", "gamma_2")
 
 
 def random_model(config: ViTConfig, seed: int = 0) -> VisionTransformer:
@@ -61,9 +93,11 @@ def random_model(config: ViTConfig, seed: int = 0) -> VisionTransformer:
     model = VisionTransformer(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight", "gamma")):
+            if name.endswith(
+                ("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight", "gamma", "gamma_1", "gamma_2")
+            ):
                 parameter.normal_(1.0, 0.2)
-            elif parameter.ndim == 1 or "token" in name or "pos_embed" in name or "latent" in name:
+            elif parameter.ndim == 1 or any(part in name for part in ("token", "pos_embed", "latent", "table")):
                 parameter.normal_(0.0, 0.5)
             elif name.startswith("head"):
                 parameter.normal_(0.0, config.num_features**-0.5)

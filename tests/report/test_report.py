@@ -112,7 +112,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = ("cat", HOSTILE, "bird & co")
     names = [f"{HOSTILE}{i}.png" for i in range(60)]
     folder = run_folder(tmp_path_factory.mktemp("runs") / "photos<b>", [dict(line) for line in lines()])
-    evaluation: Any = SimpleNamespace(measures=measure(probabilities, labels, classes))
+    evaluation: Any = SimpleNamespace(
+        measures=measure(probabilities, labels, classes), probabilities=probabilities, labels=labels
+    )
     wrong = tuple(mistakes(probabilities, labels, classes, names))[:12]
     write_report(folder, data_of(names), Outcome("val", evaluation, wrong, folder / "report.html", HOSTILE))
     return folder / "report.html"
@@ -125,7 +127,7 @@ class TestPage:
         words = " ".join(reader.words)
         for section in ("Use it", "Training", "Scores", "Classes", "Most confidently wrong"):
             assert section in words
-        assert reader.tags.count("svg") == 3
+        assert reader.tags.count("svg") == 4  # the curve of risk against coverage, too
 
     def test_nothing_from_outside_is_markup(self, report: Path) -> None:
         page = report.read_text("utf-8")

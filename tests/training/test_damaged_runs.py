@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -230,6 +231,25 @@ class TestRecipes:
     def test_what_cannot_be_built_is_not_begun(self, data: DataSet, model: dict[str, Any], said: str) -> None:
         with pytest.raises(UsageError, match=said):
             build_task(Settings("vit_tiny_patch16_224", {**MODEL, **model}, "", RECIPE), data)
+
+    @pytest.mark.parametrize(
+        ("architecture", "model"), [("resnet18", {"channels": [1 << 13] * 4}), ("vgg16", {}), ("convnext_xlarge", {})]
+    )
+    def test_timms_models_are_weighed_before_they_are_built(
+        self, data: DataSet, monkeypatch: pytest.MonkeyPatch, architecture: str, model: dict[str, Any]
+    ) -> None:
+        real = timm.create_model
+        on_meta: list[str] = []
+
+        def sketched(*arguments: Any, **options: Any) -> Any:
+            assert torch.get_default_device().type == "meta", "nothing of it may be allocated"
+            on_meta.append(architecture)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr("timm.create_model", sketched)
+        with pytest.raises(UsageError, match=r"the weights of this model take .* choose a smaller one"):
+            build_task(Settings(architecture, {**model, "img_size": [64, 64]}, "", RECIPE), data)
+        assert on_meta == [architecture]
 
     def test_a_micro_batch_that_cannot_fit_is_not_tried(self, data: DataSet) -> None:
         """A machine that overcommits would kill the process in place of an error."""

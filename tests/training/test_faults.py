@@ -40,8 +40,9 @@ from vitcli.training.estimate import estimate
 from vitcli.training.events import Stepped, Uncompiled
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
-from vitcli.training.folder import create_run_folder, locked, read_config, write_config
+from vitcli.training.folder import create_run_folder, read_config, write_config
 from vitcli.training.learner import Learner
+from vitcli.training.lock import locked
 from vitcli.training.seeds import reseed
 from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
@@ -197,7 +198,8 @@ class TestFolder:
 
     def test_two_runs_in_one(self, whole: Path) -> None:
         """The second one is refused, in this process and in another, and changes nothing of the first's."""
-        code = f"from vitcli.training.folder import *; locked(Path({str(whole)!r})).__enter__()"
+        imports = "from pathlib import Path; from vitcli.training.lock import locked"
+        code = f"{imports}; locked(Path({str(whole)!r})).__enter__()"
         before = (whole / "run.json").read_bytes()
         with locked(whole):
             with pytest.raises(UsageError, match="another run is at work"), locked(whole):
@@ -398,6 +400,7 @@ class TestTorch:
         with pytest.raises(UsageError, match="batch normalisation needs more than one image at once"):
             work()
 
+    @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it
     def test_without_a_compiler_the_run_goes_on(
         self, settings: Settings, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

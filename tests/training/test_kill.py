@@ -41,7 +41,8 @@ import tests.helpers.finetuning, tests.helpers.runs
 from vitcli.errors import Stopped
 from vitcli.training import train as training
 from vitcli.training.fit import fit
-from vitcli.training.folder import Run, locked, read_config
+from vitcli.training.folder import Run, read_config
+from vitcli.training.lock import locked
 from vitcli.training.distributed import World
 from vitcli.training.build import build_task
 from vitcli.training.stop import stop_on_signals

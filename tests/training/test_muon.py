@@ -75,9 +75,10 @@ def test_qkv_are_three_matrices() -> None:
 def test_matrices_of_one_shape_are_orthogonalised_together(dtype: torch.dtype) -> None:
     """In their own order, as each alone; bfloat16, 8 bits through five steps, to a tenth of the largest entry."""
     torch.manual_seed(0)
-    matrices = [torch.randn(shape) for shape in [(8, 24), (8, 8), (8, 24), (24, 8), (8, 8)]]
-    for matrix, result in zip(matrices, orthogonalised(matrices, dtype), strict=True):
-        alone = orthogonalise(matrix)
-        tolerance = 1e-5 if dtype == torch.float32 else 0.1 * float(alone.abs().max())
-        assert result.dtype == torch.float32
-        torch.testing.assert_close(result, alone, atol=tolerance, rtol=0)
+    for shape, parts in (((8, 24), 1), ((24, 8), 3), ((24, 8), 1), ((8, 2, 3, 3), 1)):
+        matrices = [torch.randn(shape) for _ in range(3)]
+        for matrix, result in zip(matrices, orthogonalised(matrices, parts, dtype), strict=True):
+            alone = torch.cat([orthogonalise(part) for part in matrix.flatten(1).chunk(parts)])
+            tolerance = 1e-5 if dtype == torch.float32 else 0.1 * float(alone.abs().max())
+            assert result.dtype == torch.float32
+            torch.testing.assert_close(result, alone, atol=tolerance, rtol=0)

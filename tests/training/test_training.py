@@ -11,14 +11,13 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.data import write_idx, write_stripes
+from tests.helpers.data import write_idx
 from tests.helpers.runs import MODEL, RECIPE, run_and_signal, run_to_end, state_digest, without_rates
 from vitcli.data.samples import Kind
 from vitcli.data.sources import open_data
@@ -29,25 +28,19 @@ from vitcli.machine import default_workers
 from vitcli.training import fit as fitting
 from vitcli.training import train as training
 from vitcli.training.augment import shifted, training_transform
+from vitcli.training.auto import settled
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Stepped
-from vitcli.training.folder import create_run_folder, locked
+from vitcli.training.folder import create_run_folder
 from vitcli.training.learner import Learner
+from vitcli.training.lock import locked
 from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
 from vitcli.training.settings import Settings
 from vitcli.training.state import Position, load_state, save_state
 from vitcli.training.validation import Validation, validate
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 images of 16×16."""
-    folder = tmp_path_factory.mktemp("stripes")
-    write_stripes(folder, np.arange(100) % 3, 16)
-    return folder
 
 
 @pytest.fixture
@@ -384,7 +377,7 @@ class TestRecipe:
         ],
     )
     def test_a_batch_size_brings_its_micro_batch(self, changes: dict[str, object], micro: int) -> None:
-        recipe = override(Recipe(), changes, "test")
+        recipe = settled(override(Recipe(), changes, "test"), "cpu")
         assert (recipe.batch_size, recipe.micro_batch) == (changes["batch_size"], micro)
 
     def test_an_odd_batch_has_no_pairs(self) -> None:
@@ -457,16 +450,7 @@ class TestAugmentation:
 
 class TestLearner:
     @pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at it
-    def test_compiled_it_is_the_same_step(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Traced, but not made into machine code, which takes a compiler and minutes."""
-        graphs: list[torch.fx.GraphModule] = []
-
-        def traced(graph: torch.fx.GraphModule, _: Any) -> Any:
-            graphs.append(graph)
-            return graph.forward
-
-        whole = torch.compile
-        monkeypatch.setattr(torch, "compile", lambda model: whole(model, backend=traced))
+    def test_compiled_it_is_the_same_step(self, settings: Settings, graphs: list[torch.fx.GraphModule]) -> None:
         heads = []
         for recipe in (RECIPE, replace(RECIPE, compile=True)):
             task = build_task(replace(settings, recipe=recipe), training.open_settings_data(settings))

@@ -16,10 +16,20 @@ from vitcli.files import read_config
 
 SUGGESTIONS = {
     "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k": "ViT-Ti/16, ImageNet-1k: the smallest",
-    "timm/vit_small_patch16_224.augreg_in21k_ft_in1k": "ViT-S/16, ImageNet-1k",
+    "timm/vit_small_patch16_224.augreg_in21k_ft_in1k": "ViT-S/16, ImageNet-1k; a small start for fine-tuning",
     ALIASES["imagenet"]: "ViT-B/16, ImageNet-1k; `-m imagenet`",
     "timm/vit_base_patch16_224.augreg_in21k": "ViT-B/16, 21843 classes of ImageNet-21k; a good start for fine-tuning",
+    "timm/vit_small_patch14_reg4_dinov2.lvd142m": "DINOv2 ViT-S/14 with registers, no classes: a start "
+    "for fine-tuning; licence Apache-2.0",
+    "timm/vit_small_patch16_dinov3.lvd1689m": "DINOv3 ViT-S/16, no classes: a start for fine-tuning; DINOv3's "
+    "own licence (https://ai.meta.com/resources/models-and-libraries/dinov3-license)",
     "timm/vit_base_r50_s16_384.orig_in21k_ft_in1k": "hybrid R50+ViT-B/16 at 384 pixels, ImageNet-1k",
+}
+
+# Small ones to begin a fine-tuning with, the one that takes fewer pixels first; megabytes to download.
+STARTS = {
+    "timm/vit_small_patch16_224.augreg_in21k_ft_in1k": 88,
+    "timm/vit_small_patch14_reg4_dinov2.lvd142m": 88,
 }
 
 

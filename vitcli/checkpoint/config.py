@@ -190,7 +190,7 @@ def build_config(
     config: dict[str, Any] = {"architecture": architecture, "num_classes": num_classes}
     own = {"format": FORMAT, "tool_version": __version__, **_said_of_weights(described), **(measured or {})}
     if vit:
-        config |= {"num_features": vit.num_features, "global_pool": vit.global_pool}
+        config |= {"num_features": vit.num_features // vit.pooled_tokens, "global_pool": vit.global_pool}
         own["grid"] = list(vit.grid)
         if other := other_fields_of(architecture, vit):
             own["model"] = other
@@ -213,7 +213,7 @@ def build_config(
         "num_classes": num_classes,
         "pool_size": None,
         "first_conv": _first_conv(vit) if vit else None,
-        "classifier": "head" if vit else None,
+        "classifier": (["head", "head_dist"] if vit.distilled else "head") if vit else None,
         "license": described.licence,
     }
     config["vit"] = own

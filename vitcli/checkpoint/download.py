@@ -21,10 +21,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vitcli import text
 from vitcli.checkpoint.hub import PROXIES, CachedRepo, command, hub_cache, missing, snapshot
-from vitcli.checkpoint.layout import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.layout import CONFIG_NAME, FAMILIARITY_NAME, INDEX_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.tensor_file import weight_files
 from vitcli.errors import HubError
-from vitcli.files import MAX_CONFIG_BYTES, OnProgress
+from vitcli.files import MAX_CONFIG_BYTES, OnProgress, read_config
 from vitcli.text import safe
 
 PROBE_SECONDS = 1.2  # with starting and importing, less than 2 s; HF_HUB_ETAG_TIMEOUT overrules it
@@ -57,7 +57,7 @@ def download(
     config_path = _fetch(repo, revision, commit, CONFIG_NAME, progress)
     cached = CachedRepo(repo, commit, config_path.parent)
     check_config(cached)
-    for file in _weights(cached, progress):
+    for file in (*_weights(cached, progress), *_statistics(cached)):
         _fetch(repo, revision, commit, file, progress)
     _remember(repo, revision, commit)
     return cached
@@ -77,6 +77,17 @@ def _weights(cached: CachedRepo, progress: OnProgress | None) -> list[str]:
             index = _fetch(cached.repo, cached.commit, cached.commit, INDEX_NAME, progress)
             return [path.name for path in weight_files(index)]
         raise
+
+
+def _statistics(cached: CachedRepo) -> list[str]:
+    """The file of statistics of held-out images, which only checkpoints of ours can have."""
+    if "vit" not in read_config(cached.config_path):
+        return []
+    try:
+        _probe(cached.repo, cached.commit, FAMILIARITY_NAME)
+    except NotThereError:
+        return []
+    return [FAMILIARITY_NAME]
 
 
 def download_chosen(repo: str, revision: str, choose: Choose, progress: OnProgress | None = None) -> CachedRepo:
@@ -203,11 +214,15 @@ def _explain_status(response: Any, repo: str) -> HubError:
         case 401 if response.headers.get("X-Error-Message", "").startswith("Invalid credentials"):
             return HubError(f"{repo}: the Hub refuses your token (401); `hf auth login` again, or unset HF_TOKEN")
         case 401:
-            return HubError(f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours")
+            return HubError(
+                f"{repo}: no such model on the Hub, or a private one (401); `hf auth login` if it is yours. If it is "
+                f"gated, accept its terms at https://huggingface.co/{repo} first"
+            )
         case 403:
             return HubError(
                 f"{repo}: access forbidden (403); your token may lack the permission to read it; "
-                "see https://huggingface.co/settings/tokens"
+                "see https://huggingface.co/settings/tokens. If the model is gated, accept its terms at "
+                f"https://huggingface.co/{repo}"
             )
         case 404:
             return HubError(f"{repo}: no such model on the Hub (404); check the spelling, org/name")

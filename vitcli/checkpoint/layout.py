@@ -5,7 +5,8 @@ from pathlib import Path
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"  # of weights in several files
-DEFAULT_BUNDLED = "fashion-vit"
+FAMILIARITY_NAME = "familiarity.safetensors"  # statistics of the model's own held-out images, where there are any
+DEFAULT_BUNDLED = "photo-vit"
 ALIASES = {"imagenet": "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"}
 
 

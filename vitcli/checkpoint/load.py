@@ -7,6 +7,7 @@ copy. Knows nothing of devices: what comes out is on the CPU, in evaluation mode
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.model.architectures import NOT_COVERED
 from vitcli.model.config import Size, ViTConfig
 from vitcli.model.resample import Kernel, resample_pos_embed
-from vitcli.model.shapes import Array
+from vitcli.model.shapes import Array, weight_shapes
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 
@@ -60,12 +61,27 @@ def load_model(
     target = replace(vit, img_size=img_size)
     if min(target.grid) < 1:
         raise CheckpointError(f"{img_size[0]}×{img_size[1]} pixels are less than one patch of {vit.stride} pixels")
+    if vit.rel_pos_bias and vit.grid != target.grid:
+        say(resize_addends(tensors, vit, target))
     if pos is not None and grid != target.grid:
         prefix = target.num_pos_tokens - target.num_patches
         tensors["pos_embed"] = resample_pos_embed(pos, grid, target.grid, num_prefix=prefix, kernel=kernel)
         change = f"from {grid[0]}×{grid[1]} to {target.grid[0]}×{target.grid[1]} patches"
         say(f"position embedding resampled {change} (kernel {kernel})")
     return build(target, tensors)
+
+
+def resize_addends(tensors: dict[str, Tensor], vit: ViTConfig, target: ViTConfig) -> str:
+    """Give every table of addends by distance the grid of `target`, as timm does, in place; says so in one line."""
+    from timm.layers import resize_rel_pos_bias_table  # takes seconds
+
+    shapes = weight_shapes(target)
+    with catch_warnings():
+        simplefilter("ignore")  # about the speed of a step in there
+        for name in [name for name in tensors if name.endswith("relative_position_bias_table")]:
+            tensors[name] = resize_rel_pos_bias_table(tensors[name], target.grid, shapes[name], vit.grid)
+    (h, w), (new_h, new_w) = vit.grid, target.grid
+    return f"addends by distance resampled from {h}×{w} to {new_h}×{new_w} patches"
 
 
 def build(vit: ViTConfig, tensors: Mapping[str, Tensor]) -> VisionTransformer:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from vitcli.checkpoint.related_args import SETTLED, args_of, fields_of, settable
 from vitcli.errors import CheckpointError
 from vitcli.files import shown
 from vitcli.images.preprocess import Preprocess
@@ -55,10 +56,12 @@ def read_model_args(
     base = ARCHITECTURES.get(architecture)
     if base is None:
         return None, _any_models(architecture, args), []
-    changes = _checked(args, _ARGS, "model_args")
+    if base.related:
+        args = fields_of(architecture, base, args)
+    changes = _checked(args, _whitelist(base, _ARGS), "model_args")
     if "act_layer" in changes:
         changes["act"] = changes.pop("act_layer")
-    changes |= _checked(other, _OTHER, "vit.model")
+    changes |= _checked(other, _whitelist(base, _OTHER), "vit.model")
     # Without an explicit image size timm takes that of the preprocessing, when it is fixed.
     vit: ViTConfig = replace(base, **{"img_size": preprocess.size, **changes, "num_classes": num_classes})
     _check_whole(vit, preprocess)
@@ -102,21 +105,28 @@ def _is_setting(value: Any, most: int, *, nested: int = 2) -> bool:
 def model_args_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
     """What timm must be told to build `vit` from `architecture`. The image size, channels and pooling always."""
     base = _base(architecture)
-    args: dict[str, Any] = {"img_size": list(vit.img_size), "in_chans": vit.in_chans, "global_pool": vit.global_pool}
-    for name in _ARGS:
-        field = "act" if name == "act_layer" else name
-        value = getattr(vit, field)
-        if name not in args and value != getattr(base, field):
-            square = isinstance(value, tuple) and value[0] == value[1]
-            args[name] = value[0] if square else list(value) if isinstance(value, tuple) else value
-    return args
+    args: dict[str, Any] = {"img_size": vit.img_size, "in_chans": vit.in_chans, "global_pool": vit.global_pool}
+    if base.related or vit.related:
+        args |= args_of(base, vit)
+    else:
+        fields = {name: "act" if name == "act_layer" else name for name in _whitelist(base, _ARGS)}
+        changed = {name: getattr(vit, field) for name, field in fields.items()}
+        args |= {name: value for name, value in changed.items() if value != getattr(base, fields[name])}
+    return {name: _as_timm_has_it(name, value) for name, value in args.items()}
+
+
+def _as_timm_has_it(name: str, value: Any) -> Any:
+    """A pair as a list, or as one number where both are the same; of the image's size always both."""
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if value[0] == value[1] and name != "img_size" else list(value)
 
 
 def other_fields_of(architecture: str, vit: ViTConfig) -> dict[str, Any]:
     """The fields of `vit` that differ from `architecture` and that timm cannot be told in JSON."""
     base = _base(architecture)
     other: dict[str, Any] = {}
-    for name in _OTHER:
+    for name in _whitelist(base, _OTHER):
         value = getattr(vit, name)
         if value != getattr(base, name):
             other[name] = asdict(value) if isinstance(value, StemConfig) else value
@@ -137,8 +147,8 @@ def checked_settings(architecture: str | None, values: Mapping[str, Any], where:
     Classes and channels are the data's. Sizes come back as (height, width). None: an architecture of ours.
     Raises CheckpointError for another name and for a value that cannot be meant, naming `where` it was said.
     """
-    ours = architecture is None or architecture.partition(".")[0] in ARCHITECTURES
-    return _checked(values, _SETTINGS if ours else _OTHER_SETTINGS, where)
+    base = ViTConfig() if architecture is None else ARCHITECTURES.get(architecture.partition(".")[0])
+    return _checked(values, _whitelist(base, _SETTINGS) if base else _OTHER_SETTINGS, where)
 
 
 def require_sound(vit: ViTConfig) -> None:
@@ -151,6 +161,23 @@ def require_sound(vit: ViTConfig) -> None:
         )
     if vit.global_pool == "token" and not vit.class_token:
         raise CheckpointError("global_pool 'token' needs class_token")
+    if vit.rope and vit.head_dim % 4:
+        raise CheckpointError(f"heads of width {vit.head_dim} cannot be turned by places: 4 does not divide it")
+    if vit.global_pool == "map" and vit.embed_dim % vit.pool_heads:
+        raise CheckpointError(f"embed_dim {vit.embed_dim} cannot be split over {vit.pool_heads} heads that pool")
+    if vit.layout == "beit" and vit.global_pool == "map":
+        raise CheckpointError("global_pool of a BEiT is token or avg")
+    if vit.distilled and vit.global_pool != "token":
+        raise CheckpointError("global_pool of a distilled DeiT is token: its two heads read one token each")
+
+
+def _whitelist(base: ViTConfig, whitelist: Mapping[str, Check]) -> dict[str, Check]:
+    """Those of `whitelist` that a model made from `base` can be told."""
+    if base.related:
+        allowed = settable(base) | {"norm_eps"}
+        return {name: check for name, check in whitelist.items() if name in allowed}
+    only_related = {"attn_pool_num_heads", "attn_pool_mlp_ratio"} | (_NOT_DISTILLED if base.distilled else set())
+    return {name: check for name, check in whitelist.items() if name not in only_related}
 
 
 def _base(architecture: str) -> ViTConfig:
@@ -290,6 +317,8 @@ _ARGS: dict[str, Check] = {
     "global_pool": _one_of("token", "avg", "map"),
     "pool_include_prefix": _flag,
     "act_layer": _one_of("gelu", "gelu_tanh", "quick_gelu"),
+    "attn_pool_num_heads": _or_none(_whole(1, 256)),
+    "attn_pool_mlp_ratio": _or_none(_real(0, 64)),
 }
 
 _OTHER: dict[str, Check] = {
@@ -325,6 +354,9 @@ _OTHER_SETTINGS = dict(_ANY_MODEL)
 for _settings in (_SETTINGS, _OTHER_SETTINGS):
     del _settings["in_chans"]
 
+# A distilled DeiT's two heads read two tokens as they leave the encoder.
+_NOT_DISTILLED = {"class_token", "reg_tokens", "fc_norm", "pool_include_prefix", "head_hidden", "head_act"}
+
 # Training-time settings, and what timm must know to take images of any size: no effect on the logits of a good image.
 _WITHOUT_EFFECT = {
     "num_classes",
@@ -341,4 +373,4 @@ _WITHOUT_EFFECT = {
     "strict_img_size",
 }
 
-assert {f.name for f in fields(ViTConfig)} == {*_ARGS, *_OTHER, "num_classes", "act"} - {"act_layer"}
+assert {f.name for f in fields(ViTConfig)} == {*_ARGS, *_OTHER, *SETTLED, "num_classes", "act"} - {"act_layer"}

@@ -6,12 +6,14 @@ The token is the one of the environment (HF_TOKEN) or of `hf auth login`; it is 
 import io
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.card import model_card
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.familiarity import read_familiarity
 from vitcli.checkpoint.hub import is_repo
-from vitcli.checkpoint.layout import CONFIG_NAME
+from vitcli.checkpoint.layout import CONFIG_NAME, FAMILIARITY_NAME
 from vitcli.checkpoint.weights import read_weights, stored_files
 from vitcli.errors import CheckpointError, HubError, UsageError
 from vitcli.text import safe
@@ -40,13 +42,21 @@ def plan(checkpoint: Checkpoint, repo: str, license: str) -> Upload:
     if checkpoint.exported:
         raise CheckpointError(f"{safe(checkpoint.name)}: push the checkpoint it was made from")
     read_weights(checkpoint)
+    read_familiarity(checkpoint)
     card = model_card(checkpoint, repo, license)
     sizes = (
         (CONFIG_NAME, checkpoint.config_path.stat().st_size),
-        *((name, path.stat().st_size) for name, path in stored_files(checkpoint.weights_path).items()),
+        *((name, path.stat().st_size) for name, path in _weights(checkpoint).items()),
         ("README.md", len(card.encode())),
     )
     return Upload(repo, card, sizes)
+
+
+def _weights(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files of weights, and the statistics of held-out images where there are any, by their names on the Hub."""
+    statistics = checkpoint.folder / FAMILIARITY_NAME
+    own = {FAMILIARITY_NAME: statistics} if statistics.exists() else {}
+    return {**stored_files(checkpoint.weights_path), **own}
 
 
 def push(checkpoint: Checkpoint, upload: Upload, *, private: bool = False, message: str = "") -> str:
@@ -62,7 +72,7 @@ def push(checkpoint: Checkpoint, upload: Upload, *, private: bool = False, messa
         raise HubError("no token for the Hub: set HF_TOKEN, or run `hf auth login`")
     contents: list[tuple[str, Any]] = [
         (CONFIG_NAME, checkpoint.config_path),
-        *stored_files(checkpoint.weights_path).items(),
+        *_weights(checkpoint).items(),
         ("README.md", io.BytesIO(upload.card.encode())),
     ]
     operations = [CommitOperationAdd(name, content) for name, content in contents]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.checkpoint.load import build
+from vitcli.checkpoint.load import build, resize_addends
 from vitcli.checkpoint.tensor_file import read_header
 from vitcli.checkpoint.weights import read_weights, stored_grid
 from vitcli.errors import CheckpointError, UsageError
@@ -64,6 +64,12 @@ def resize(
                 "embeddings that are resized"
             )
         raise CheckpointError(f"{safe(checkpoint.name)}: {checkpoint.architecture} has no position embedding to resize")
+    if vit.rope and not vit.num_pos_tokens and not patch_size:
+        raise UsageError(
+            f"{safe(checkpoint.name)} has no position embedding, and none is needed: it turns queries and keys by "
+            "their places, at any image size. To train it at another: `vit finetune --img-size`; for a file that takes "
+            "another: `vit export --img-size`"
+        )
     if patch_size and vit.stem:
         raise UsageError("a hybrid's patches are cells of its CNN's feature map; their size cannot be changed")
     target = replace(vit, patch_size=patch_size or vit.patch_size)
@@ -78,6 +84,8 @@ def resize(
     if target.patch_size != vit.patch_size:
         name = "patch_embed.proj.weight"
         tensors[name] = resample_patch_embed(tensors[name], target.patch_size)
+    if vit.rel_pos_bias and target.grid != vit.grid:
+        resize_addends(tensors, vit, target)
     before = after = tiles = round_trip = None
     if (pos := tensors.get("pos_embed")) is not None:
         prefix = vit.num_pos_tokens - vit.num_patches

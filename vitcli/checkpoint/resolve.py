@@ -24,6 +24,7 @@ from vitcli.checkpoint.layout import (
     ALIASES,
     CONFIG_NAME,
     DEFAULT_BUNDLED,
+    FAMILIARITY_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
     bundled_folder,
@@ -58,13 +59,15 @@ def exported_checkpoint(path: Path) -> Checkpoint:
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".pth.tar")
 
 
-def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> Checkpoint:
+def resolve(
+    name: str | None = None, *, bundled: str = DEFAULT_BUNDLED, progress: OnProgress | None = None
+) -> Checkpoint:
     """The checkpoint that `name` means; `.why` says how it was found.
 
     In this order: the prefixes `local-dir:` and `hf-hub:`; a folder (by the name of a bundled model or an alias only
     when there is a model in it, and with a note); a .safetensors file with config.json beside it; an .onnx file of
     `vit export`; a bundled name; an alias; a timm name with its tag; `org/name[@revision]` on the Hub, cache first.
-    None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the bundled checkpoint.
+    None: the environment's VIT_MODEL, else the ImageNet ViT if it is in the Hub cache, else the checkpoint `bundled`.
 
     Raises CheckpointError, or HubError when only the Hub could have helped.
     """
@@ -75,7 +78,7 @@ def resolve(name: str | None = None, *, progress: OnProgress | None = None) -> C
         return replace(checkpoint, why=f"VIT_MODEL: {checkpoint.why}")
     if cached := find_cached(ALIASES["imagenet"]):
         return replace(_open_cached(cached), why="the default: the ImageNet ViT in the local Hub cache")
-    return replace(_bundled(DEFAULT_BUNDLED), why=f"the default: {DEFAULT_BUNDLED}, bundled with this program")
+    return replace(_bundled(bundled), why=f"the default: {bundled}, bundled with this program")
 
 
 def _named(name: str, progress: OnProgress | None) -> Checkpoint:
@@ -146,7 +149,7 @@ def _weights_in(path: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
     for suffix in (INDEX_SUFFIX, ".safetensors"):
-        found = [name for name in names if name.endswith(suffix)]
+        found = [name for name in names if name.endswith(suffix) and name != FAMILIARITY_NAME]
         if len(found) == 1:
             return path / found[0]
     if pickles := [name for name in names if name.endswith(_PICKLES)]:

@@ -151,7 +151,8 @@ def parse_header(file: BinaryIO, path: Path, *, indices: bool = False) -> Header
     `indices` lets arrays of whole numbers pass, which no weight of ours is.
     """
     where = safe(path)
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     if size == 0:
         raise CheckpointError(f"{where}: empty file")
     start = file.read(512)
@@ -290,10 +291,15 @@ def check_finite(tensors: "Mapping[str, Array]", path: Path) -> None:
 
 def write_tensors(path: Path, tensors: "Mapping[str, np.ndarray[Any, Any]]", metadata: Mapping[str, str]) -> None:
     """Write arrays atomically and durably. Raises OSError, and then the old file is as it was."""
+    write_file(path, [tensor_bytes(tensors, metadata)])
+
+
+def tensor_bytes(tensors: "Mapping[str, np.ndarray[Any, Any]]", metadata: Mapping[str, str]) -> bytes:
+    """Arrays as the bytes of a .safetensors file."""
     import numpy as np
     from safetensors.numpy import save  # reading does without the library, so the fast path does not pay for it
 
-    write_file(path, [save({name: np.asarray(a, order="C") for name, a in tensors.items()}, dict(metadata))])
+    return save({name: np.asarray(a, order="C") for name, a in tensors.items()}, dict(metadata))
 
 
 def stored_as(kinds: Iterable[str]) -> StoredType:

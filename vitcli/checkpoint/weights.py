@@ -156,8 +156,8 @@ def check_shapes(shapes: Mapping[str, Shape], checkpoint: Checkpoint, *, resampl
     vit, where = checkpoint.vit, safe(checkpoint.weights_path)
     assert vit is not None
     expected = weight_shapes(vit)
-    head = shapes.get("head.weight")
-    if head and len(head) == 2 and vit.num_classes and head != expected["head.weight"] and head[1] == vit.num_features:
+    head, wanted = shapes.get("head.weight"), expected.get("head.weight")
+    if head and wanted and len(head) == 2 and head[0] != wanted[0] and head[1] == wanted[1]:
         raise CheckpointError(f"{where}: the config says {vit.num_classes} classes, head.weight has {head[0]}")
     pos = shapes.get("pos_embed")
     if pos and vit.num_pos_tokens and len(pos) == 3 and pos[::2] == (1, vit.embed_dim):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitcli.checkpoint.config import FORMAT, Checkpoint, Description, build_config
-from vitcli.checkpoint.layout import CONFIG_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.layout import CONFIG_NAME, FAMILIARITY_NAME, WEIGHTS_NAME
 from vitcli.checkpoint.selftest import selftest_entry
 from vitcli.checkpoint.tensor_file import StoredType, as_stored, write_tensors
 from vitcli.checkpoint.weights import stored_files
@@ -65,6 +65,7 @@ def write_checkpoint(
         arrays = as_stored(tensors, dtype)
         if before := _selftest_before(folder, config["vit"]):
             _write_config(folder, config | {"vit": config["vit"] | {"selftest_before": before}})
+        (folder / FAMILIARITY_NAME).unlink(missing_ok=True)  # statistics of the weights that go
         # transformers used to fail without "format"
         write_tensors(folder / WEIGHTS_NAME, arrays, {"format": "pt"})
         _write_config(folder, config)
@@ -124,7 +125,8 @@ def check_writable(checkpoint: Checkpoint, out: Path | None) -> None:
 def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | None = None) -> Path:
     """Write `temperature` into the checkpoint's config, or into a copy of the checkpoint in the folder `out`.
 
-    Returns the folder. The config is replaced in one piece or not at all. Raises CheckpointError.
+    Returns the folder, without the statistics of probabilities at another temperature. The config is replaced in one
+    piece or not at all. Raises CheckpointError.
     """
     check_writable(checkpoint, out)
     config = read_config(checkpoint.config_path)
@@ -137,6 +139,7 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
                 with open_regular(path) as weights:
                     write_file(out / name, iter(partial(weights.read, BLOCK), b""))
             config |= _names(checkpoint)
+        (folder / FAMILIARITY_NAME).unlink(missing_ok=True)
         _write_config(folder, config)
     except OSError as error:
         raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error

@@ -16,6 +16,7 @@ from vitcli.cli import (
     check,
     compare,
     convert,
+    embed,
     evaluate,
     export,
     finetune,
@@ -24,9 +25,11 @@ from vitcli.cli import (
     predict,
     push,
     resize_posemb,
+    similar,
     train,
 )
 from vitcli.cli.console import complain
+from vitcli.cli.values import Command, read_plainly
 from vitcli.errors import EXIT_CTRL_C, EXIT_FAILED, EXIT_OK, Stopped, VitError
 from vitcli.text import safe
 
@@ -43,6 +46,10 @@ class Boundary(TyperGroup):
                 sys.stdout.flush()
         except OSError as error:
             sys.exit(_refused(error))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        read_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -114,15 +121,20 @@ def _root(
     pass
 
 
-app.command()(predict.predict)
-app.command()(check.check)
-app.command()(train.train)
-app.command()(finetune.finetune)
-app.command()(evaluate.evaluate)
-app.command()(inspect.inspect)
-app.command()(compare.compare)
-app.command()(resize_posemb.resize_posemb)
-app.command()(convert.convert)
-app.command()(export.export)
-app.command()(push.push)
-app.command()(models.models)
+for one in (
+    predict.predict,
+    embed.embed,
+    similar.similar,
+    check.check,
+    train.train,
+    finetune.finetune,
+    evaluate.evaluate,
+    inspect.inspect,
+    compare.compare,
+    resize_posemb.resize_posemb,
+    convert.convert,
+    export.export,
+    push.push,
+    models.models,
+):
+    app.command(cls=Command)(one)

@@ -11,7 +11,13 @@ from vitcli.cli.options import FoldersOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED
 
 DataArg = Annotated[str, typer.Argument(help="Class folders, a manifest, or a folder of MNIST-style IDX files.")]
-NearOpt = Annotated[bool, typer.Option("--near/--no-near", help="Look for nearly equal pictures, too.")]
+NearOpt = Annotated[
+    bool,
+    typer.Option(
+        "--near/--no-near",
+        help="Look for nearly equal pictures, too, by their pixels; crops and recolourings: vit similar --duplicates.",
+    ),
+]
 
 
 def check(data: DataArg, near: NearOpt = True, folders: FoldersOpt = None, json: JsonOpt = False) -> None:

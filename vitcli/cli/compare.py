@@ -1,15 +1,18 @@
 """`vit compare`: which kind of model for how much data."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitcli.cli.options import CacheOpt, CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse, typed
-from vitcli.comparison.study import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES, Pretraining
+from vitcli.comparison import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
+
+if TYPE_CHECKING:
+    from vitcli.comparison.study import Pretraining
 
 ModelsOpt = Annotated[
     str | None,
@@ -94,9 +97,11 @@ def compare(
 
     with Telling() as told:
         if resume is not None:
-            own = typed(compare, values, "resume", "workers", "dry_run", "json", "csv")
+            own = typed(compare, values, "resume", "data", "pretrain_data", "workers", "dry_run", "json", "csv")
             refuse(own, "--resume goes on with the study's own settings")
-            cells = study.resume(resume, note=told.note, progress=told.progress)
+            cells = study.resume(
+                resume, data=data, pretraining_data=pretrain_data, note=told.note, progress=told.progress
+            )
         else:
             if data is None:
                 raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
@@ -149,8 +154,10 @@ def shares(text: str, option: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def stages(text: str | None, data: str | None, folders: str | None = None) -> tuple[Pretraining, ...]:
+def stages(text: str | None, data: str | None, folders: str | None = None) -> "tuple[Pretraining, ...]":
     """`small=5%,large=100%` of `data`, or `small=FOLDER,…`. Raises UsageError."""
+    from vitcli.comparison.study import Pretraining
+
     found = []
     for part in text.split(",") if text else []:
         name, equals, value = part.partition("=")

@@ -207,8 +207,8 @@ def downloads() -> "AbstractContextManager[OnProgress]":
     return bytes_shown("downloading", piped=True)
 
 
-def resolved(name: str | None, *, verify: bool = True) -> "Checkpoint":
-    """The checkpoint that `checkpoint.resolve` finds for `name`; a download is shown.
+def resolved(name: str | None, *, verify: bool = True, **options: Any) -> "Checkpoint":
+    """The checkpoint that `checkpoint.resolve` finds for `name` with its `options`; a download is shown.
 
     So is the comparison with the Hub's digests, which reading the weights would make first; `verify=False` is for
     callers that do not read them.
@@ -218,7 +218,7 @@ def resolved(name: str | None, *, verify: bool = True) -> "Checkpoint":
     from vitcli.checkpoint.tensor_file import weight_files
 
     with downloads() as tell:
-        checkpoint = resolve(name, progress=tell)
+        checkpoint = resolve(name, progress=tell, **options)
     if verify and checkpoint.source == "hub":
         with bytes_shown("checking") as tell:
             for file in weight_files(checkpoint.weights_path):

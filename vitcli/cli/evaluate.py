@@ -57,6 +57,10 @@ FewShotOpt = Annotated[
 DrawsOpt = Annotated[
     int | None, typer.Option("--seeds", min=1, help="With --few-shot: draws of the images; 5 by default.")
 ]
+KnnOpt = Annotated[
+    int | None,
+    typer.Option("--knn", min=1, help="Neighbours, as 20: an image's class by the training images most like it."),
+]
 DEFAULT_SEEDS = 5
 PICTURES = (".png", ".svg", ".pdf")
 FAILED_SHOWN = 5
@@ -75,10 +79,11 @@ def evaluate(
     calibrate_on: CalibrateOnOpt = None,
     out: CopyOpt = None,
     few_shot: FewShotOpt = None,
+    knn: KnnOpt = None,
     seeds: DrawsOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: EnginePrecisionOpt = "fp32",
+    precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:
@@ -99,9 +104,9 @@ def evaluate(
         refuse({"--calibrate-on": calibrate_on, "--out": out}, "these belong to --calibrate")
     if few_shot is None:
         refuse({"--seeds": seeds}, "that belongs to --few-shot")
-    else:
+    if few_shot is not None or knn is not None:
         own = {"two models": len(names) > 1, "--ignore-unknown-classes": ignore_unknown_classes, "--exact": exact}
-        refuse(fitting | pictures | own, "--few-shot learns the data's classes from one model's features")
+        refuse(fitting | pictures | own, "--few-shot and --knn learn the data's classes from one model's features")
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
     from vitcli.cli.console import Telling
@@ -115,14 +120,15 @@ def evaluate(
     picture = None if confusion is None else _picture_path(confusion)
     form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
     result: calibration.Calibration | scoring.Evaluation | scoring.Pairs | learning.FewShot
-    if few_shot is not None:
+    if few_shot is not None or knn is not None:
         stream = Stream(_resolved(names[0]), engine=engine, device=device, precision=precision, output="features")
         refuse_batches(batch_size, stream)
-        shots = _numbers(few_shot)
+        shots = [] if few_shot is None else _numbers(few_shot)
         with Telling() as told:
             result = learning.few_shot(
-                stream, data, shots, split=split, folders=folders, seeds=DEFAULT_SEEDS if seeds is None else seeds,
-                batch_size=batch_size, note=told.note, progress=told.progress,
+                stream, data, shots, neighbours=knn, split=split, folders=folders,
+                seeds=DEFAULT_SEEDS if seeds is None else seeds, batch_size=batch_size,
+                note=told.note, progress=told.progress,
             )  # fmt: skip
     else:
         loaded = [load(_resolved(name), engine=engine, device=device, precision=precision) for name in names]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import CountOpt, JsonOpt, OptionalCheckpointArg
+from vitcli.cli.options import CountOpt, ForceOpt, JsonOpt, OptionalCheckpointArg
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import as_json, plural, safe
 
@@ -31,7 +31,6 @@ PixelsOpt = Annotated[
     bool, typer.Option("--pixels", help="Take pixels from 0 to 255: the file normalises, and does not resize.")
 ]
 SoftmaxOpt = Annotated[bool, typer.Option("--softmax", help="Give probabilities, calibrated ones if the model is.")]
-ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 MeasureImagesOpt = Annotated[
     list[str] | None,
     typer.Option("--images", "-i", help="Files, folders, globs to measure the file with; may be repeated."),
@@ -81,7 +80,7 @@ def export(
         raise UsageError(f"{safe(path.parent)}: no such folder")
     pairs = [size(text, "--img-size") or [] for text in img_size.split(",")] if img_size else []
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
-    pictures = pictures_of(images, data, count or COUNT, doing="measuring", say=console.note)
+    pictures = pictures_of(source, images, data, count or COUNT, doing="measuring", say=console.note)
     made = export(source, path, to, options, [picture.load for picture in pictures])
     if json:
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}

@@ -1,5 +1,7 @@
 """`vit finetune`: a trained model learns the classes of new data."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from vitcli.cli.options import (
@@ -72,7 +74,7 @@ def finetune(
     """
     if resume is not None:
         refuse(typed(finetune, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
-    from vitcli.cli.run import Terms, carried_out, opened, resumed_from
+    from vitcli.cli.run import Terms, carried_out, resumed_from
 
     terms = Terms(score, device, workers, dry_run, json)
     pixels = size(img_size, "--img-size")
@@ -81,9 +83,10 @@ def finetune(
         return
 
     from vitcli.checkpoint.weights import weights_digest
-    from vitcli.cli.console import bytes_shown, resolved
+    from vitcli.cli.console import bytes_shown, data_opened, resolved
     from vitcli.training.recipe import Recipe
     from vitcli.training.run import finetuning_settings, plan
+    from vitcli.training.start import affordable_size, better_start, bundled_start
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
@@ -98,20 +101,25 @@ def finetune(
         }
         refuse(unused, "--tune head solves for one layer, on features computed once")
     view = terms.view()
-    checkpoint = resolved(model)
+    named = resolved(model) if model else None  # a wrong name is told before the data are read
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders)
+    if classes is not None and classes != len(samples.classes):
+        names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
+        raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
+    checkpoint = named or resolved(None, bundled=bundled_start(samples))
     if checkpoint.why:
         view.say(checkpoint.why)
     with bytes_shown("reading") as tell:
         digest = weights_digest(checkpoint, tell)
     changes, _ = split(assigned(set_ or []), list(Recipe.__dataclass_fields__), [])
     changes |= given(epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, compile=compile_ or None)
-    settings = finetuning_settings(
+    settings_of = partial(
+        finetuning_settings,
         checkpoint,
         digest,
         data,
         tune=tune,
         lora_rank=lora_rank,
-        img_size=(pixels[0], pixels[1]) if pixels else None,
         posemb_kernel=posemb_kernel,
         recipe=recipe,
         changes=changes,
@@ -121,12 +129,13 @@ def finetune(
         time_budget=time_budget,
         folders=folders,
     )
-    samples = opened(settings)
-    if classes is not None and classes != len(samples.classes):
-        names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
-        raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
+    chosen = (pixels[0], pixels[1]) if pixels else None
+    if not named and not chosen:
+        chosen = affordable_size(settings_of(), samples, checkpoint, device, terms.began)
     planned = plan(
-        settings, samples, out, score=score, device=device, began=terms.began, base=checkpoint, choose=tune == "auto",
-        cache=cache, resolver=resolved,
+        settings_of(img_size=chosen), samples, out, score=score, device=device, began=terms.began, base=checkpoint,
+        choose=tune == "auto", cache=cache, resolver=resolved,
     )  # fmt: skip
+    if not named and (better := better_start(checkpoint, samples)):
+        planned = replace(planned, notes=(*planned.notes, better))
     carried_out(planned, terms, view)

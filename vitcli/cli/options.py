@@ -18,13 +18,13 @@ def _complete_model(incomplete: str) -> list[str]:
 def _checked_device(name: str | None) -> str | None:
     if name is None or name == "cpu":
         return name
-    found = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
-    if not found:
-        raise UsageError(f"--device {safe(name)}: write cpu, cuda, or cuda:1 for the second GPU")
-    import torch
+    from vitcli.machine import KINDS, devices
 
-    if int(found[1] or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+    if not re.fullmatch(rf"({'|'.join(KINDS)})(:\d{{1,3}})?", name):
+        raise UsageError(f"--device {safe(name)}: write cpu, {', '.join(KINDS)}, or cuda:1 for the second GPU")
+    there = devices()
+    if name not in there:
+        raise UsageError(f"--device {name}: torch sees no such device here, only {', '.join(there)}")
     return name
 
 
@@ -37,6 +37,12 @@ ModelOpt = Annotated[
         autocompletion=_complete_model,
     ),
 ]
+ImagesArg = Annotated[
+    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
+]
+FromFileOpt = Annotated[
+    str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
+]
 CheckpointArg = Annotated[str, typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file.")]
 OptionalCheckpointArg = Annotated[
     str | None,
@@ -45,7 +51,7 @@ OptionalCheckpointArg = Annotated[
 JsonOpt = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 DeviceOpt = Annotated[
     str | None,
-    typer.Option("--device", callback=_checked_device, help="cpu or cuda; what the machine has by default."),
+    typer.Option("--device", callback=_checked_device, help="cpu, cuda, mps or xpu; what the machine has by default."),
 ]
 DataOpt = Annotated[
     str | None,
@@ -63,11 +69,16 @@ EngineOpt = Annotated[
     Literal["auto", "onnxruntime", "torch"], typer.Option("--engine", help="What computes; never changes a label.")
 ]
 EnginePrecisionOpt = Annotated[
-    Literal["fp32", "int8"], typer.Option("--precision", help="int8 is faster on a CPU and may change a label.")
+    Literal["auto", "fp32", "bf16", "fp16", "int8"],
+    typer.Option(
+        "--precision",
+        help="What is computed in; auto: fp32 on a CPU, fp16 on an NVIDIA GPU. int8, for CPUs, may change a label.",
+    ),
 ]
 TogetherOpt = Annotated[
     int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
 ]
+ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
 OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]

@@ -18,25 +18,30 @@ from vitcli.cli.options import (
     EngineOpt,
     EnginePrecisionOpt,
     ExactOpt,
+    FromFileOpt,
+    ImagesArg,
     JsonlOpt,
     JsonOpt,
     ModelOpt,
     TogetherOpt,
 )
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
-from vitcli.text import safe, some
+from vitcli.text import safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
+    from vitcli.images.find import ImageSource
+    from vitcli.inference.embed import Embedder
     from vitcli.inference.predict import Model
     from vitcli.inference.stream import Stream
 
-ImagesArg = Annotated[
-    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
-]
 TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
-FromFileOpt = Annotated[
-    str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
+RejectOpt = Annotated[
+    str | None,
+    typer.Option("--reject", help="Answer unknown to images less familiar than all but this share of the model's own."),
+]
+SetsOpt = Annotated[
+    str | None, typer.Option("--sets", help="Also the set of classes that holds the truth so often: 90%.")
 ]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
@@ -49,9 +54,11 @@ def predict(
     jsonl: JsonlOpt = False,
     csv: CsvOpt = False,
     from_file: FromFileOpt = None,
+    reject: RejectOpt = None,
+    sets: SetsOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
-    precision: EnginePrecisionOpt = "fp32",
+    precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
 ) -> None:
@@ -59,17 +66,11 @@ def predict(
 
     One bad file never stops the rest; the exit code is then 3.
     """
-    if not images and not from_file:
-        raise UsageError("name images: files, folders, globs, or - for standard input; see vit predict --help")
-    if images and "-" in images and sys.stdin.isatty():
-        raise UsageError("- reads an image from standard input, which is the terminal; pipe one in")
-    if images and "-" in images and from_file == "-":
-        raise UsageError("standard input holds an image or a list of paths, not both: name one of them as a file")
+    refuse_inputs(images, from_file)
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
     from vitcli.cli.console import note, resolved
     from vitcli.cli.views import predictions as prediction_view
-    from vitcli.images.find import find_images
     from vitcli.inference.predict import load
 
     checkpoint = resolved(model)
@@ -77,27 +78,52 @@ def predict(
         note(line)
     if model is None:
         note(_what_was_taken(checkpoint))
-    names = _lines(from_file, images or []) if from_file else images or []
-    skipped: Counter[str] = Counter()
-    sources = find_images(names, skipped=skipped, stdin=sys.stdin.buffer)
-    first = next(sources, None)
-    if first is None:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing else either"
-        raise VitError(f"no images in {safe(' '.join(images or [from_file or '']))} ({left_out})")
+    found = images_named(images, from_file)
+    rejected, held = share(reject, "--reject"), share(sets, "--sets")
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
     refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     if checkpoint.outputs == "labels" and checkpoint.num_classes > 1:
         note("each label is judged by itself (multi-label): probabilities do not add up to 1")
-    predictions = loaded.predict(chain([first], sources), top_k=top, batch_size=batch_size, exact=exact)
+    predictions = loaded.predict(found, top_k=top, batch_size=batch_size, exact=exact, reject=rejected, sets=held)
+    said = prediction_view.Said(
+        checkpoint,
+        loaded.familiarity.facts.data if loaded.familiarity else None,
+        rejects=rejected is not None,
+        sets=held,
+    )
     write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
-    if failed := write(predictions, checkpoint):
+    if failed := write(predictions, said):
         note(f"{failed} of the images could not be read")
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
+def refuse_inputs(images: list[str] | None, from_file: str | None) -> None:
+    """Raises UsageError for `images` and a list `from_file` that cannot both be read, and where there is neither."""
+    if not images and not from_file:
+        raise UsageError("name images: files, folders, globs, or - for standard input; see --help")
+    if images and "-" in images and sys.stdin.isatty():
+        raise UsageError("- reads an image from standard input, which is the terminal; pipe one in")
+    if images and "-" in images and from_file == "-":
+        raise UsageError("standard input holds an image or a list of paths, not both: name one of them as a file")
+
+
+def images_named(images: list[str] | None, from_file: str | None) -> "Iterator[ImageSource]":
+    """The images that arguments and list name, as they come. Raises VitError where there are none."""
+    from vitcli.images.find import find_images
+
+    names = _lines(from_file, images or []) if from_file else images or []
+    skipped: Counter[str] = Counter()
+    found = find_images(names, skipped=skipped, stdin=sys.stdin.buffer)
+    first = next(found, None)
+    if first is None:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "nothing else either"
+        raise VitError(f"no images in {safe(' '.join(images or [from_file or '']))} ({left_out})")
+    return chain([first], found)
+
+
+def refuse_batches(batch_size: int | None, model: "Model | Stream | Embedder") -> None:
     """Raises UsageError where `model`, however many images come, takes them one by one."""
     if batch_size is not None and model.choose(sys.maxsize).engine == "onnxruntime":
         raise UsageError(
@@ -105,11 +131,24 @@ def refuse_batches(batch_size: int | None, model: "Model | Stream") -> None:
         )
 
 
+def share(text: str | None, option: str) -> float | None:
+    """5% and 0.05 are one share; None where nothing is asked. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = float(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise UsageError(f"{option} {safe(text, 40)}: write a share between 0 and 1, such as 5% or 0.05")
+    return value
+
+
 def _what_was_taken(checkpoint: "Checkpoint") -> str:
     if checkpoint.source != "bundled":
         return checkpoint.why
-    more = "for photographs of 200 everyday things: -m photo-vit; for ImageNet's 1000 classes: -m imagenet"
-    return f"{checkpoint.name} (bundled) knows {some(checkpoint.labels, 10)}; {more}"
+    known = f"{checkpoint.num_classes} kinds of animals and things, such as {', '.join(checkpoint.labels[:3])}"
+    return f"{checkpoint.name} (bundled) knows {known}; for ImageNet's 1000 classes: -m imagenet"
 
 
 def _lines(file: str, before: Iterable[str]) -> Iterator[str]:

@@ -8,12 +8,10 @@ import typer
 
 from vitcli.cli.console import files_read, resolved
 from vitcli.cli.views.training import TrainingView
-from vitcli.data.samples import DataSet
 from vitcli.errors import EXIT_SOME_FAILED
 from vitcli.training.report import ScoredSplit
 from vitcli.training.run import PlannedRun, carry_out, plan_resumption
-from vitcli.training.settings import Settings
-from vitcli.training.train import leads, open_settings_data, resumed
+from vitcli.training.train import leads, resumed
 
 
 @dataclass(frozen=True)
@@ -30,12 +28,6 @@ class Terms:
 
     def view(self) -> TrainingView:
         return TrainingView(json=self.json, quiet=not leads())
-
-
-def opened(settings: Settings) -> DataSet:
-    """The data of `settings`, whose reading is shown."""
-    with files_read("reading the data") as tell:
-        return open_settings_data(settings, tell)
 
 
 def resumed_from(run: str, epochs: float | None, data_place: str | None, terms: Terms) -> None:

@@ -64,14 +64,14 @@ def train(
     """
     if resume is not None:
         refuse(typed(train, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
-    from vitcli.cli.run import Terms, carried_out, opened, resumed_from
+    from vitcli.cli.run import Terms, carried_out, resumed_from
 
     terms = Terms(score, device, workers, dry_run, json)
     if resume is not None:
         resumed_from(resume, epochs, data, terms)
         return
 
-    from vitcli.cli.console import resolved
+    from vitcli.cli.console import data_opened, resolved
     from vitcli.training.recipe import Recipe
     from vitcli.training.run import fitted, plan, scratch_settings
     from vitcli.training.settings import MODEL_SETTINGS
@@ -93,7 +93,7 @@ def train(
         time_budget=time_budget,
         folders=folders,
     )
-    samples = opened(settings)
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders)
     if not (model or recipe):
         settings = fitted(settings, samples)
     planned = plan(

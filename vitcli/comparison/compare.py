@@ -12,19 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vitcli.comparison.cells import Cells, copies_needed, model_sizes, read_sets, seconds_left
+from vitcli.comparison import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES
+from vitcli.comparison.cells import Cells, read_sets
 from vitcli.comparison.queue import results, work_through
 from vitcli.comparison.report import write_report
-from vitcli.comparison.results import Findings
+from vitcli.comparison.results import Findings, Size
 from vitcli.comparison.study import (
-    FINETUNE_SCALE,
-    MODELS,
-    MOST_EPOCHS,
-    SEEDS,
-    SHARES,
     SMALL,
+    Cell,
     Pretraining,
     Study,
     contender,
@@ -34,6 +29,7 @@ from vitcli.comparison.study import (
 )
 from vitcli.data.samples import Tell
 from vitcli.errors import UsageError
+from vitcli.machine import default_device
 from vitcli.text import safe
 from vitcli.training.cache import CacheWish, Choice, Copied, choose_cache
 from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
@@ -133,6 +129,8 @@ def begin(
     except ValueError as error:
         raise UsageError(f"this cannot be a study: {error}") from None
     folder = Path(out) if out else Path("runs") / f"compare-{Path(place).name}"
+    from vitcli.comparison.work import copies_needed
+
     copies = copies_needed(Cells(study, folder, sets))
     kept = choose_cache(cache, copies, again=True, processes=1)
     study = replace(study, cache=kept.cache)
@@ -145,9 +143,27 @@ def begin(
     return cells
 
 
-def resume(folder: str | Path, *, note: Callable[[str], None] | None = None, progress: Tell | None = None) -> Cells:
-    """The study in `folder`, to go on with. Raises UsageError without one, or when its data have changed; VitError."""
-    return Cells(read_study(Path(folder)), Path(folder), note=note, progress=progress)
+def resume(
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    pretraining_data: str | Path | None = None,
+    note: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
+) -> Cells:
+    """The study in `folder`, to go on with. `data` and `pretraining_data` are where these are now, if they moved.
+
+    Raises UsageError without a study, or when its data have changed; VitError.
+    """
+    study = read_study(Path(folder))
+    drawn_from = {stage.data for stage in study.pretrainings}
+    now = {study.data: study.data if data is None else str(data)}
+    if pretraining_data is not None:
+        if len(drawn_from) != 1:
+            many = len(drawn_from)
+            raise UsageError(f"--pretrain-data: the models of {safe(folder)} are pre-trained on {many} data sets")
+        now[drawn_from.pop()] = str(pretraining_data)
+    return Cells(study, Path(folder), now=now, note=note, progress=progress)
 
 
 def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) -> Findings:
@@ -159,10 +175,10 @@ def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) ->
     """
     study, folder = cells.study, cells.folder
     write_study(folder, study)
-    sizes, total = model_sizes(cells), len(list(study.cells()))
+    sizes, total = _sizes(cells), len(list(study.cells()))
     while True:
         with Copied() as copied:
-            for cell, result in work_through(folder, study, partial(cells.work, workers=workers, copied=copied)):
+            for cell, result in work_through(folder, study, partial(_work, cells, workers, copied)):
                 found = Findings(study, results(folder, study), sizes)
                 write_report(folder, found)
                 left = total - len(found.cells)
@@ -174,6 +190,23 @@ def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) ->
             write_report(folder, found)
             return found
         time.sleep(WAIT)
+
+
+def _work(cells: Cells, workers: int | None, copied: Copied, cell: Cell, place: Path) -> Mapping[str, Any]:
+    from vitcli.comparison.work import Worker
+
+    return Worker(cells, copied).work(cell, place, workers)
+
+
+def _sizes(cells: Cells) -> Mapping[str, Size]:
+    """What the models cost: as it was kept, or counted by building each."""
+    found = cells.sizes()
+    if found is None:
+        from vitcli.comparison.work import model_sizes
+
+        found = model_sizes(cells)
+        cells.keep_sizes(found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -190,14 +223,22 @@ class Plan:
 def plan(cells: Cells) -> Plan:
     """What is left to do. The cost is measured, which takes a while."""
     study, done = cells.study, results(cells.folder, cells.study)
-    return Plan(cells.folder, study, len(list(study.cells())), len(done), seconds_left(cells))
+    total = len(list(study.cells()))
+    seconds: Mapping[str, float] = {}
+    if len(done) < total:
+        from vitcli.comparison.work import seconds_left
+
+        seconds = seconds_left(cells)
+    return Plan(cells.folder, study, total, len(done), seconds)
 
 
 def leave_torchrun() -> int:
     """This process's rank under `torchrun`, which from here on is forgotten: each process trains by itself."""
     rank = int(os.environ.get("RANK", "0"))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if "LOCAL_RANK" in os.environ and default_device() in ("cuda", "xpu"):
+        import torch
+
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
         os.environ.pop(name, None)
     return rank

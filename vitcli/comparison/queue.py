@@ -16,7 +16,7 @@ from vitcli.comparison.study import Cell, Study
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
 from vitcli.text import safe
-from vitcli.training.folder import locked
+from vitcli.training.lock import locked
 
 
 def folder_of(study: Path, cell: Cell) -> Path:

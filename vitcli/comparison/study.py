@@ -19,10 +19,10 @@ from typing import Any
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
 from vitcli.images.stores import Cache
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
 
 SMALL = 64  # images of at most so many pixels are small: CNNs made for 224 pixels see them enlarged to this
-PLAIN_VITS, HYBRIDS = ("vision_transformer", "deit", "eva", "beit"), ("vision_transformer_hybrid",)  # timm's modules
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,9 @@ def contender(name: str, side: int) -> Contender:
     if name == "resnet-small":
         channels = [44, 88, 176, 352] if large else [32, 64, 128, 256]
         return Contender("resnet18", {"img_size": [max(size, SMALL)] * 2, "channels": channels})
-    return Contender(name, {"img_size": [SMALL if side <= SMALL else 224] * 2})
-
-
-def inductive_bias(name: str) -> int:
-    """How much of an image's geometry is built in: 0 in a plain ViT, 1 in a hybrid, 2 in whatever else timm has."""
-    from timm.models import is_model_in_modules
-
-    architecture = contender(name, SMALL).architecture
-    if is_model_in_modules(architecture, PLAIN_VITS):
-        return 0
-    return 1 if is_model_in_modules(architecture, HYBRIDS) else 2
-
-
-MODELS = ("vit-small", "vit", "hybrid", "resnet-small")
-SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of each class's training images
-SEEDS = 3
-MOST_EPOCHS = 100.0
-FINETUNE_SCALE = 1.5  # of the image size, after pre-training
+    size = SMALL if side <= SMALL else 224
+    known = ARCHITECTURES.get(name)
+    return Contender(name, {"img_size": [-(-size // patch) * patch for patch in known.stride] if known else [size] * 2})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vitcli.data.folders import alike
+from vitcli.data.folders import alike, like_empty_cells
 from vitcli.data.layout import split_of
 from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts
 from vitcli.data.sources import read_splits
@@ -192,7 +192,7 @@ def _layout(found: Splits, folders: str | None) -> Iterator[Finding]:
             f"{plural(len(found.left_out), 'file or folder')} with images that belong to no split and no class",
             "give them a class and a split, or move them away", tuple(found.left_out),
         )  # fmt: skip
-    held_out = tuple(name for name in found.classes if split_of(name) == "test")
+    held_out = tuple(name for name in found.classes if split_of(name) in ("val", "test"))
     if held_out and found.kind == "folders" and folders is None:
         yield Finding(
             "class-like-a-split", "spoils a measurement", len(held_out),
@@ -307,6 +307,12 @@ def _classes(found: Splits, counts: Mapping[Split, tuple[int, ...]]) -> Iterator
         yield Finding(
             "similar-class-names", "spoils a measurement", len(written),
             f"{len(written)} classes are spelled in two ways", "give each class one name", tuple(written),
+        )  # fmt: skip
+    if empty := like_empty_cells(names):
+        yield Finding(
+            "empty-class-names", "worth knowing", len(empty),
+            "a class has the name that empty cells get when a table is exported",
+            "leave images without a label out, or give them one", tuple(empty),
         )  # fmt: skip
 
 

@@ -62,6 +62,18 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in spellings.values() if len(group) > 1]
 
 
+# What pandas, R, spreadsheets and databases write for an empty cell (pandas.read_csv, na_values), and Python for none
+_EMPTY = {
+    "nan", "NaN", "-nan", "-NaN", "<NA>", "NaT", "NA", "N/A", "n/a", "#N/A", "#NA", "null", "NULL", "None",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+}  # fmt: skip
+
+
+def like_empty_cells(names: Iterable[str]) -> list[str]:
+    """Those of `names` that may be no class, but what a table's empty cell became when it was exported: "nan"."""
+    return [name for name in names if name in _EMPTY]
+
+
 def _by_class(folder: Path, skipped: Counter[str]) -> dict[str, list[str]]:
     """The images below each folder of `folder`, as paths that begin inside it. Raises DataError."""
     names, images = listing(folder, skipped)

@@ -113,7 +113,7 @@ def find_layout(root: Path, asked: str | None) -> Layout:
     if not holding:
         if among and all(name in among or is_unlabelled(name) for name in folders):
             raise DataError(f"{safe(inner)}: {quoted(folders)} must hold one folder per class, with its images inside")
-        odd = [name for name, split in among.items() if split == "test"]
+        odd = [name for name, split in among.items() if split != "train"]  # a train is a thing, too
         note = (
             f"read as a class: {quoted(odd)}; if it is a split, give it the folders of the classes, else move it away"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vitcli.data import idx, manifest
-from vitcli.data.folders import alike, read_folders
+from vitcli.data.folders import alike, like_empty_cells, read_folders
 from vitcli.data.layout import listing, quoted
 from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored
 from vitcli.data.split import content_split
@@ -79,6 +79,8 @@ def open_data(
     _check_classes(found, train)
     notes = list(found.notes)
     notes += [f"classes that are written almost alike: {quoted(group)}" for group in alike(found.classes)]
+    if empty := like_empty_cells(found.classes):
+        notes.append(f"taken as a class, though it may be an empty cell: {quoted(empty)}; leave such images out")
     if "val" in found.named:
         val = found.named["val"]
     else:

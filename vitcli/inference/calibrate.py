@@ -7,16 +7,19 @@ Dividing by it changes no prediction, only how sure it is.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.familiarity import Familiarity
 from vitcli.checkpoint.write import check_writable, store_temperature
 from vitcli.data.samples import Split, Tell
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.engines import probabilities
-from vitcli.inference.evaluate import Evaluation, Note, Scoring, Unreadable, open_scored
+from vitcli.inference.evaluate import Evaluation, Note, Scored, Scoring, Unreadable, open_scored
+from vitcli.inference.familiarity import familiarise, store
 from vitcli.inference.predict import Model, load
 from vitcli.metrics import Labels, Measures
 from vitcli.model.shapes import Array
@@ -36,6 +39,7 @@ class Calibration:
     after: Evaluation  # of the scored split
     folder: Path  # where the temperature is stored
     failed: tuple[Unreadable, ...]  # of both splits
+    familiar: int  # images of which statistics were stored, by which `vit predict` knows strangers; 0: too few
 
 
 def calibrate(
@@ -74,10 +78,29 @@ def calibrate(
     fitted = replace(scoring, note=None).of_split(model, replace(scored, split=fit_on))
     temperature = fit_temperature(fitted.logits, fitted.labels)
     before = scoring.of_split(model, scored)
+    statistics = _statistics(model.checkpoint, replace(scored, split=fit_on), fitted, temperature, progress)
     stored = store_temperature(model.checkpoint, temperature, folder)
+    store(stored, statistics)
     after = replace(before, temperature=temperature)
     failed = (*fitted.failed, *after.failed)
-    return Calibration(fit_on, len(fitted.labels), temperature, before.measures, after, stored, failed)
+    familiar = statistics.facts.images if statistics else 0
+    return Calibration(fit_on, len(fitted.labels), temperature, before.measures, after, stored, failed, familiar)
+
+
+def _statistics(
+    checkpoint: Checkpoint, fit_on: Scored, fitted: Evaluation, temperature: float, progress: Tell | None
+) -> Familiarity | None:
+    """Of the images that the temperature was fitted on."""
+    labels = np.full(len(fit_on.samples), -1)
+    labels[fitted.indices] = fitted.labels
+    return familiarise(
+        checkpoint,
+        fit_on.samples,
+        labels=labels,
+        data=Path(fit_on.data).resolve().name,
+        temperature=temperature,
+        progress=progress and partial(progress, "familiarity"),
+    )
 
 
 def fit_temperature(logits: Array, labels: Labels) -> float:

@@ -4,9 +4,10 @@
 and for models that are not plain ViTs. Knows no files of images and no labels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
@@ -18,19 +19,27 @@ from vitcli.checkpoint.selftest import TOLERANCE, check_selftest, selftest_input
 from vitcli.checkpoint.weights import read_weights
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.inference.exported import ExportPrecision, Options, check_file
-from vitcli.machine import available_cpus, gpu_visible
+from vitcli.machine import available_cpus, default_device, gpu_visible
 from vitcli.model.config import ViTConfig
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import INPUT, Precision, build
+from vitcli.onnx.graph import Precision, build
+from vitcli.onnx.layers import INPUT
 from vitcli.onnx.protobuf import OnnxModel
+from vitcli.onnx.tokens import build_tokens
 from vitcli.text import safe
 
 EngineName = Literal["onnxruntime", "torch"]
-# Features are what the head sees, (B, D); both are beside each other, features first, (B, D + K).
-Output = Literal["logits", "features", "both"]
+# What an engine computes in. "auto": float32 on a CPU, half precision on a GPU that does not change labels by it.
+Numbers = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+# Features are what the head sees, (B, D); with "both" logits stand behind them, (B, D + K), with "signature" behind an
+# image's signature, (B, 2 D + F + K); of models that are no plain ViTs the features are that. Of a plain ViT also the
+# tokens of `ViTConfig.token_shape`: "class", "mean", "patches", "blocks.0", …
+Output = str
 
 # How far an exported file may be from its own self-test, on a processor with other instructions.
 _TOLERANCES: Mapping[ExportPrecision, float] = {"fp32": TOLERANCE, "fp16": 0.05, "int8": 0.25}
+
+Check = Callable[[Array], None]  # told the signature (1, W) of the self-test's image; raises CheckpointError
 
 # From here on a GPU is done before the CPU, the seconds included that torch and CUDA take to start.
 GPU_WORTHWHILE = 0.5e12  # floating-point operations
@@ -52,9 +61,21 @@ class OnnxEngine:
     """
 
     def __init__(
-        self, vit: ViTConfig, tensors: Mapping[str, Array], *, precision: Precision = "fp32", at_once: int = 1
+        self,
+        vit: ViTConfig,
+        tensors: Mapping[str, Array],
+        *,
+        precision: Precision = "fp32",
+        at_once: int = 1,
+        tokens: str | None = None,
+        signature: bool = False,
     ) -> None:
-        self._session = session_of(build(vit, tensors, precision=precision), threads=_share(at_once))
+        """`tokens`, as in `ViTConfig.token_shape`, instead of logits; or an image's `signature` before them."""
+        if tokens is None:
+            graph = build(vit, tensors, precision=precision, signature=signature)
+        else:
+            graph = build_tokens(vit, tensors, tokens, precision=precision)
+        self._session = session_of(graph, threads=_share(at_once))
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
@@ -63,7 +84,13 @@ class OnnxEngine:
         return np.concatenate([*self._threads.map(self._run, np.split(pixels, len(pixels)))])
 
     def _run(self, image: Array) -> Array:
-        return self._session.run(None, {INPUT: image})[0]  # type: ignore[no-any-return]
+        return _joined(self._session.run(None, {INPUT: image}))
+
+
+def _joined(outputs: Sequence[Array]) -> Array:
+    """Logits (B, K), behind the signature where a graph gives one."""
+    logits, *signature = outputs
+    return np.concatenate([*signature, logits], axis=1) if signature else logits
 
 
 class ExportedEngine:
@@ -83,10 +110,13 @@ class ExportedEngine:
     def _run(self, image: Array) -> Array:
         if self._options.pixels:
             image = (image * self._std + self._mean) * np.float32(255)
-        found: Array = self._session.run(None, {INPUT: image})[0]
+        found, *signature = self._session.run(None, {INPUT: image})
+        return _joined([self._logits(found), *signature])
+
+    def _logits(self, found: Array) -> Array:
         if not self._options.softmax:
             return found
-        logs = np.log(np.maximum(found, np.float32(1e-37)))
+        logs: Array = np.log(np.maximum(found, np.float32(1e-37)))
         return logs - np.log1p(-np.minimum(found, np.float32(1 - 2**-24))) if self._outputs == "labels" else logs
 
 
@@ -104,10 +134,10 @@ def session_of(model: OnnxModel | Path, *, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
 
 
-def open_exported(checkpoint: Checkpoint, *, at_once: int = 1) -> ExportedEngine:
+def open_exported(checkpoint: Checkpoint, *, at_once: int = 1, check: Check | None = None) -> ExportedEngine:
     """An .onnx file of `vit export`, once it is known to be one and to compute what it did when it was written.
 
-    Raises CheckpointError.
+    `check` as in `open_engine`. Raises CheckpointError.
     """
     path = checkpoint.weights_path
     options = check_file(checkpoint)
@@ -116,49 +146,92 @@ def open_exported(checkpoint: Checkpoint, *, at_once: int = 1) -> ExportedEngine
     try:
         session = session_of(path, threads=_share(at_once))
         engine = ExportedEngine(session, options, checkpoint, at_once=at_once)
-        logits = engine.logits(selftest_input(checkpoint.preprocess, seed))
+        answer = engine.logits(selftest_input(checkpoint.preprocess, seed))
     except Exception as error:  # the classes of ONNX Runtime's have no common base but this
         raise CheckpointError(f"{safe(path)}: ONNX Runtime cannot run it: {safe(error)}") from error
-    check_selftest(checkpoint, logits, _TOLERANCES[options.precision])
+    check_selftest(checkpoint, answer[:, -checkpoint.num_classes :], _TOLERANCES[options.precision])
+    if check:
+        check(answer[:, : -checkpoint.num_classes])
     return engine
 
 
 class TorchEngine:
     """torch, on a GPU or the CPU; any model that timm knows."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str | None = None, output: Output = "logits") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str | None = None,
+        output: Output = "logits",
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    ) -> None:
         import torch
 
         from vitcli.checkpoint.load import load_any
 
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device or default_device())
+        if precision == "auto":
+            precision = "fp16" if self._device.type == "cuda" else "fp32"
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.exact = self._half is None  # float32, as the checkpoint's own tests were made
         model = load_any(checkpoint).to(self._device)
-        self._compute: Callable[[Any], Any] = model if output == "logits" else _features_of(model, output == "both")
+        self._compute: Callable[[Any], Any] = model
+        if output in ("features", "both", "signature"):
+            self._compute = _seen_by(model, output)
+        elif output != "logits":
+            self._compute = partial(_tokens_of, model, output)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
         import torch
 
         images = torch.from_numpy(pixels)
+        if self._device.type == "cuda":
+            images = images.pin_memory()
+        with self._alone:
+            found = self._run(images, self._half)
+            if self._half is not None and not np.isfinite(found).all():  # float16 ends at 65504
+                found = self._run(images, None)
+            return found
+
+    def _run(self, images: Any, half: Any) -> Array:
+        import torch
+
         # TF32, the default of cuDNN's convolutions, would move probabilities by 1e-4.
         exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-        with self._alone, torch.inference_mode(), exact:
-            return self._compute(images.to(self._device)).float().cpu().numpy()  # type: ignore[no-any-return]
+        numbers = torch.autocast(self._device.type, half, enabled=half is not None)
+        with torch.inference_mode(), exact, numbers:
+            found = self._compute(images.to(self._device, non_blocking=True))
+            return found.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
-def _features_of(model: Any, with_logits: bool) -> Callable[[Any], Any]:
-    """Images (B, C, H, W) → what the head of a torch model sees, (B, D), or (B, D + K) with the logits beside it."""
+def _seen_by(model: Any, output: Output) -> Callable[[Any], Any]:
+    """Images (B, C, H, W) → the `output` of a torch model that is more than its logits."""
     import torch
 
     def compute(images: Any) -> Any:
         if hasattr(model, "representation"):  # ours; else timm's
+            if output == "signature":
+                return torch.cat(model.signature(images), dim=1)
             features = model.representation(images)
-            return torch.cat([features, model.head(features)], dim=1) if with_logits else features
+            return features if output == "features" else torch.cat([features, model.classify(features)], dim=1)
         tokens = model.forward_features(images)
         features = model.forward_head(tokens, pre_logits=True)
-        return torch.cat([features, model.forward_head(tokens)], dim=1) if with_logits else features
+        return features if output == "features" else torch.cat([features, model.forward_head(tokens)], dim=1)
 
     return compute
+
+
+def _tokens_of(model: Any, what: str, images: Any) -> Any:
+    """Images (B, C, H, W) → tokens of our torch model, (B, *config.token_shape(what))."""
+    if what.startswith("blocks."):
+        return model.intermediates(images, [what])[what]
+    tokens = model.intermediates(images, ["encoded"])["encoded"]  # (B, N, D)
+    if what == "class":
+        return tokens[:, 0]
+    patches = tokens[:, model.config.num_prefix_tokens :]
+    return patches.mean(dim=1) if what == "mean" else patches
 
 
 @dataclass(frozen=True)
@@ -171,7 +244,7 @@ def choose(
     checkpoint: Checkpoint,
     *,
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
     images: int = 1,
 ) -> Choice:
@@ -179,13 +252,15 @@ def choose(
 
     Raises UsageError for wishes that exclude each other.
     """
-    if checkpoint.exported and (engine == "torch" or precision != "fp32" or device not in (None, "cpu")):
+    if checkpoint.exported and (engine == "torch" or precision not in ("auto", "fp32") or device not in (None, "cpu")):
         raise UsageError(f"{safe(checkpoint.name)} runs as it is, with ONNX Runtime on the CPU")
     if checkpoint.exported:
         return Choice("onnxruntime", "an ONNX file")
     plain = checkpoint.vit is not None
     if precision == "int8" and (engine == "torch" or not plain or device not in (None, "cpu")):
         raise UsageError("int8 is for plain ViTs on the CPU with ONNX Runtime")
+    if precision in ("bf16", "fp16") and engine == "onnxruntime":
+        raise UsageError(f"{precision} is computed by torch: leave --engine out, or choose --engine torch")
     if engine == "onnxruntime":
         if checkpoint.vit is None:
             raise UsageError(f"{safe(checkpoint.name)} is not a plain ViT: it runs with --engine torch")
@@ -197,11 +272,14 @@ def choose(
         return Choice("torch", f"{checkpoint.architecture} is not a plain ViT")
     if device not in (None, "cpu"):
         return Choice("torch", f"on {device}")
+    if precision in ("bf16", "fp16"):
+        return Choice("torch", f"which computes in {precision}")
     if (
         device is None
-        and precision == "fp32"
-        and gpu_visible()
+        and precision != "int8"
         and images * operations(checkpoint.vit) > GPU_WORTHWHILE
+        and gpu_visible()
+        and default_device() != "cpu"  # a driver alone is none: torch has to know it
     ):
         return Choice("torch", "on the GPU, which is worth its start for so many images")
     return Choice("onnxruntime", "the fastest on a CPU")
@@ -211,29 +289,44 @@ def open_engine(
     checkpoint: Checkpoint,
     engine: EngineName,
     *,
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
     at_once: int = 1,
     output: Output = "logits",
+    check: Check | None = None,
 ) -> Engine:
     """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError.
 
-    What its `logits` gives is `output`; both at once is for torch.
+    What its `logits` gives is `output`; "both" is for torch. `check` is for signatures of exact engines.
     """
-    if checkpoint.exported and output == "logits":
-        return open_exported(checkpoint, at_once=at_once)
+    if checkpoint.exported and output in ("logits", "signature"):
+        return open_exported(checkpoint, at_once=at_once, check=check)
+    seed = selftest_seed(checkpoint)
+    image = selftest_input(checkpoint.preprocess, seed or 0)
     if engine == "torch":
-        return TorchEngine(checkpoint, device=device, output=output)
+        assert precision != "int8"  # `choose` has refused it
+        found = TorchEngine(checkpoint, device=device, output=output, precision=precision)
+        if check and found.exact:
+            check(found.logits(image)[:, : -checkpoint.num_classes])
+        return found
     assert checkpoint.vit is not None
     assert output != "both"
     vit, tensors = checkpoint.vit, read_weights(checkpoint)
+    tokens = None if output in ("logits", "features", "signature") else output
     if output == "features":
         vit = replace(vit, num_classes=0)
-        tensors = {name: array for name, array in tensors.items() if not name.startswith("head.")}
-    opened = OnnxEngine(vit, tensors, precision=precision, at_once=at_once)
-    seed = selftest_seed(checkpoint)
-    if seed is not None and precision == "fp32" and output == "logits":  # int8 is further off than the test allows
-        check_selftest(checkpoint, opened.logits(selftest_input(checkpoint.preprocess, seed)))
+        tensors = {name: array for name, array in tensors.items() if not name.startswith(("head.", "head_dist."))}
+    rounded: Precision = "int8" if precision == "int8" else "fp32"
+    opened = OnnxEngine(
+        vit, tensors, precision=rounded, at_once=at_once, tokens=tokens, signature=output == "signature"
+    )
+    # int8 is further off than the tests allow.
+    if precision != "int8" and output in ("logits", "signature") and (check or seed is not None):
+        answer = opened.logits(image)
+        if seed is not None:
+            check_selftest(checkpoint, answer[:, -checkpoint.num_classes :])
+        if check:
+            check(answer[:, : -checkpoint.num_classes])
     return opened
 
 
@@ -256,7 +349,7 @@ def temperature_of(checkpoint: Checkpoint) -> float:
 
 def operations(vit: ViTConfig) -> float:
     """Floating-point operations for one image, two per multiply-add; the encoder's, which is nearly all."""
-    linear = (4 * vit.embed_dim + 2 * vit.mlp_dim) * vit.embed_dim
+    linear = (4 * vit.embed_dim + vit.mlp_dim + vit.mlp_hidden) * vit.embed_dim
     attention = 2 * vit.num_tokens * vit.embed_dim
     return 2.0 * vit.depth * vit.num_tokens * (linear + attention)
 

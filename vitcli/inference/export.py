@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint, build_config
+from vitcli.checkpoint.familiarity import KEY as FAMILIARITY_KEY
+from vitcli.checkpoint.familiarity import as_text, read_familiarity
 from vitcli.checkpoint.resolve import CONFIG_KEY
 from vitcli.checkpoint.selftest import selftest_entry, selftest_input
 from vitcli.errors import ImageError, UsageError, VitError
@@ -34,7 +36,8 @@ from vitcli.inference.exported import ExportPrecision, Options, check_file, chec
 from vitcli.metrics import Interval, wilson
 from vitcli.model.config import Size
 from vitcli.model.shapes import Array, weight_shapes
-from vitcli.onnx.graph import INPUT, build
+from vitcli.onnx.graph import build
+from vitcli.onnx.layers import INPUT
 from vitcli.onnx.protobuf import OnnxModel
 from vitcli.text import safe
 
@@ -134,17 +137,26 @@ def _check(to: Format, options: Options, checkpoint: Checkpoint) -> None:
             raise UsageError("--to torch writes one image size")
         if vit and vit.stem:
             raise UsageError("a hybrid's file takes one image size: the padding of its CNN depends on it")
+        if vit and vit.rel_pos_bias:
+            raise UsageError("a BEiT's file takes one image size: its addends by distance are other ones for another")
     if vit and to != "torch":  # before anything of that size is read
         width = _BYTES["fp32" if to == "openvino" else options.precision]
         check_size(width * sum(map(prod, weight_shapes(vit).values())), checkpoint.name)
 
 
 def _onnx(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> Mapping[str, Run]:
-    graph = _graph(checkpoint, models, options)
+    # Statistics are of the checkpoint's own size of images.
+    familiarity = read_familiarity(checkpoint) if [*models] == [checkpoint.preprocess.size] else None
+    graph = _graph(checkpoint, models, options, signature=familiarity is not None)
     preprocess = replace(checkpoint.preprocess, size=next(iter(models)))
     engine = ExportedEngine(session_of(graph), options, replace(checkpoint, preprocess=preprocess))
-    selftest = selftest_entry(engine.logits(selftest_input(preprocess)))
-    write_file(path, graph, _metadata(checkpoint, models, options, selftest))
+    answer = engine.logits(selftest_input(preprocess))
+    metadata = _metadata(checkpoint, models, options, selftest_entry(answer[:, -checkpoint.num_classes :]))
+    if familiarity:
+        facts = replace(familiarity.facts, temperature=1.0) if options.softmax else familiarity.facts
+        own = replace(familiarity, facts=facts, known=answer[0, : -checkpoint.num_classes])
+        metadata[FAMILIARITY_KEY] = as_text(own)
+    write_file(path, graph, metadata)
     from vitcli.checkpoint.resolve import resolve
 
     check_file(resolve(str(path)))  # what nobody could predict with is not written
@@ -190,7 +202,7 @@ def _torch(path: Path, checkpoint: Checkpoint, models: dict[Size, Any], options:
     return {"": run}
 
 
-def _graph(checkpoint: Checkpoint, models: dict[Size, Any], options: Options) -> OnnxModel:
+def _graph(checkpoint: Checkpoint, models: dict[Size, Any], options: Options, *, signature: bool = False) -> OnnxModel:
     model = next(iter(models.values()))
     return build(
         model.config,
@@ -200,6 +212,7 @@ def _graph(checkpoint: Checkpoint, models: dict[Size, Any], options: Options) ->
         positions={m.config.grid: _positions(m) for m in models.values()} if len(models) > 1 else None,
         softmax=temperature_of(checkpoint) if options.softmax else None,
         sigmoid=checkpoint.outputs == "labels",
+        signature=signature,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.familiarity import KEY as FAMILIARITY_KEY
 from vitcli.checkpoint.resolve import CHECKSUM_KEY, CONFIG_KEY, PIXELS_KEY, PRECISION_KEY, SHARES_KEY, SIZES_KEY
 from vitcli.errors import CheckpointError
 from vitcli.files import open_regular, replacing
@@ -95,7 +96,7 @@ def check_file(checkpoint: Checkpoint) -> Options:
     _check_bounds(vit, sizes, path)
     if _values_in_weights(vit, sizes) > 4 * os.path.getsize(path):  # the outline takes time with them
         raise _foreign(path)
-    outline = outline_of(checkpoint, vit, options)
+    outline = outline_of(checkpoint, vit, options, signature=FAMILIARITY_KEY in metadata)
     with open_regular(path) as file:
         for part in outline.file(metadata):
             if not isinstance(part, bytes):
@@ -107,8 +108,11 @@ def check_file(checkpoint: Checkpoint) -> Options:
     return options
 
 
-def outline_of(checkpoint: Checkpoint, vit: ViTConfig, options: Options) -> OnnxModel:
-    """The file's graph without its weights; `vit` at the first of the exported sizes."""
+def outline_of(checkpoint: Checkpoint, vit: ViTConfig, options: Options, *, signature: bool = False) -> OnnxModel:
+    """The file's graph without its weights; `vit` at the first of the exported sizes.
+
+    `signature`: it gives that of each image, too, as a file with statistics of held-out images does.
+    """
     zero = np.zeros((), np.float32)
     positions = {
         one.grid: np.broadcast_to(zero, (1, one.num_tokens, one.embed_dim)) for one in _at_sizes(vit, options.sizes)
@@ -121,6 +125,7 @@ def outline_of(checkpoint: Checkpoint, vit: ViTConfig, options: Options) -> Onnx
         positions=positions if len(options.sizes) > 1 else None,
         softmax=1.0 if options.softmax else None,
         sigmoid=checkpoint.outputs == "labels",
+        signature=signature,
         graph=Outline(),
     )
 
@@ -156,6 +161,8 @@ def _options(metadata: Mapping[str, str], checkpoint: Checkpoint) -> Options | N
     )
     size = checkpoint.preprocess.size
     wanted = {CONFIG_KEY: metadata.get(CONFIG_KEY), **options.metadata(size)}
+    if FAMILIARITY_KEY in metadata:
+        wanted[FAMILIARITY_KEY] = metadata[FAMILIARITY_KEY]
     same = metadata == wanted and list(metadata) == list(wanted)
     fits = options.sizes[0] == size and 0 < len(set(options.sizes)) == len(options.sizes) <= MAX_SIZES
     return options if same and fits else None

@@ -24,6 +24,7 @@ from vitcli.data.samples import Progress, Samples, Split, Tell
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.class_names import listed
 from vitcli.inference.evaluate import Note, Unreadable, open_scored
+from vitcli.inference.knn import Knn, knn
 from vitcli.inference.predict import Model
 from vitcli.inference.stream import Stream, sources_of
 from vitcli.metrics import Interval, Labels, t_interval
@@ -68,6 +69,7 @@ class FewShot:
     n: int  # test images scored
     results: tuple[Shots, ...]
     failed: tuple[Unreadable, ...]
+    knn: Knn | None = None
 
 
 def few_shot(
@@ -75,6 +77,7 @@ def few_shot(
     data: str | Path,
     shots: Sequence[int],
     *,
+    neighbours: int | None = None,
     split: Split | None = None,
     folders: str | None = None,
     seeds: int = 5,
@@ -84,7 +87,8 @@ def few_shot(
 ) -> FewShot:
     """What `model` can learn from `shots` images a class of the train split at `data`, scored on another split.
 
-    Each number of `shots` is drawn `seeds` times. The model's own classes play no part; of a loaded model its
+    Each number of `shots` is drawn `seeds` times. With `neighbours` also, or with no `shots` only, how well that many
+    nearest training images tell the class. The model's own classes play no part; of a loaded model its
     checkpoint counts, and a `Stream` of features says how that is run. `split` is scored, else test or val, which is
     drawn from train where there is neither. `folders`, `note` and `progress` as in `evaluate`. Raises DataError when a
     class has too few images, and where none can be read.
@@ -97,13 +101,14 @@ def few_shot(
     if scored.split == "train" and split is None:  # nothing else is there, so some of it is held out
         scored = open_scored(data, split, folders, wanted=("train", "val"), note=note, progress=progress)
     if scored.split == "train":
-        raise UsageError("--few-shot learns from train, so that split cannot be scored: --split test or val")
+        raise UsageError("--few-shot and --knn learn from train, so it cannot be scored: --split test or val")
     found = few_shot_of(
         model,
         scored.splits.classes,
         scored.splits.named["train"],
         scored.splits.named[scored.split],
         shots,
+        neighbours=neighbours,
         seeds=seeds,
         batch_size=batch_size,
         progress=progress and partial(progress, "features"),
@@ -118,6 +123,7 @@ def few_shot_of(
     test: Samples | Features,
     shots: Sequence[int],
     *,
+    neighbours: int | None = None,
     seeds: int = 5,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -128,9 +134,11 @@ def few_shot_of(
     among those for 5 of the same seed. An image that cannot be read is left out. Raises DataError when a class has too
     few images, and where none can be read.
     """
-    _check(classes, train, test, shots, seeds)
+    _check(classes, train, test, shots, neighbours, seeds)
     orders = [_order(train.labels, len(classes), seed) for seed in range(seeds)]
-    wanted = sorted({i for order in orders for members in order for i in members[: max(shots)]})
+    wanted = sorted({i for order in orders for members in order for i in members[: max(shots, default=0)]})
+    if neighbours is not None:
+        wanted = list(range(len(train)))
     support = read_features(stream, train, wanted, batch_size=batch_size, progress=progress)
     if not isinstance(test, Features):
         test = read_features(stream, test, range(len(test)), batch_size=batch_size, progress=progress)
@@ -143,6 +151,9 @@ def few_shot_of(
             weights = fit(support.x[rows], support.labels[rows], len(classes))
             accuracies.append(float((weights.predict(test.x) == test.labels).mean()))
         results.append(Shots(n, tuple(accuracies), float(np.mean(accuracies)), t_interval(accuracies)))
+    nearest = None
+    if neighbours is not None:
+        nearest = knn(support.x, support.labels, test.x, test.labels, len(classes), neighbours)
     checkpoint = stream.checkpoint
     return FewShot(
         None,
@@ -154,6 +165,7 @@ def few_shot_of(
         len(test.x),
         tuple(results),
         (*support.failed, *test.failed),
+        nearest,
     )
 
 
@@ -221,9 +233,16 @@ def _order(labels: Labels, classes: int, seed: int) -> list[list[int]]:
     return [generator.permutation(np.flatnonzero(labels == label)).tolist() for label in range(classes)]
 
 
-def _check(classes: Sequence[str], train: Samples, test: Samples | Features, shots: Sequence[int], seeds: int) -> None:
+def _check(
+    classes: Sequence[str],
+    train: Samples,
+    test: Samples | Features,
+    shots: Sequence[int],
+    neighbours: int | None,
+    seeds: int,
+) -> None:
     """Raises UsageError and DataError for what cannot be done."""
-    if not shots or min(shots) < 1 or len(set(shots)) < len(shots):
+    if min(shots, default=int(neighbours is not None)) < 1 or len(set(shots)) < len(shots):
         raise UsageError("--few-shot: different whole numbers of images a class, from 1, such as 1,5,10,25")
     if seeds < 1:
         raise UsageError("--seeds must be at least 1")
@@ -232,5 +251,5 @@ def _check(classes: Sequence[str], train: Samples, test: Samples | Features, sho
     if not len(test.labels):
         raise DataError("there are no images to score")
     counts = np.bincount(train.labels, minlength=len(classes))
-    if few := [name for name, n in zip(classes, counts, strict=True) if n < max(shots)]:
+    if few := [name for name, n in zip(classes, counts, strict=True) if n < max(shots, default=0)]:
         raise DataError(f"fewer than {max(shots)} training images of {listed(few)}; ask for fewer with --few-shot")

@@ -7,20 +7,21 @@ Class names, temperature and the best classes of each; how images become logits 
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.familiarity import Familiarity, check_signature, read_familiarity
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.engines import Choice, EngineName, probabilities, temperature_of
+from vitcli.inference.engines import Choice, EngineName, Numbers, Output, probabilities, temperature_of
 from vitcli.inference.stream import Answer, Input, Source, Stream, sources
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 
@@ -38,19 +39,22 @@ class Prediction:
     path: str
     labels: tuple[Score, ...] = ()
     error: str | None = None
+    familiarity: float | None = None  # share of the model's own held-out images that look less familiar to it, 0 to 1
+    unknown: bool | None = None  # with `reject`: too strange to be named
+    set: tuple[Score, ...] | None = None  # with `sets`: the classes that it may be
 
 
 def load(
     model: str | Path | Checkpoint | None = None,
     *,
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
 ) -> "Model":
     """A model by name: a bundled one, `imagenet`, a timm or Hub name, a folder, a file; None: the default.
 
-    `engine` and `device` are chosen by what there is to do unless given; `precision="int8"` is faster and less exact.
-    Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
+    `engine` and `device` are chosen by what there is to do unless given; `precision="int8"`, on a CPU, is faster and
+    less exact. Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
     """
     checkpoint = model if isinstance(model, Checkpoint) else resolve(None if model is None else str(model))
     return Model(checkpoint, engine=engine, precision=precision, device=device)
@@ -62,17 +66,19 @@ def predict(
     *,
     top_k: int = 5,
     engine: EngineName | Literal["auto"] = "auto",
-    precision: Precision = "fp32",
+    precision: Numbers = "auto",
     device: str | None = None,
     batch_size: int | None = None,
     exact: bool = False,
+    reject: float | None = None,
+    sets: float | None = None,
 ) -> Iterator[Prediction]:
     """`load(model, …).predict(inputs, …)` in one call; `model` may be a loaded one too."""
     if not isinstance(model, Model):
         model = load(model, engine=engine, precision=precision, device=device)
-    elif (engine, precision, device) != ("auto", "fp32", None):
+    elif (engine, precision, device) != ("auto", "auto", None):
         raise UsageError("a loaded model has its engine, precision and device already: give them to load()")
-    return model.predict(inputs, top_k=top_k, batch_size=batch_size, exact=exact)
+    return model.predict(inputs, top_k=top_k, batch_size=batch_size, exact=exact, reject=reject, sets=sets)
 
 
 class Model:
@@ -83,7 +89,7 @@ class Model:
         checkpoint: Checkpoint,
         *,
         engine: EngineName | Literal["auto"] = "auto",
-        precision: Precision = "fp32",
+        precision: Numbers = "auto",
         device: str | None = None,
     ) -> None:
         if why := checkpoint.why_no_classes:
@@ -91,7 +97,11 @@ class Model:
         self.checkpoint = checkpoint
         self.labels = checkpoint.labels or tuple(f"class {i}" for i in range(checkpoint.num_classes))
         self.temperature = temperature_of(checkpoint)
-        self._stream = Stream(checkpoint, engine=engine, precision=precision, device=device)
+        self.familiarity = read_familiarity(checkpoint)
+        known = self.familiarity
+        check = partial(check_signature, known, where=checkpoint.folder) if known else None
+        output: Output = "signature" if known else "logits"
+        self._stream = Stream(checkpoint, engine=engine, precision=precision, device=device, output=output, check=check)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -102,33 +112,88 @@ class Model:
         return self._stream.choose(images)
 
     def predict(
-        self, inputs: Input | Iterable[Input], *, top_k: int = 5, batch_size: int | None = None, exact: bool = False
+        self,
+        inputs: Input | Iterable[Input],
+        *,
+        top_k: int = 5,
+        batch_size: int | None = None,
+        exact: bool = False,
+        reject: float | None = None,
+        sets: float | None = None,
     ) -> Iterator[Prediction]:
         """Files, folders, globs (see `find_images`) and Pillow images → predictions, in that order.
 
         `top_k` classes each. `batch_size` images are computed together, which changes no result. `exact` resizes as
-        timm does, to the bit. An image that cannot be read gives a prediction with an `error`.
+        timm does, to the bit. An image that cannot be read gives a prediction with an `error`. Of a model that has
+        statistics of its held-out images, each prediction says how familiar the image is; `reject` (0.05) makes
+        `unknown` what is less familiar than all but that share of them, `sets` (0.9) gives the classes among which the
+        truth is with that probability. Raises UsageError for these of a model without statistics.
         """
         if top_k < 1 or (batch_size is not None and batch_size < 1):
             raise UsageError("top_k and batch_size must be at least 1")
-        return self._predictions(sources(inputs), top_k, batch_size, exact)
+        wishes = Wishes(top_k, reject, self._least_probability(sets))
+        if reject is not None:
+            self._require(reject, "reject")
+        return self._predictions(sources(inputs), wishes, batch_size, exact)
 
     def answers(
         self, sources: Iterator[Source], *, batch_size: int | None = None, exact: bool = False
     ) -> Iterator[Answer]:
         """The logits behind the predictions; `probabilities` and `temperature` make shares of them."""
-        return self._stream.answers(sources, batch_size=batch_size, exact=exact)
+        for answer in self._stream.answers(sources, batch_size=batch_size, exact=exact):
+            values = answer.values
+            yield answer if values is None else replace(answer, values=values[-len(self.labels) :])
 
     def _predictions(
-        self, sources: Iterator[Source], top_k: int, batch_size: int | None, exact: bool
+        self, sources: Iterator[Source], wishes: "Wishes", batch_size: int | None, exact: bool
     ) -> Iterator[Prediction]:
-        for answer in self.answers(sources, batch_size=batch_size, exact=exact):
+        for answer in self._stream.answers(sources, batch_size=batch_size, exact=exact):
             if answer.values is None:
                 yield Prediction(answer.name, error=answer.error)
             else:
-                yield Prediction(answer.name, self._best(answer.values, top_k))
+                yield self._prediction(answer.name, answer.values, wishes)
 
-    def _best(self, logits: Array, top_k: int) -> tuple[Score, ...]:
-        shares = probabilities(logits, self.temperature, self.checkpoint.outputs)
-        best = np.argsort(-shares, kind="stable")[:top_k]  # stable: of equals the first class
-        return tuple(Score(self.labels[i], float(shares[i]), int(i)) for i in best)
+    def _prediction(self, name: str, values: Array, wishes: "Wishes") -> Prediction:
+        """Of the `values` (K,) or (W + K,) that the stream gives for an image."""
+        count = len(self.labels)
+        shares = probabilities(values[-count:], self.temperature, self.checkpoint.outputs)
+        order = np.argsort(-shares, kind="stable")  # stable: of equals the first class
+        familiarity = unknown = within = None
+        if self.familiarity:
+            familiarity = float(self.familiarity.share(self.familiarity.score(values[None, :-count]))[0])
+            unknown = None if wishes.reject is None else familiarity < wishes.reject
+        if wishes.least is not None:
+            within = self._scores(shares, order[: int((shares >= wishes.least).sum())])
+        return Prediction(name, self._scores(shares, order[: wishes.top_k]), None, familiarity, unknown, within)
+
+    def _scores(self, shares: "np.ndarray[Any, np.dtype[np.float64]]", classes: Any) -> tuple[Score, ...]:
+        return tuple(Score(self.labels[i], float(shares[i]), int(i)) for i in classes)
+
+    def _least_probability(self, sets: float | None) -> float | None:
+        """The least probability of a class in a set that holds the truth with probability `sets`."""
+        if sets is None:
+            return None
+        found = self._require(sets, "sets")
+        if not len(found.truths):
+            raise UsageError(f"sets are for one class an image, and {safe(self.checkpoint.name)} is multi-label")
+        return found.least_probability(sets)
+
+    def _require(self, share: float, name: str) -> Familiarity:
+        """Raises UsageError for a `share` that is none, and without statistics."""
+        if not 0 < share < 1:
+            raise UsageError(f"{name} is a share between 0 and 1 (5%, 0.05), not {share:g}")
+        if self.familiarity is None:
+            raise UsageError(
+                f"{safe(self.checkpoint.name)} has no statistics of its own held-out images, which {name} needs; "
+                "vit evaluate --calibrate writes them"
+            )
+        return self.familiarity
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of each prediction."""
+
+    top_k: int
+    reject: float | None  # images less familiar than this are unknown
+    least: float | None  # probability of a class in the set; None: no sets

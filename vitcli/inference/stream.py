@@ -7,6 +7,7 @@ Legend: C channels, H W pixels, D features, K classes.
 """
 
 import io
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,27 +23,30 @@ from PIL import Image
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.samples import Samples
-from vitcli.errors import ImageError
+from vitcli.errors import ImageError, UsageError
 from vitcli.images.find import ImageSource, find_images
 from vitcli.images.preprocess import Preprocess
 from vitcli.images.preprocess import load as load_pixels
 from vitcli.inference.engines import (
+    Check,
     Choice,
     Engine,
     EngineName,
+    Numbers,
     Output,
     choose,
     open_engine,
 )
-from vitcli.machine import available_cpus, gpu_visible
+from vitcli.machine import available_cpus, default_device, gpu_visible, on_cpu
 from vitcli.model.shapes import Array
-from vitcli.onnx.graph import Precision
 from vitcli.text import safe
 
 Input = str | Path | ImageSource | Image.Image
 
+LARGE = 1024 * 1024  # pixels of a model's input above which no image is prepared before the weights are known to fit
 LOOK_AHEAD = 64  # images counted before a GPU is worth its start
 IMAGES_PER_CALL: dict[EngineName, int] = {"onnxruntime": 1, "torch": 16}
+IMAGES_ON_GPU = 64
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Source:
     """An image that is still to be read: its name, and how to get it as float32 (C, H, W); `load` raises ImageError."""
 
     name: str
-    load: Callable[[Preprocess, bool], Array]  # the second argument: decode large JPEGs in full
+    load: Callable[[Preprocess, bool], Array]  # the second argument: resize as timm does, to the bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +74,17 @@ class Stream:
         checkpoint: Checkpoint,
         *,
         engine: EngineName | Literal["auto"] = "auto",
-        precision: Precision = "fp32",
+        precision: Numbers = "auto",
         device: str | None = None,
         output: Output = "logits",
+        check: Check | None = None,
     ) -> None:
+        if checkpoint.exported and output not in ("logits", "signature"):
+            raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
+        self._check = check
         self._engine: EngineName | Literal["auto"] = engine
-        self._precision: Precision = precision
+        self._precision: Numbers = precision
         self._device = device
         self._output: Output = output
         self._opened: dict[tuple[EngineName, int], Engine] = {}
@@ -98,12 +106,12 @@ class Stream:
         engine = self.choose(len(first)).engine
         # A few images get all cores each, one after the other; many are computed side by side.
         at_once = cpus if len(first) > cpus // 2 else 1
-        batches = _batches(chain(first, sources), batch_size or IMAGES_PER_CALL[engine])
+        batches = _batches(chain(first, sources), batch_size or self._images_per_call(engine))
         threads = ThreadPoolExecutor(max(cpus, 2), thread_name_prefix="predict")
         try:
             opened = threads.submit(self._open, engine, at_once)  # while the first images are decoded
-            if self.checkpoint.exported:
-                opened.result()  # its word for the size of an image counts once the file has been checked
+            if self.checkpoint.exported or math.prod(self.checkpoint.preprocess.size) > LARGE:
+                opened.result()  # a config's word for the size of an image counts once the weights have borne it out
             waiting: deque[Future[list[Answer]]] = deque()
             for batch in batches:
                 waiting.append(threads.submit(self._answer, batch, opened, exact))
@@ -113,6 +121,10 @@ class Stream:
                 yield from waiting.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
+
+    def _images_per_call(self, engine: EngineName) -> int:
+        on_gpu = engine == "torch" and not on_cpu(self._device or default_device())
+        return IMAGES_ON_GPU if on_gpu else IMAGES_PER_CALL[engine]
 
     def _open(self, engine: EngineName, at_once: int) -> Engine:
         with self._opening:
@@ -125,6 +137,7 @@ class Stream:
                     device=self._device,
                     at_once=at_once,
                     output=self._output,
+                    check=self._check,
                 )
             return self._opened[key]
 

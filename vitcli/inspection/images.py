@@ -1,4 +1,4 @@
-"""Which images a model is looked at with: files, a data set's, or 128 pictures that come with the program.
+"""Which images a model is looked at with: files, a data set's, or 128 that come with the program.
 
 Legend: B batch, C channels, H W pixels.
 """
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.samples import Samples
 from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import ImageError
@@ -25,8 +26,34 @@ Pixels = npt.NDArray[np.float32]
 
 BATCH = 8
 COUNT = 128  # images that are looked with unless told otherwise, as in the paper
-BUILT_IN = Path(__file__).with_name("pictures.png")  # of the training images of Fashion-MNIST (MIT licence), in tiles
-TILE = 28
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures that come with the program, in one file: square tiles of `tile` pixels, row by row."""
+
+    file: Path
+    tile: int
+    called: str
+
+    def pictures(self, count: int) -> "list[Picture]":
+        """The first `count` of them."""
+        with Image.open(self.file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        side = self.tile
+        tiles = pixels.reshape(-1, side, pixels.shape[1] // side, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+        return [Picture(f"picture {i + 1}", partial(_prepared, tile)) for i, tile in enumerate(tiles[:count])]
+
+
+CLOTHES = Sheet(Path(__file__).with_name("pictures.png"), 28, "pictures of Fashion-MNIST")  # training images; MIT
+# Caltech-101, CC BY 4.0: Fei-Fei Li, M. Andreeto, M. Ranzato, P. Perona; by benchmarks/photo_sheet.py
+PHOTOGRAPHS = Sheet(Path(__file__).with_name("photographs.jpg"), 96, "photographs of Caltech-101")
+
+
+def built_in(checkpoint: Checkpoint) -> Sheet:
+    """The pictures of the kind that a checkpoint was trained with: clothes for a model as small or with their names."""
+    of_clothes = max(checkpoint.preprocess.size) <= CLOTHES.tile or "Ankle boot" in checkpoint.labels
+    return CLOTHES if of_clothes else PHOTOGRAPHS
 
 
 @dataclass(frozen=True)
@@ -46,6 +73,7 @@ class Picture:
 
 
 def pictures_of(
+    checkpoint: Checkpoint,
     images: Sequence[str] | None,
     data: str | None,
     count: int = COUNT,
@@ -54,10 +82,10 @@ def pictures_of(
     doing: str = "looking",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Picture]:
-    """At most `count` pictures: of the files, folders and globs `images`, of the data set `data`, or the built-in ones.
+    """At most `count` pictures for `checkpoint`: of the files `images`, of the data set `data`, or the built-in ones.
 
-    `folders` says what the folders of `data` are; `say` is told notes, among them what is done (`doing`) with built-in
-    pictures. Raises as `find_images` and `open_splits` do.
+    `images` may be folders and globs, too; `folders` says what the folders of `data` are. `say` is told notes, among
+    them what is done (`doing`) with built-in pictures. Raises as `find_images` and `open_splits` do.
     """
     if images:
         return from_files(images, count)
@@ -66,8 +94,9 @@ def pictures_of(
         for line in splits.notes:
             say(line)
         return from_samples(splits.named[scored_split(splits, None)], count)
-    pictures = built_in(count)
-    say(f"{doing} with {len(pictures)} built-in pictures of Fashion-MNIST; --images or --data takes yours")
+    sheet = built_in(checkpoint)
+    pictures = sheet.pictures(count)
+    say(f"{doing} with {len(pictures)} built-in {sheet.called}; --images or --data takes yours")
     return pictures
 
 
@@ -83,16 +112,8 @@ def from_samples(samples: Samples, count: int, seed: int = 0) -> list[Picture]:
     return [Picture(samples.name(i), partial(samples.load, i)) for i in sorted(chosen.tolist())]
 
 
-def built_in(count: int) -> list[Picture]:
-    """The first `count` of the 128 pictures that come with the program."""
-    with Image.open(BUILT_IN) as sheet:
-        gray = np.asarray(sheet)
-    tiles = gray.reshape(-1, TILE, gray.shape[1] // TILE, TILE).transpose(0, 2, 1, 3).reshape(-1, TILE, TILE)
-    return [Picture(f"picture {i + 1}", partial(_prepared, tile)) for i, tile in enumerate(tiles[:count])]
-
-
 def _prepared(tile: npt.NDArray[np.uint8], preprocess: Preprocess) -> Pixels:
-    return preprocess(Image.fromarray(tile).convert("RGB"))
+    return preprocess(Image.fromarray(tile))
 
 
 class Feed:

@@ -71,7 +71,7 @@ class LogitLens(Instrument):
         self._logits: list[list[Tensor]] = [[] for _ in range(model.config.depth)]
 
     def tokens(self, layer: int, tokens: Tensor) -> None:
-        logits: Tensor = self.model.head(self.model.pool(self.model.norm(tokens)))
+        logits: Tensor = self.model.classify(self.model.pool(self.model.norm(tokens)))
         self._logits[layer].append(logits.float().cpu())
 
     def result(self) -> Lens:

@@ -24,6 +24,7 @@ from vitcli.inspection.exhibit import Exhibit
 from vitcli.inspection.images import COUNT, Feed, Picture, pictures_of
 from vitcli.inspection.observe import observe
 from vitcli.machine import default_device
+from vitcli.model import linear
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import did_you_mean, safe
 
@@ -97,9 +98,13 @@ def inspect(
             read.
     """
     wanted = _wanted(aspects)
-    pictures = _pictures(wanted, images, data, folders, count, say)
+    needed = _needed(wanted, images, data, count)
     names: Mapping[str, str | None] = model if isinstance(model, Mapping) else {"": model}
     checkpoints, extra = _opened(names, beside, find, say)
+    pictures: list[Picture] = []
+    if needed:
+        first = next(iter(checkpoints.values()))
+        pictures = pictures_of(first, images, data, needed, folders=folders, say=say)
     subjects = _subjects(checkpoints, extra, wanted, pictures, layers, img_size, device, say)
     results: Results = {aspect.name: {} for aspect in wanted}
     failed: dict[str, None] = {}  # the same images for every model, each once
@@ -136,21 +141,12 @@ def _wanted(names: Collection[str] | None) -> list[Aspect]:
     return [aspect for name, aspect in known.items() if names is None or name in names]
 
 
-def _pictures(
-    wanted: Sequence[Aspect],
-    images: Sequence[str] | None,
-    data: str | None,
-    folders: str | None,
-    count: int | None,
-    say: Say,
-) -> list[Picture]:
-    """As many images as the aspects `wanted` make use of. Raises UsageError where some are given for nothing."""
+def _needed(wanted: Sequence[Aspect], images: Sequence[str] | None, data: str | None, count: int | None) -> int:
+    """How many images the aspects `wanted` make use of. Raises UsageError where some are given for nothing."""
     needed = max((aspect.images(count or COUNT) for aspect in wanted), default=0)
-    if needed:
-        return pictures_of(images, data, needed, folders=folders, say=say)
-    if wanted and (images or data or count):
+    if wanted and not needed and (images or data or count):
         raise UsageError(f"--{wanted[0].name} looks at weights alone; --images, --data and --count change nothing")
-    return []
+    return needed
 
 
 def _opened(
@@ -207,6 +203,8 @@ def _subjects(
 ) -> list[Subject]:
     """The models on their device. One that is not a plain ViT may be among them where only features are looked at."""
     place = torch.device(device or default_device())
+    if place.type == "cpu":
+        linear.kernel()
     inside = any(not isinstance(aspect, OfAnyModel) for aspect in wanted)
     subjects: list[Subject] = []
     kept: tuple[int, ...]

@@ -71,10 +71,16 @@ def _head_sizes(vit: ViTConfig, arrays: Mapping[str, Array]) -> tuple[tuple[floa
     n, d, D = vit.num_heads, vit.head_dim, vit.embed_dim
     sizes = []
     for layer in range(vit.depth):
-        qkv, proj = (arrays.get(f"blocks.{layer}.attn.{part}.weight") for part in ("qkv", "proj"))
-        if qkv is None or proj is None or qkv.shape != (3 * n * d, D) or proj.shape != (D, n * d):
+        name = f"blocks.{layer}.attn."
+        if vit.qkv == "split":
+            value = arrays.get(f"{name}v_proj.weight")
+        else:
+            qkv = arrays.get(f"{name}qkv.weight")
+            value = None if qkv is None or qkv.shape != (3 * n * d, D) else qkv[2 * n * d :]
+        proj = arrays.get(f"{name}proj.weight")
+        if value is None or proj is None or value.shape != (n * d, D) or proj.shape != (D, n * d):
             return ()
-        values = qkv[2 * n * d :].reshape(n, d, D).astype(np.float64)
+        values = value.reshape(n, d, D).astype(np.float64)
         outputs = proj.reshape(D, n, d).transpose(1, 2, 0).astype(np.float64)  # (n, d, D)
         # ‖PᵀᵀV‖² = trace of (P Pᵀ)(V Vᵀ), of d×d matrices instead of D×D
         squared = ((outputs @ outputs.transpose(0, 2, 1)) * (values @ values.transpose(0, 2, 1))).sum(axis=(1, 2))

@@ -1,72 +1,19 @@
-"""Every plain ViT, DeiT and hybrid that timm 1.0.31 registers, by timm's names: sizes once, families derived from them.
+"""Every ViT that we build of those that timm 1.0.31 registers, by timm's names: families derived from sizes.
+
+The plain ones, DeiT and hybrids are here; EVA, DINOv3, Perception Encoder and BEiT in `related_architectures.py`.
 
 Says how a model computes, not what it knows: the number of classes, the preprocessing and often the image size belong
 to a checkpoint. All have 1000 classes here, and the image size of timm's first weights. Imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from vitcli.errors import CheckpointError
 from vitcli.model.config import StemConfig, ViTConfig
+from vitcli.model.families import Members, family
+from vitcli.model.related_architectures import RELATED
 from vitcli.text import did_you_mean, safe
-
-
-class Scale(NamedTuple):
-    embed_dim: int  # D
-    depth: int  # L
-    num_heads: int
-    mlp_ratio: float = 4.0
-
-
-SCALES = {
-    # the paper, table 1
-    "base": Scale(768, 12, 12),
-    "large": Scale(1024, 24, 16),
-    "huge": Scale(1280, 32, 16),
-    # "How to train your ViT?", arXiv 2106.10270, table 1
-    "tiny": Scale(192, 12, 3),
-    "small": Scale(384, 12, 6),
-    # "Scaling Vision Transformers", arXiv 2106.04560, table 2
-    "giant": Scale(1408, 40, 16, 48 / 11),
-    "gigantic": Scale(1664, 48, 16, 64 / 13),
-    # "Getting ViT in Shape", arXiv 2305.13035; the two smaller ones are timm's after it
-    "so400m": Scale(1152, 27, 16, 4304 / 1152),
-    "so150m": Scale(896, 18, 14, 2.572),
-    "so150m2": Scale(832, 21, 13, 34 / 13),
-    # timm's sizes in between
-    "wee": Scale(256, 14, 4, 5.0),
-    "xsmall": Scale(256, 10, 4),
-    "little": Scale(320, 14, 5, 5.6),
-    "medium": Scale(512, 12, 8),
-    "mediumd": Scale(512, 20, 8),
-    "betwixt": Scale(640, 12, 10),
-    "base_plus": Scale(896, 12, 14),
-    # other giants: SigLIP 2's, RADIO's, DINOv2's
-    "giantopt": Scale(1536, 40, 16),
-    "giant_radio": Scale(1536, 40, 24),
-    "giant_gated": Scale(1536, 40, 24, 16 / 3),  # a gated MLP: two halves of 4096
-    # timm's own tests'
-    "test6": Scale(64, 6, 2, 3.0),
-    "test8": Scale(64, 8, 2, 3.0),
-    "test9": Scale(96, 9, 3, 2.0),
-}
-
-Members = Mapping[str, Mapping[int, Sequence[int]]]  # scale → patch size → image sizes
-
-
-def family(pattern: str, members: Members, **differences: Any) -> dict[str, ViTConfig]:
-    """One architecture for each name that `pattern` makes of `members`; `differences` are to the paper's ViT."""
-    return {
-        pattern.format(scale=scale, patch=patch, img=img): replace(
-            ViTConfig(img_size=(img, img), patch_size=(patch, patch), **SCALES[scale]._asdict()), **differences
-        )
-        for scale, patches in members.items()
-        for patch, images in patches.items()
-        for img in images
-    }
-
 
 # What families differ in from the paper's ViT:
 GAP: dict[str, Any] = {"class_token": False, "global_pool": "avg", "fc_norm": False}  # the mean of the patches
@@ -223,10 +170,16 @@ ARCHITECTURES: Mapping[str, ViTConfig] = {
         no_embed_class=True,
         init_values=1e-6,
     ),
+    **family(
+        "deit_{scale}_distilled_patch{patch}_{img}",
+        {"tiny": {16: [224]}, "small": {16: [224]}, "base": {16: [224, 384]}},
+        layout="distilled",
+    ),
     # timm's own test models
     **family("test_vit", {"test6": {16: [160]}}),
     **family("test_vit2", {"test8": {16: [160]}}, **GAP | {"fc_norm": None}, reg_tokens=1, init_values=1e-5),
     **family("test_vit3", {"test9": {16: [160]}}, **MAP, pool_include_prefix=True, reg_tokens=1, init_values=1e-5),
+    **RELATED,
 }
 
 _REASONS: Mapping[str, Sequence[str]] = {
@@ -254,11 +207,10 @@ _REASONS: Mapping[str, Sequence[str]] = {
     "norms after attention and MLP": ["vit_base_patch16_rpn_224"],
     "RMSNorm": ["test_vit4"],
     "a stem with batch norm (MobileCLIP)": ["vit_base_mci_224"],
-    "two classifiers, whose answers are averaged": [
-        "deit_tiny_distilled_patch16_224",
-        "deit_small_distilled_patch16_224",
-        "deit_base_distilled_patch16_224",
-        "deit_base_distilled_patch16_384",
+    "norms after attention and MLP alone": ["eva02_enormous_patch14_clip_224"],
+    "RMSNorm, norms of queries and keys, and layer scale in the attention only": ["vit_base_patch16_sapiens2"],
+    "RMSNorm, and fewer keys and values than queries": [
+        f"vit_{scale}_patch16_sapiens2" for scale in ("large", "huge", "giant", "5b")
     ],
     "two stages of convolutions before its encoder (ViTamin)": [
         "vitamin_small_224",
@@ -275,7 +227,7 @@ _REASONS: Mapping[str, Sequence[str]] = {
 }
 
 NOT_COVERED: Mapping[str, str] = {name: reason for reason, names in _REASONS.items() for name in names}
-"""timm's other names that its own VisionTransformer stands behind, with what they have that our model does not."""
+"""timm's other names that its VisionTransformer, Eva or Beit stands behind, with what they have that we do not."""
 
 # Names that timm has given up, and what it reads them as (but for the SAM ones, whose tag it has renamed since)
 ALIASES: Mapping[str, str] = {

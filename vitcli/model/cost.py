@@ -68,39 +68,48 @@ def _position(config: ViTConfig) -> Stage:
 
 def _attention(config: ViTConfig) -> Stage:
     D, N = config.embed_dim, config.num_tokens
-    params = 2 * D + 4 * D * D + 3 * D * config.qkv_bias + D * config.proj_bias + D * bool(config.init_values)
-    params += 4 * config.head_dim * config.qk_norm
+    biases = 3 if config.qkv == "fused" else 2
+    params = 2 * D + 4 * D * D + biases * D * config.qkv_bias + D * config.proj_bias + D * bool(config.init_values)
+    params += 4 * config.head_dim * config.qk_norm + 2 * D * config.attn_norm + _places(config)
     # k and v of all tokens; q and the projection of the queries; q·k and the sum over v
     macs = sum(2 * N * D * D + 2 * M * D * D + 2 * M * N * D for M in _queries(config))
     return Stage("attention", config.depth * params, macs)
 
 
+def _places(config: ViTConfig) -> int:
+    """What a block has learnt of places: BEiT's addends, or the frequencies of its angles."""
+    (h, w), heads = config.grid, config.num_heads
+    addends = ((2 * h - 1) * (2 * w - 1) + 3) * heads if config.rel_pos_bias else 0
+    return addends + (config.embed_dim if config.rope and config.rope.kind == "mixed" else 0)
+
+
 def _mlp(config: ViTConfig) -> Stage:
-    D, hidden = config.embed_dim, config.mlp_dim
-    weights = D * hidden + (hidden // 2 if config.mlp == "swiglu" else hidden) * D
-    params = 2 * D + weights + (hidden + D) * config.proj_bias + D * bool(config.init_values)
+    D, first, hidden = config.embed_dim, config.mlp_dim, config.mlp_hidden
+    weights = D * first + hidden * D
+    params = 2 * D + weights + (first + D) * config.proj_bias + D * bool(config.init_values)
+    params += 2 * hidden * config.mlp_norm
     return Stage("mlp", config.depth * params, weights * sum(_queries(config)))
 
 
 def _head(config: ViTConfig) -> Stage:
     """The last norm, pooling, the pre-training head's hidden layer, the classifier."""
-    D, hidden = config.embed_dim, config.mlp_dim
+    D, hidden = config.embed_dim, config.pool_mlp_dim
     params, macs = 2 * D * config.final_norm, 0
     if config.global_pool == "map":
-        N = config.num_tokens if config.pool_include_prefix else config.num_patches
+        N = config.num_tokens if config.pools_prefix else config.num_patches
         weights = 2 * D * D + 2 * D * hidden  # of the query, the projection and the MLP: one token
         params += D + weights + 2 * D * D + 4 * D + 2 * D + hidden + D
         macs += weights + 2 * N * D * D + 2 * N * D
     if config.head_hidden:
         params += (D + 1) * config.head_hidden
         macs += D * config.head_hidden
-    params += (config.num_features + 1) * config.num_classes
+    params += (config.num_features + config.pooled_tokens) * config.num_classes
     return Stage("head", params, macs + config.num_features * config.num_classes)
 
 
 def _queries(config: ViTConfig) -> list[int]:
     """How many tokens each block computes: the last one only the class token, when nothing else is looked at."""
-    last = 1 if config.global_pool == "token" else config.num_tokens
+    last = config.pooled_tokens if config.global_pool == "token" else config.num_tokens
     return [config.num_tokens] * (config.depth - 1) + [last]
 
 

@@ -49,26 +49,28 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        # A tensor, so that what was compiled for one block serves all, whatever their rates; none of the state.
+        self.keep = torch.tensor(1.0 - rate, device="cpu") if rate else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
+        if not self.training or self.keep is None:
             return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask.div_(keep)
+        kept = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < self.keep
+        return x * (kept.to(x.dtype) / self.keep)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v: queries (…, M, d), keys and values (…, N, d) → (…, M, d)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, addend: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d + `addend`) v: queries (…, M, d), keys and values (…, N, d) → (…, M, d)."""
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
         # The fused kernel of torch 2.14 makes no use of the CPU's bfloat16 instructions (benchmarks/bfloat16.py).
-        return attention_weights(q, k) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        return attention_weights(q, k, addend) @ v
+    return F.scaled_dot_product_attention(q, k, v, addend)
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d), (…, M, N); each row sums to 1."""
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
+def attention_weights(q: Tensor, k: Tensor, addend: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d + `addend`), (…, M, N), written to `out` where that is given; each row sums to 1."""
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-2, -1), out=out)
+    return torch.softmax(scores if addend is None else torch.add(scores, addend, out=out), dim=-1, out=out)
 
 
 class Attention(nn.Module):
@@ -87,8 +89,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         """Tokens (B, N, D) → (B, M, D): what each of the first `queries` tokens gathers (all tokens when None)."""
-        q, k, v = self._heads(x, queries)
-        return self._project(attend(q, k, v))
+        return self._project(self._attend(*self._heads(x, queries)))
 
     def weights(self, x: Tensor) -> Tensor:
         """Attention weights (B, n, N, N) for the block input `x` after its norm; each row sums to 1.
@@ -97,7 +98,7 @@ class Attention(nn.Module):
         so looking inside needs no hook and no switch.
         """
         q, k, _ = self._heads(x)
-        return attention_weights(q, k)
+        return self._weights(q, k)
 
     @torch.no_grad()
     def watched(self, x: Tensor, watch: Watch) -> Tensor:
@@ -106,29 +107,45 @@ class Attention(nn.Module):
         One buffer serves all images, so `watch` must copy what it wants to keep, and the memory is that of one image.
         """
         q, k, v = self._heads(x)
-        q = q * self.head_dim**-0.5
         gathered = torch.empty_like(q)
         weights = x.new_empty(self.num_heads, x.shape[1], x.shape[1])
         for image in range(len(x)):
-            torch.bmm(q[image], k[image].transpose(-2, -1), out=weights)
-            torch.softmax(weights, dim=-1, out=weights)
+            self._weights(q[image], k[image], out=weights)
             watch(image, weights)
             gathered[image] = weights @ v[image]
         return self._project(gathered)
 
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of queries, keys and values, (D, D) each: n heads of d rows."""
+        q, k, v = self.qkv.weight.chunk(3)
+        return q, k, v
+
     def _heads(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, n, M, d), k and v (B, n, N, d)."""
+        q, k, v = self._projected(x, queries)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def _projected(self, x: Tensor, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         B, N, D = x.shape
+        weight, bias = self.qkv.weight, self._bias()
         if queries is None:
-            qkv = self.qkv(x).view(B, N, 3, self.num_heads, self.head_dim)  # (B, N, 3, n, d)
+            qkv = linear(x, weight, bias).view(B, N, 3, self.num_heads, self.head_dim)  # (B, N, 3, n, d)
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         else:
-            weight, bias = self.qkv.weight, self.qkv.bias
             q = linear(x[:, :queries], weight[:D], None if bias is None else bias[:D])
             kv = linear(x, weight[D:], None if bias is None else bias[D:])
             q = q.view(B, queries, self.num_heads, self.head_dim).transpose(1, 2)
             k, v = kv.view(B, N, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.q_norm(q), self.k_norm(k), v
+        return q, k, v
+
+    def _bias(self) -> Tensor | None:
+        return self.qkv.bias
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v)
+
+    def _weights(self, q: Tensor, k: Tensor, out: Tensor | None = None) -> Tensor:
+        return attention_weights(q, k, out=out)
 
     def _project(self, x: Tensor) -> Tensor:
         x = self.proj(x.transpose(1, 2).flatten(2))  # (B, n, M, d) → (B, M, D)

@@ -1,6 +1,6 @@
 """From the encoder's output to the representation y and to logits: pooling and the pre-training head.
 
-Knows tokens, not images. The fine-tuning head (paper, section 3.2) is one `nn.Linear` and lives in `vit.py`.
+Knows tokens, not images. The fine-tuning head (paper, section 3.2) is one `nn.Linear`; a distilled DeiT has two.
 """
 
 import torch
@@ -18,13 +18,13 @@ class AttentionPool(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         D = config.embed_dim
-        self.num_heads = config.num_heads
+        self.num_heads = config.pool_heads
         self.latent = nn.Parameter(torch.zeros(1, 1, D))
         self.q = Linear(D, D)
         self.kv = Linear(D, 2 * D)
         self.proj = Linear(D, D)
         self.norm = nn.LayerNorm(D, config.norm_eps)
-        self.mlp = Mlp(D, config.mlp_dim, config.act)
+        self.mlp = Mlp(D, config.pool_mlp_dim, config.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D) → (B, D)."""
@@ -49,3 +49,21 @@ class PreLogits(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """(B, D) → (B, head_hidden)."""
         return self.act(self.fc(y))
+
+
+def classifier(config: ViTConfig) -> nn.Module:
+    """One linear layer to the classes, from one token's width; the identity where there are none."""
+    width = config.num_features // config.pooled_tokens
+    return nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+
+
+def mean_of_heads(y: Tensor, head: nn.Module, head_dist: nn.Module) -> Tensor:
+    """The mean of a distilled DeiT's two answers (arXiv 2012.12877, section 4), each from its own token.
+
+    Class and distillation token beside each other (B, 2 D) → logits (B, K); y itself where there are no classes.
+    """
+    if isinstance(head, nn.Identity):
+        return y
+    own, teachers = y.chunk(2, dim=-1)
+    mean: Tensor = (head(own) + head_dist(teachers)) / 2
+    return mean

@@ -28,7 +28,7 @@ def mimic(model: VisionTransformer) -> None:
         model.pos_embed.zero_()
         model.pos_embed[:, -config.num_patches :] = waves(config.grid, D)
     for attention in (module for module in model.modules() if isinstance(module, Attention)):
-        q, k, v = attention.qkv.weight.chunk(3)  # (D, D) each, n heads of d rows
+        q, k, v = attention.matrices()  # (D, D) each, n heads of d rows
         for head in range(config.num_heads):
             rows = slice(head * d, (head + 1) * d)
             left, right = _factors(*QUERY_KEY, D)

@@ -24,6 +24,8 @@ def _weights(vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
     D = vit.embed_dim
     if vit.class_token:
         yield "cls_token", (1, 1, D)
+    if vit.distilled:
+        yield "dist_token", (1, 1, D)
     if vit.reg_tokens:
         yield "reg_token", (1, vit.reg_tokens, D)
     if vit.num_pos_tokens:
@@ -37,6 +39,8 @@ def _weights(vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
         yield "patch_embed.proj.bias", (D,)
     else:
         yield from _norm("norm_pre", D)
+    if vit.rope and vit.rope.kind == "mixed":
+        yield "rope.freqs", (2, vit.depth, vit.num_heads, vit.head_dim // 2)
     for i in range(vit.depth):
         yield from _block(f"blocks.{i}", vit)
     if vit.final_norm:
@@ -47,28 +51,58 @@ def _weights(vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
         yield from _linear("attn_pool.kv", D, 2 * D)
         yield from _linear("attn_pool.proj", D, D)
         yield from _norm("attn_pool.norm", D)
-        yield from _linear("attn_pool.mlp.fc1", D, vit.mlp_dim)
-        yield from _linear("attn_pool.mlp.fc2", vit.mlp_dim, D)
+        yield from _linear("attn_pool.mlp.fc1", D, vit.pool_mlp_dim)
+        yield from _linear("attn_pool.mlp.fc2", vit.pool_mlp_dim, D)
     if vit.head_hidden:
         yield from _linear("pre_logits.fc", D, vit.head_hidden)
     if vit.num_classes:
-        yield from _linear("head", vit.num_features, vit.num_classes)
+        for head in ("head", "head_dist")[: vit.pooled_tokens]:
+            yield from _linear(head, vit.num_features // vit.pooled_tokens, vit.num_classes)
 
 
 def _block(name: str, vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
-    D, hidden = vit.embed_dim, vit.mlp_dim
+    D = vit.embed_dim
     yield from _norm(f"{name}.norm1", D)
-    yield from _linear(f"{name}.attn.qkv", D, 3 * D, vit.qkv_bias)
-    if vit.qk_norm:
-        yield from _norm(f"{name}.attn.q_norm", vit.head_dim)
-        yield from _norm(f"{name}.attn.k_norm", vit.head_dim)
-    yield from _linear(f"{name}.attn.proj", D, D, vit.proj_bias)
+    yield from _attention(f"{name}.attn", vit)
     yield from _norm(f"{name}.norm2", D)
-    yield from _linear(f"{name}.mlp.fc1", D, hidden, vit.proj_bias)
-    yield from _linear(f"{name}.mlp.fc2", hidden // 2 if vit.mlp == "swiglu" else hidden, D, vit.proj_bias)
+    yield from _mlp(f"{name}.mlp", vit)
     if vit.init_values:
-        yield f"{name}.ls1.gamma", (D,)
-        yield f"{name}.ls2.gamma", (D,)
+        for factor in ("gamma_1", "gamma_2") if vit.related else ("ls1.gamma", "ls2.gamma"):
+            yield f"{name}.{factor}", (D,)
+
+
+def _attention(name: str, vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
+    D = vit.embed_dim
+    if vit.rel_pos_bias:
+        h, w = vit.grid
+        yield f"{name}.relative_position_bias_table", ((2 * h - 1) * (2 * w - 1) + 3, vit.num_heads)
+    if vit.qkv == "split":
+        yield from _linear(f"{name}.q_proj", D, D, vit.qkv_bias)
+        yield from _linear(f"{name}.k_proj", D, D, bias=False)
+        yield from _linear(f"{name}.v_proj", D, D, vit.qkv_bias)
+    else:
+        yield from _linear(f"{name}.qkv", D, 3 * D, vit.qkv_bias and vit.qkv == "fused")
+        if vit.qkv_bias and vit.qkv == "bias_apart":
+            yield f"{name}.q_bias", (D,)
+            yield f"{name}.v_bias", (D,)
+    if vit.qk_norm:
+        yield from _norm(f"{name}.q_norm", vit.head_dim)
+        yield from _norm(f"{name}.k_norm", vit.head_dim)
+    if vit.attn_norm:
+        yield from _norm(f"{name}.norm", D)
+    yield from _linear(f"{name}.proj", D, D, vit.proj_bias)
+
+
+def _mlp(name: str, vit: ViTConfig) -> Iterator[tuple[str, Shape]]:
+    D, hidden = vit.embed_dim, vit.mlp_hidden
+    if vit.mlp == "swiglu_split":
+        yield from _linear(f"{name}.fc1_g", D, hidden, vit.proj_bias)
+        yield from _linear(f"{name}.fc1_x", D, hidden, vit.proj_bias)
+    else:
+        yield from _linear(f"{name}.fc1", D, vit.mlp_dim, vit.proj_bias)
+    if vit.mlp_norm:
+        yield from _norm(f"{name}.norm", hidden)
+    yield from _linear(f"{name}.fc2", hidden, D, vit.proj_bias)
 
 
 def _resnetv2(name: str, stem: StemConfig, in_chans: int) -> Iterator[tuple[str, Shape]]:

@@ -5,8 +5,9 @@
     z_l = MLP(LN(z'_l)) + z'_l                                          (3)
     y = LN(z_L^0)                                                       (4)
 
-Parameter names, shapes and numerics are timm's, for every plain-ViT architecture that timm registers. Knows tensors
-only: no files, no network, no terminal.
+Parameter names, shapes and numerics are timm's, for every plain-ViT architecture that timm registers. What the paper
+does not have is elsewhere: EVA's, DINOv3's and BEiT's blocks in `relatives.py`, a second head in `heads.py`. Knows
+tensors only: no files, no network, no terminal.
 
 Legend: B batch, C channels, H W pixels, h w patch grid, N tokens (prefix and patches), D width, K classes.
 """
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vitcli.model.config import ViTConfig
-from vitcli.model.encoder import Block
-from vitcli.model.heads import AttentionPool, PreLogits
+from vitcli.model.config import SPREAD_EPS, ViTConfig
+from vitcli.model.heads import AttentionPool, PreLogits, classifier, mean_of_heads
+from vitcli.model.relatives import Rotary, blocks
 from vitcli.model.stem import Residual, cnn
 
 
@@ -57,6 +58,7 @@ class VisionTransformer(nn.Module):
         D = config.embed_dim
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D)) if config.class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, D)) if config.distilled else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.reg_tokens, D)) if config.reg_tokens else None
         self.pos_embed = nn.Parameter(torch.zeros(1, config.num_pos_tokens, D)) if config.num_pos_tokens else None
         self.pos_drop = nn.Dropout(dropout)
@@ -66,23 +68,37 @@ class VisionTransformer(nn.Module):
 
         self.norm_pre = norm(config.pre_norm)
         rates = [drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config, dropout, rate) for rate in rates)
+        self.rope = Rotary(config) if config.rope else None
+        self.blocks = nn.ModuleList(blocks(config, dropout, rates, self.rope))
         self.norm = norm(config.final_norm and not config.norm_after_pool)
         self.attn_pool = AttentionPool(config) if config.global_pool == "map" else None
         self.fc_norm = norm(config.final_norm and config.norm_after_pool)
         self.pre_logits = PreLogits(config) if config.head_hidden else nn.Identity()
-        self.head = nn.Linear(config.num_features, config.num_classes) if config.num_classes else nn.Identity()
+        self.head = classifier(config)
+        self.head_dist = classifier(config) if config.distilled else None
         initialise(self)
 
     def forward(self, x: Tensor, *, with_tokens: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Images (B, C, H, W) → logits (B, K); `with_tokens` also the tokens that enter the last block (B, N, D)."""
         tokens = self._before_last_block(x)
-        logits = self.head(self._last_block_and_pool(tokens))
+        logits = self.classify(self._last_block_and_pool(tokens))
         return (logits, tokens) if with_tokens else logits
 
     def representation(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → what the head sees, `pre_logits` (B, num_features)."""
         return self._last_block_and_pool(self._before_last_block(x))
+
+    def signature(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) → by what they are recognised as familiar or strange, and logits (B, K).
+
+        The signature (B, 2 D + F): mean, and logarithm of the deviation, of the patch tokens that enter the last block,
+        and what the head sees.
+        """
+        tokens = self._before_last_block(x)
+        features = self._last_block_and_pool(tokens)
+        patches = tokens[:, self.config.num_prefix_tokens :]
+        spread = (patches.std(dim=1, unbiased=False) + SPREAD_EPS).log()
+        return torch.cat([patches.mean(dim=1), spread, features], dim=1), self.classify(features)
 
     def _before_last_block(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the tokens that enter the last block (B, N, D)."""
@@ -94,7 +110,7 @@ class VisionTransformer(nn.Module):
     def _last_block_and_pool(self, x: Tensor) -> Tensor:
         """Tokens that enter the last block (B, N, D) → `pre_logits` (B, num_features)."""
         # Only the class token leaves the last block, so only its query, projection and MLP are computed there.
-        x = self.blocks[-1](x, queries=1 if self.config.global_pool == "token" else None)
+        x = self.blocks[-1](x, queries=self.config.pooled_tokens if self.config.global_pool == "token" else None)
         return self.pool(self.norm(x))
 
     def embed(self, x: Tensor) -> Tensor:
@@ -107,7 +123,8 @@ class VisionTransformer(nn.Module):
 
     def _add_position(self, x: Tensor) -> Tensor:
         """Patches (B, h·w, D) → tokens (B, N, D): prefix tokens in front, position embedding added."""
-        prefix = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        tokens = (self.cls_token, self.dist_token, self.reg_token)
+        prefix = [token.expand(x.shape[0], -1, -1) for token in tokens if token is not None]
         if self.pos_embed is None:
             x = torch.cat([*prefix, x], dim=1)
         elif self.config.no_embed_class:
@@ -119,12 +136,16 @@ class VisionTransformer(nn.Module):
     def pool(self, x: Tensor) -> Tensor:
         """Encoded tokens (B, N, D) → `pre_logits` (B, num_features)."""
         if self.config.global_pool == "token":
-            x = x[:, 0]  # (B, D)
+            x = x[:, : self.config.pooled_tokens].flatten(1)  # (B, D)
         else:
-            if not self.config.pool_include_prefix:
+            if not self.config.pools_prefix:
                 x = x[:, self.config.num_prefix_tokens :]
             x = self.attn_pool(x) if self.attn_pool is not None else x.mean(dim=1)
         return self.pre_logits(self.fc_norm(x))
+
+    def classify(self, y: Tensor) -> Tensor:
+        """`pre_logits` (B, num_features) → logits (B, K)."""
+        return self.head(y) if self.head_dist is None else mean_of_heads(y, self.head, self.head_dist)
 
     def _stages(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The steps from images to logits by what each gives, in the order of the data."""
@@ -134,7 +155,7 @@ class VisionTransformer(nn.Module):
             **{f"blocks.{i}": block for i, block in enumerate(self.blocks)},
             "encoded": self.norm,
             "pre_logits": self.pool,
-            "logits": self.head,
+            "logits": self.classify,
         }
 
     def intermediates(self, x: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
@@ -185,5 +206,6 @@ def initialise(model: VisionTransformer) -> None:
         nn.init.normal_(model.reg_token, std=1e-6)  # else all registers would stay equal
     if model.attn_pool is not None:
         nn.init.normal_(model.attn_pool.latent, std=model.config.embed_dim**-0.5)
-    if isinstance(model.head, nn.Linear):
-        nn.init.zeros_(model.head.weight)
+    for head in (model.head, model.head_dist):
+        if isinstance(head, nn.Linear):
+            nn.init.zeros_(head.weight)

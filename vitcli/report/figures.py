@@ -126,6 +126,19 @@ def reliability_figure(bins: Sequence[tuple[float, float, int, float | None]]) -
     return drawing
 
 
+def risk_figure(coverage: Sequence[float], risk: Sequence[float]) -> "Figure":
+    """The share of wrong answers among the images that a model is surest of, against their share of all."""
+    from matplotlib import rc_context
+
+    drawing = figure(COLUMN, 2.2)
+    with rc_context(STYLE):
+        axes = drawing.subplots()
+        axes.plot(coverage, risk, color=COLOURS[0])
+        axes.set(xlabel="coverage: share of the images answered, the surest first", ylabel="risk: wrong of those")
+        axes.set(xlim=(0, 1), ylim=(0, max(*risk, 0.01) * 1.05))
+    return drawing
+
+
 def similarity_figure(panels: Sequence[tuple[npt.NDArray[Any], tuple[int, int]]], titles: Sequence[str]) -> "Figure":
     """Cosines (h·w, h·w) of position embeddings on grids (h, w): a tile a position, its similarity with all others.
 

@@ -112,7 +112,8 @@ def _from_checkpoint(start: FineTuning, checkpoint: Checkpoint, data: DataSet, r
         known = load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append)
         model = _with_head(_headless(known), classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
         if checkpoint.labels == data.classes and isinstance(known.head, nn.Linear) and known.config.head_hidden is None:
-            model.head.load_state_dict(known.head.state_dict())
+            for new, old in zip(heads_of(model), heads_of(known), strict=True):
+                new.load_state_dict(old.state_dict())
             notes.append("the classes are the checkpoint's own: its head is where training begins")
         size = model.config.img_size
     else:
@@ -160,7 +161,7 @@ def _require_whole_patches(img_size: tuple[int, int] | None, vit: ViTConfig) -> 
 def _headless(model: VisionTransformer) -> VisionTransformer:
     """The same trunk, without head and pre-training hidden layer: images → representation (B, D)."""
     config = replace(model.config, num_classes=0, head_hidden=None)
-    trunk = {n: t for n, t in model.state_dict().items() if not n.startswith(("head.", "pre_logits."))}
+    trunk = {n: t for n, t in model.state_dict().items() if not n.startswith(("head.", "head_dist.", "pre_logits."))}
     return build(config, trunk)
 
 
@@ -171,7 +172,7 @@ def _with_head(
     config = replace(trunk.config, num_classes=classes)
     with torch.device("meta"):
         model = VisionTransformer(config, dropout=dropout, drop_path=drop_path)
-    head = {"head.weight": torch.zeros(classes, config.num_features), "head.bias": torch.zeros(classes)}
+    head = {n: torch.zeros(t.shape) for n, t in model.state_dict().items() if n.startswith(("head.", "head_dist."))}
     model.load_state_dict({**trunk.state_dict(), **head}, strict=True, assign=True)
     return model.requires_grad_(True)
 
@@ -179,15 +180,23 @@ def _with_head(
 def _freeze_trunk(model: nn.Module) -> None:
     """Leave only the head trainable."""
     model.requires_grad_(False)
-    head_of(model).requires_grad_(True)
+    for head in heads_of(model):
+        head.requires_grad_(True)
 
 
-def head_of(model: nn.Module) -> nn.Linear:
-    """The last linear layer of ours or of a timm model. Raises UsageError where the classifier is something else."""
-    head = model.head if isinstance(model, VisionTransformer) else model.get_classifier()  # type: ignore[operator]
-    if not isinstance(head, nn.Linear):
-        raise UsageError(f"the classifier is a {type(head).__name__}, not one linear layer; use --tune all")
-    return head
+def heads_of(model: nn.Module) -> list[nn.Linear]:
+    """The last linear layer of ours or of a timm model; of a distilled DeiT the two whose answers' mean is the model's.
+
+    Raises UsageError where the classifier is something else.
+    """
+    if isinstance(model, VisionTransformer):
+        heads = [model.head, *([model.head_dist] if model.head_dist else [])]
+    else:
+        heads = [model.get_classifier()]  # type: ignore[operator]
+    for head in heads:
+        if not isinstance(head, nn.Linear):
+            raise UsageError(f"the classifier is a {type(head).__name__}, not one linear layer; use --tune all")
+    return heads  # type: ignore[return-value]
 
 
 # From scratch
@@ -212,12 +221,7 @@ def _from_scratch(settings: Settings, data: DataSet) -> Task:
 
 
 def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
-    free, weights = memory_free("cpu"), 4 * cost(vit).params
-    if free is not None and weights > free:
-        raise UsageError(
-            f"the weights of this model take {weights / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free: lower depth, "
-            "embed_dim, mlp_ratio or img_size"
-        )
+    _require_room(cost(vit).params, "lower depth, embed_dim, mlp_ratio or img_size")
     model = VisionTransformer(vit, dropout=recipe.dropout, drop_path=recipe.drop_path)
     if recipe.init == "mimetic":
         try:
@@ -225,6 +229,15 @@ def _fresh(vit: ViTConfig, recipe: Recipe) -> VisionTransformer:
         except ValueError as error:
             raise UsageError(f"init = mimetic: {error}") from error
     return model
+
+
+def _require_room(weights: int, advice: str) -> None:
+    """Raises UsageError where so many numbers do not fit into memory, which a machine may promise and then kill for."""
+    free, size = memory_free("cpu"), 4 * weights
+    if free is not None and size > free:
+        raise UsageError(
+            f"the weights of this model take {size / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free: {advice}"
+        )
 
 
 def fitting_model(data: DataSet) -> dict[str, Any]:
@@ -287,6 +300,9 @@ def _timm_model(settings: Settings, classes: int) -> nn.Module:
     if not timm.is_model(name):
         raise UsageError(f"no architecture '{safe(name)}'.{did_you_mean(name, [*ARCHITECTURES, *timm.list_models()])}")
     try:
+        with torch.device("meta"):
+            sketch = timm.create_model(name, num_classes=classes, **settings.model_args)
+        _require_room(parameters(sketch), "choose a smaller one")
         model: nn.Module = timm.create_model(name, num_classes=classes, **settings.model_args)
     except TypeError as error:
         raise UsageError(f"{safe(name)} does not take these model settings: {safe(error)}") from error

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitcli.data.samples import DataSet, FileSamples
 from vitcli.errors import ImageError, UsageError
@@ -22,7 +22,9 @@ from vitcli.images.stores import Cache, Memory, bytes_below, opened_folder, shar
 from vitcli.machine import memory_free
 from vitcli.privacy import our_cache
 from vitcli.training.settings import Settings
-from vitcli.training.task import Task
+
+if TYPE_CHECKING:
+    from vitcli.training.task import Task  # imports torch, which a study that is done does without
 
 CacheWish = Literal["auto", "ram", "disk", "none"]
 
@@ -65,9 +67,18 @@ def needed(data: DataSet, preprocess: Preprocess, crop_scale: float) -> list[Nee
     ]
 
 
-def needed_by(task: Task, settings: Settings) -> list[Needed]:
+def needed_by(task: "Task", settings: Settings) -> list[Needed]:
     """As `needed`, for a run; where nothing but a head is fitted, no part is cut at random."""
     return needed(task.data, task.preprocess, 1.0 if settings.tune == "head" else task.recipe.crop_scale)
+
+
+def reads_again(settings: Settings, images: int) -> bool:
+    """Whether a run on so many training `images` reads one of them more than once."""
+    if settings.tune == "head":
+        return False
+    recipe = settings.recipe
+    longer = recipe.steps * recipe.batch_size > images if recipe.steps else recipe.epochs > 1
+    return settings.tune == "head+all" or bool(recipe.lrs) or longer
 
 
 def choose_cache(wish: CacheWish, copies: Sequence[Needed], *, again: bool, processes: int) -> Choice:
@@ -116,7 +127,7 @@ class Copied:
         self._memory: dict[str, Memory] = {}
         self._folders: dict[tuple[str, str], Store] = {}
 
-    def task(self, task: Task, settings: Settings) -> Task:
+    def task(self, task: "Task", settings: Settings) -> "Task":
         """`task`, which reads copies where its run does. Raises VitError when none can be kept."""
         if settings.cache == "none":
             return task
@@ -168,6 +179,14 @@ def kept_in(cache: Cache, copies: Iterable[Needed]) -> Cache:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     wished: list[Cache] = [cache, *(kind for kind in _kinds(processes) if kind != cache)]
     return next((kind for kind in wished if kind in _kinds(processes) and total <= _limit(kind)), "none")
+
+
+def kept_since(settings: Settings, copies: Iterable[Needed]) -> str:
+    """Where the copies of a run that goes on are kept, for the plan; nothing where it has none."""
+    if settings.cache == "none":
+        return ""
+    now = kept_in(settings.cache, copies)
+    return f"{now}, as it began" if now == settings.cache else f"{now}: no room any more for {settings.cache}"
 
 
 @dataclass(frozen=True)

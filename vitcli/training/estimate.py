@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from vitcli.data.samples import Sample
-from vitcli.machine import decoding_threads, default_workers
+from vitcli.machine import decoding_threads, default_workers, on_cpu, wait_for
+from vitcli.training.auto import settled
 from vitcli.training.batches import Plan
 from vitcli.training.distributed import World
 from vitcli.training.faults import one_image_explained, out_of_memory
 from vitcli.training.learner import Learner, OutOfMemory, require_room
+from vitcli.training.precision import autocast, tensor_cores
 from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.settings import Settings, Tune
 from vitcli.training.task import Task
@@ -38,6 +40,7 @@ class Estimate:
     images: int  # of the training split
     held_out: int  # of the validation split
     scored: int  # of the split that is scored at the end
+    micro_batch: int = 0  # images a pass that fit; 0: not tried
 
     @property
     def head_seconds(self) -> float:
@@ -64,6 +67,7 @@ def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
     Without `training` only forward passes: all that a head alone needs. A micro-batch that does not fit into memory is
     made smaller, as the run will make it; raises OutOfMemory when no smaller one is left.
     """
+    task = replace(task, recipe=settled(task.recipe, device))
     try:
         require_room(task, min(task.recipe.micro_batch, len(task.data.train)) if training else 1, device)
         return _measured(task, device, training)
@@ -92,7 +96,8 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     kept, per_step = 0, 0.0
     if training:
         kept = _kept_for_backward(copy, images, world.device)
-        one, two = _seconds(step(1), device), _seconds(step(2), device)
+        with tensor_cores(recipe.amp, world.device):
+            one, two = _seconds(step(1), device), _seconds(step(2), device)
         micro = min(max(two - one, one / 2), one)  # of one pass; what is left is the optimiser's
         per_step = one - micro + plan.micro_batches * micro
 
@@ -114,12 +119,13 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     return Estimate(
         forward=_seconds(forward, device) / len(images) + in_threads,
         # A GPU computes while others decode; on a CPU both need the cores.
-        training=max(step_seconds, in_workers) if device.startswith("cuda") else step_seconds + in_workers,
+        training=step_seconds + in_workers if on_cpu(device) else max(step_seconds, in_workers),
         memory=4 * numbers + kept,
         epochs=recipe.total_steps(plan.steps_per_epoch) / plan.steps_per_epoch,
         images=plan.steps_per_epoch * plan.batch_size,
         held_out=len(task.data.val),
         scored=len(task.data.test or task.data.val),
+        micro_batch=recipe.micro_batch if training else 0,
     )
 
 
@@ -136,7 +142,8 @@ def _kept_for_backward(task: Task, images: Tensor, device: torch.device) -> int:
         return tensor
 
     model = task.model.to(device).train()
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), one_image_explained():
+    counting = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+    with counting, autocast(task.recipe.amp, device), one_image_explained():
         model(images.float().to(device))
     return total
 
@@ -193,7 +200,6 @@ def _seconds(work: Callable[[], object], device: str, most: float = 3.0) -> floa
     while len(times) < 5 and sum(times) < most:
         begin = time.perf_counter()
         work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        wait_for(device)
         times.append(time.perf_counter() - begin)
     return statistics.median(times)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from vitcli.errors import CheckpointError, ImageError, UsageError, VitError
 from vitcli.text import safe
-from vitcli.training.folder import Run, removed
+from vitcli.training.folder import Run
+from vitcli.training.lock import removed
 
 
 @contextmanager

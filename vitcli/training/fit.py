@@ -12,13 +12,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from vitcli.errors import EXIT_STOPPED, CheckpointError, ImageError, Stopped, UsageError, VitError
+from vitcli.machine import on_cpu
 from vitcli.text import plural, safe
+from vitcli.training.auto import settled
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.budget import Clock
-from vitcli.training.distributed import World
+from vitcli.training.distributed import Told, World, losses_of
 from vitcli.training.events import Evaluated, Event, FellBack, Lost, Stepped
+from vitcli.training.feed import onto
 from vitcli.training.folder import Run, what_is_left
 from vitcli.training.learner import Learner
+from vitcli.training.precision import tensor_cores
 from vitcli.training.recipe import Recipe
 from vitcli.training.state import Position
 from vitcli.training.stop import StopFlag
@@ -26,6 +30,7 @@ from vitcli.training.task import Task
 from vitcli.training.validation import validate
 
 LARGEST_STATE = 4  # times model and averaged weights, with what the optimiser keeps of each
+SHOWN_EVERY = 0.5  # seconds between two looks at the losses on an accelerator, which runs ahead meanwhile
 
 
 def fit(
@@ -36,16 +41,20 @@ def fit(
     *,
     workers: int = 0,
     save_every: float = 300.0,
+    show_every: float | None = None,
     clock: Clock | None = None,
     best: float = -1.0,
 ) -> Iterator[Event]:
     """Train `task.model` by `task.recipe` in `run`, from its saved state when there is one.
 
-    `save_every` is in seconds. With a budget on `clock` the learning rate follows the time as well, and the run ends
-    in time. `best` is the validation accuracy of what `best/` already holds. Raises Stopped after a signal once the
-    state is saved, ImageError when a training image cannot be read, once the state is saved too; VitError when the loss
-    or a weight is not finite (what is saved always is).
+    `save_every` is in seconds, and so is `show_every`: how long steps go unseen, by default none on a CPU. Nobody waits
+    for the device in between, and what is saved was seen. With a budget on `clock` the learning rate follows the time
+    as well, and the run ends in time. `best` is the validation accuracy of what `best/` already holds. Raises Stopped
+    after a signal once the state is saved, ImageError when a training image cannot be read, once the state is saved
+    too; VitError when the loss or a weight is not finite (what is saved always is).
     """
+    device = str(world.device)
+    task = replace(task, recipe=settled(task.recipe, device, world.size))
     plan = _plan(task, world)
     clock = clock or Clock(None)
     schedule = Schedule(task.recipe, task.recipe.total_steps(plan.steps_per_epoch), clock, world)
@@ -64,39 +73,46 @@ def fit(
         task.data.train, task.transform, plan,
         steps=range(first, schedule.total), rank=world.rank, world=world.size, workers=workers,
     )  # fmt: skip
-    last_save = last_step = time.monotonic()
-    with closing(batches):
+    fed = onto(batches, world.device)
+    unseen = _Unseen(run, world, plan, schedule.total, losses)
+    every = (0.0 if on_cpu(device) else SHOWN_EVERY) if show_every is None else show_every
+    last_save = time.monotonic()
+    told = Told(world, None, [schedule.own_share, float(stop.exit_code), 0.0]) if world.size > 1 else None
+    with closing(batches), tensor_cores(task.recipe.amp, world.device):
         for step in range(first, schedule.total):
-            lr = schedule.lr(step)
+            lr = schedule.lr(step, clock.share if told is None else told.of_all()[0])
             try:
-                share = (learner.first_step if step == first else learner.step)(batches, step, lr)
+                loss = (learner.first_step if step == first else learner.step)(fed, step, lr)
             except ImageError:  # before anything has moved
+                yield from unseen.looked_at()
                 _save(learner, run, position, clock, world)
                 raise
-            (loss,) = world.sum([share])
-            if not math.isfinite(loss):
-                raise VitError(
-                    f"the loss is {loss} at step {step}: lower --lr; the state saved before it is in {run.folder}"
-                )
-            losses.append(loss)
-            now, epoch = time.monotonic(), (step + 1) / plan.steps_per_epoch
-            stepped = Stepped(step + 1, schedule.total, epoch, loss, lr, plan.batch_size / (now - last_step))
-            if world.leads:
-                run.log(stepped)
-            yield stepped
+            due = unseen.seconds >= every and world.leads
+            new = Told(world, loss, [schedule.own_share, float(stop.exit_code), float(due)])
+            unseen.add(step, lr, new)
             position = replace(position, step=step + 1)
-            ends = schedule.is_over(step + 1)
-            if (step + 1) % plan.steps_per_epoch == 0 or ends:
+            # What the others say of this very step would have to be waited for, unless its loss is looked at anyway.
+            share, asked, shown = (told if told and every else new).of_all()
+            told = new if world.size > 1 else None
+            ends = schedule.is_over(step + 1, share)
+            at_end_of_epoch = (step + 1) % plan.steps_per_epoch == 0 or ends
+            if shown or at_end_of_epoch or asked or ends:
+                yield from unseen.looked_at()
+                asked = asked if told else stop.exit_code  # whoever was shown the steps may have asked
+            if at_end_of_epoch:
                 event, position = _end_of_epoch(learner, run, position, losses, plan, schedule)
                 losses.clear()
                 yield event
+                after = Told(world, None, [schedule.own_share, float(stop.exit_code), 0.0])  # that took its time
+                share, asked, _ = after.of_all()
+                told = after if world.size > 1 else None
                 waited = (step + 1 - position.best_step) / plan.steps_per_epoch
-                ends = schedule.is_over(step + 1) or ends  # the evaluation took its time
+                ends = ends or schedule.is_over(step + 1, share)
                 ends = ends or bool(task.recipe.patience and waited >= task.recipe.patience)
             if ends:
                 position = replace(position, ended_of=schedule.total)
-            (asked,) = world.sum([float(stop.exit_code)])
             if asked or ends or time.monotonic() - last_save > save_every:
+                yield from unseen.looked_at()
                 _save(learner, run, position, clock, world)
                 last_save = time.monotonic()
             if asked or ends:
@@ -106,32 +122,69 @@ def fit(
             if asked:
                 message = f"stopped at step {step + 1} of {schedule.total}; to go on: {run.resume_command}"
                 raise Stopped(message, stop.exit_code or EXIT_STOPPED)
-            last_step = time.monotonic()
+            if not unseen.steps:
+                unseen.since = time.monotonic()
+
+
+class _Unseen:
+    """The steps whose losses nobody has looked at yet, and what is then told of them."""
+
+    def __init__(self, run: Run, world: World, plan: Plan, total: int, losses: list[float]) -> None:
+        """`losses` grows by those that are looked at."""
+        self.run, self.world, self.plan, self.total, self.losses = run, world, plan, total, losses
+        self.steps: list[tuple[int, float, Told]] = []  # from 0, its learning rate, its loss
+        self.since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long nobody has looked."""
+        return time.monotonic() - self.since
+
+    def add(self, step: int, lr: float, told: Told) -> None:
+        """Another one is done, or will be once the device comes to it."""
+        self.steps.append((step, lr, told))
+
+    def looked_at(self) -> Iterator[Stepped]:
+        """Read all of them at once, and write them down. Raises VitError when one is not finite."""
+        if not self.steps:
+            return
+        steps, self.steps = self.steps, []
+        losses = losses_of([told for _, _, told in steps])
+        rate = self.plan.batch_size * len(steps) / max(self.seconds, 1e-9)
+        self.since = time.monotonic()
+        for (step, lr, _), loss in zip(steps, losses, strict=True):
+            if not math.isfinite(loss):
+                raise VitError(
+                    f"the loss is {loss} at step {step}: lower --lr; the state saved before it is in {self.run.folder}"
+                )
+            self.losses.append(loss)
+            stepped = Stepped(step + 1, self.total, (step + 1) / self.plan.steps_per_epoch, loss, lr, rate)
+            if self.world.leads:
+                self.run.log(stepped)
+            yield stepped
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and end of a run of `total` steps: by its steps, and by the leader's clock where that has a budget.
-
-    Every process must ask as often as the others.
-    """
+    """Learning rate and end of a run of `total` steps: by its steps, and by the leader's clock if that has a budget."""
 
     recipe: Recipe
     total: int
     clock: Clock
     world: World
 
-    def lr(self, step: int) -> float:
-        """The learning rate of `step` (from 0)."""
-        return self.recipe.lr_at(max(step, self._time_used() * self.total), self.total)
+    @property
+    def own_share(self) -> float:
+        """The share of the time that is used by the leader's clock; the others keep silent, so that the sum is that."""
+        return self.clock.share if self.world.leads else 0.0
 
-    def is_over(self, steps: int) -> bool:
+    def lr(self, step: int, used: float) -> float:
+        """The learning rate of `step` (from 0) when so much of the time, as a share, is used."""
+        return self.recipe.lr_at(max(step, used * self.total), self.total)
+
+    def is_over(self, steps: int, used: float) -> bool:
         """Whether the run ends after so many steps."""
-        return self._time_used() >= 1 or steps == self.total
-
-    def _time_used(self) -> float:
-        (share,) = self.world.sum([self.clock.share if self.world.leads else 0.0])
-        return share
+        return used >= 1 or steps == self.total
 
 
 def _plan(task: Task, world: World) -> Plan:

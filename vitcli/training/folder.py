@@ -8,36 +8,31 @@ checkpoints/    states to resume from, LATEST.json names the newest
 best/ last/     checkpoints that every command (and timm, and transformers) loads
 """
 
-import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError, UsageError, VitError
-from vitcli.files import LEFTOVER, holds_something, open_regular, parse_object, read_typed, write_file
+from vitcli.files import holds_something, open_regular, parse_object, read_typed, write_file
 from vitcli.files import read_config as read_json
 from vitcli.machine import what_decides_bits
+from vitcli.model import linear
 from vitcli.text import command, safe
 from vitcli.training.events import Evaluated, HeadFitted, Stepped
+from vitcli.training.lock import LOCK, locked, require_there
 from vitcli.training.lora import merged
 from vitcli.training.recipe import as_dict
 from vitcli.training.state import Position, State, load_state, save_state
 from vitcli.training.task import Task
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -66,12 +61,12 @@ class Run:
 
     def save(self, position: Position, tensors: dict[str, Tensor]) -> None:
         """Keep the state to resume from. Raises VitError when the folder was removed."""
-        _require_there(self.folder)
+        require_there(self.folder)
         save_state(self.folder, position, tensors)
 
     def log(self, event: Any, **more: Any) -> None:
         """Add `event` to metrics.jsonl. Raises VitError when the folder was removed."""
-        _require_there(self.folder)
+        require_there(self.folder)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**as_line(event), **more}) + "\n")
 
@@ -175,6 +170,7 @@ class About:
     resume: str | None = None  # the command that goes on with the run, where that is not the run's own
     versions: Mapping[str, str | None] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    linear: Literal["torch", "onednn"] = "onednn"  # what multiplies on a CPU; an older version knew no other
     extended_from: tuple[float, ...] = ()
     went_on_with: tuple[str, ...] = ()  # what was not as at the beginning, each time that it was resumed
 
@@ -197,6 +193,11 @@ def what_is_left(folder: Path) -> str:
     """How to use what a run that cannot go on has trained so far; nothing before its first epoch ended."""
     names = [name for name in ("best", "last") if (folder / name / "model.safetensors").exists()]
     return f". What it has learned is whole: {command('vit', 'predict', '-m', folder / names[0])}" if names else ""
+
+
+def follow(config: Mapping[str, Any]) -> None:
+    """Compute from now on as the run in whose run.json `config` is began."""
+    linear.use(config.get("linear", About.linear))
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -223,6 +224,7 @@ def create_run_folder(folder: Path, settings: Mapping[str, Any], device: str | N
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **what_decides_bits(device),
+        "linear": linear.kernel(),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -275,51 +277,3 @@ def _require_empty(folder: Path) -> None:
         raise UsageError(
             f"{safe(folder)} is not empty: resume it with {command('--resume', folder)}, or choose another --out"
         )
-
-
-LOCK = ".lock"
-_LOCKS: dict[Path, IO[str]] = {}  # of this process, which its own locks would not keep out
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against a second run in it, and removes what a killed one left half-written.
-
-    The lock dies with the process, however it dies. A POSIX lock, which forked children do not inherit: data workers
-    outlive a killed trainer by seconds.
-    """
-    if fcntl is None:
-        raise VitError("training needs a POSIX system (Linux, macOS); on Windows, WSL is one")
-    place = folder.resolve()
-    busy = UsageError(f"another run is at work in {safe(folder)}; wait for it or choose another --out")
-    if place in _LOCKS:  # not even opened again: closing the second descriptor would drop the lock
-        raise busy
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise busy from None
-            raise VitError(
-                f"{safe(folder)}: its file system cannot lock files ({error.strerror}), and nothing else would keep a "
-                "second run out: choose a folder on another file system, such as a local disk"
-            ) from error
-        _LOCKS[place] = file
-        try:
-            for leftover in folder.rglob(LEFTOVER):
-                leftover.unlink(missing_ok=True)
-            yield
-        finally:
-            del _LOCKS[place]
-
-
-def removed(folder: Path) -> VitError:
-    """The error that says so of a run folder."""
-    return VitError(f"{safe(folder)} was removed while its run was at work; nothing of it is left to go on with")
-
-
-def _require_there(folder: Path) -> None:
-    """Raises VitError when a folder that we hold was removed, even if another run has made a new one since."""
-    lock = _LOCKS.get(folder.resolve())
-    if lock is not None and not os.fstat(lock.fileno()).st_nlink:
-        raise removed(folder)

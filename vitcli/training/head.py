@@ -25,7 +25,7 @@ from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.vit import VisionTransformer
 from vitcli.text import plural, safe
-from vitcli.training.build import head_of
+from vitcli.training.build import heads_of
 from vitcli.training.distributed import World
 from vitcli.training.events import Evaluated, Event, Featured, HeadFitted, Lost
 from vitcli.training.folder import Run
@@ -234,10 +234,11 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
     fitted = fit_head(x, labels, task.classes, task.recipe.seed, world)
-    head = head_of(task.model)
+    heads = heads_of(task.model)
     with torch.no_grad():
-        head.weight.copy_(fitted.weight)
-        head.bias.copy_(fitted.bias)
+        for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):
+            head.weight.copy_(weight * len(heads))  # their mean is the model's answer
+            head.bias.copy_(fitted.bias)
     chosen = [one.accuracy for one in fitted.tried if one.penalty == fitted.penalty]
     event = HeadFitted(fitted.penalty, chosen[0] if chosen else None, time.monotonic() - began)
     if world.leads:
@@ -246,7 +247,8 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
             yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
         run.log(event, step=0)
     yield event
-    validation = validate(task.model, task, task.data.val, world)
+    exact = replace(task, recipe=replace(task.recipe, amp="fp32"))  # as its features are
+    validation = validate(task.model, exact, task.data.val, world)
     loss, _ = _scores(plain_rows(x, labels, world), fitted.weight, fitted.bias)
     evaluated = Evaluated(0, 0, 0.0, loss, validation, is_best=True)
     if world.leads:
@@ -264,7 +266,8 @@ def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Genera
     """
     share = f"-{world.rank}-of-{world.size}" if world.size > 1 else ""
     cache, samples = run.folder / f"features{share}.safetensors", task.data.train
-    mine, width = range(world.rank, len(samples), world.size), head_of(task.model).in_features
+    mine = range(world.rank, len(samples), world.size)
+    width = sum(head.in_features for head in heads_of(task.model))
     if cache.exists():
         try:
             return _read_features(cache, len(mine), width).to(world.device)

@@ -4,23 +4,26 @@ Knows batches of tensors; not where they come from, nor files.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitcli.errors import VitError
-from vitcli.machine import memory_free
+from vitcli.machine import memory_free, on_cpu
+from vitcli.model import linear
+from vitcli.model.vit import VisionTransformer
 from vitcli.text import safe
 from vitcli.training.augment import batch_transform
+from vitcli.training.auto import settled
 from vitcli.training.batches import Batch
 from vitcli.training.distributed import World
 from vitcli.training.faults import one_image_explained, out_of_memory
 from vitcli.training.objective import Objective
 from vitcli.training.optimizer import create_optimizer
+from vitcli.training.precision import HALVES, autocast
 from vitcli.training.seeds import reseed
 from vitcli.training.task import Task
 
@@ -50,7 +53,7 @@ def least_bytes(task: Task, images: int) -> int:
     kept = 0
     if task.vit and not task.recipe.grad_checkpointing:
         kept = 4 * 4 * task.vit.depth * task.vit.num_tokens * task.vit.embed_dim  # norm, q, k and v, in float32
-    return weights + images * (pixels + (kept // 2 if task.recipe.amp else kept))
+    return weights + images * (pixels + (kept // 2 if task.recipe.amp in HALVES else kept))
 
 
 def require_room(task: Task, images: int, device: str) -> None:
@@ -60,13 +63,24 @@ def require_room(task: Task, images: int, device: str) -> None:
         raise OutOfMemory(images)
 
 
+def compile_in_place(model: nn.Module) -> None:
+    """Have each block of a Vision Transformer compiled when it is first called, another model as a whole.
+
+    Blocks share what was compiled for the first one, so that it takes seconds.
+    """
+    for part in model.blocks if isinstance(model, VisionTransformer) else [model]:
+        part.compile()
+
+
 class Learner:
     """A model with its optimiser and averaged weights: what a step changes and what a saved state holds."""
 
     def __init__(self, task: Task, world: World, micro_batches: int) -> None:
-        recipe = task.recipe
+        recipe = settled(task.recipe, str(world.device), world.size)
         self.recipe, self.device, self.micro_batches, self.world = recipe, world.device, micro_batches, world
         self.lr = recipe.lr
+        if on_cpu(world.device.type):
+            linear.kernel()  # measured before the first step, unless the run has it already
         # oneDNN's and cuDNN's convolutions are fastest with channels last; the patch projection alone gains nothing.
         convolutional = task.vit is None or task.vit.stem is not None
         self.layout = torch.channels_last if convolutional else torch.contiguous_format
@@ -74,11 +88,17 @@ class Learner:
         self.names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         self.optimizer = create_optimizer(self.model, recipe)
         self.ema = _averaged(self.model) if recipe.ema_decay else None
+        self.follow = None if self.ema is None else _Following(self.ema, self.model)
+        if recipe.compile:
+            for model in {self.model, self.averaged}:
+                compile_in_place(model)
         self.parallel: nn.Module = self.model
         if world.size > 1:
-            self.parallel = nn.parallel.DistributedDataParallel(self.model)
-        if recipe.compile:
-            self.parallel = torch.compile(self.parallel)  # type: ignore[assignment]
+            self.parallel = nn.parallel.DistributedDataParallel(
+                self.model,
+                gradient_as_bucket_view=True,
+                static_graph=micro_batches == world.size,  # which passes without a sum of gradients would break
+            )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.prepare = batch_transform(recipe, task.preprocess, world.device)
         self.objective = Objective(task, world.device)
@@ -89,12 +109,12 @@ class Learner:
         """The weights that are evaluated and kept."""
         return self.model if self.ema is None else self.ema
 
-    def first_step(self, batches: Iterator[Batch], step: int, lr: float) -> float:
+    def first_step(self, batches: Iterator[Batch], step: int, lr: float) -> Tensor:
         """`step`, with what smaller bites or a plain model would mend told apart from other errors.
 
         Raises OutOfMemory and CannotCompile.
         """
-        if self.device.type == "cpu":  # a GPU says so itself
+        if on_cpu(self.device.type):  # a GPU says so itself
             require_room(self.task, min(self.recipe.micro_batch, len(self.task.data.train)), "cpu")
         try:
             return self.step(batches, step, lr)
@@ -105,8 +125,11 @@ class Learner:
                 raise CannotCompile(safe(str(error).partition("\n")[0])) from error
             raise
 
-    def step(self, batches: Iterator[Batch], step: int, lr: float) -> float:
-        """One optimiser step. Returns this process's share of the mean loss."""
+    def step(self, batches: Iterator[Batch], step: int, lr: float) -> Tensor:
+        """One optimiser step. Returns this process's share of the mean loss, on its device: nobody waits for it.
+
+        But for fp16, whose scale of the loss is looked at, and whose optimiser asks whether a gradient overflowed.
+        """
         self.lr = lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -118,8 +141,9 @@ class Learner:
             reseed(self.recipe.seed, "pass", step, index)
             with nullcontext() if self.world.size == 1 or index == mine[-1] else self.parallel.no_sync():  # type: ignore[operator]
                 images = self.prepare(images.to(self.device, non_blocking=True)).to(memory_format=self.layout)
-                with self._autocast(), one_image_explained():
-                    loss = self.objective(self.parallel, images, labels.to(self.device), samples) / self.micro_batches
+                labels = labels.to(self.device, non_blocking=True)
+                with autocast(self.recipe.amp, self.device), one_image_explained():
+                    loss = self.objective(self.parallel, images, labels, samples) / self.micro_batches
                 # DDP takes the mean over processes
                 self.scaler.scale(loss * self.world.size).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -131,20 +155,16 @@ class Learner:
         if self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE:
             raise VitError("fp16 gradients overflow at every step, however small: --set amp=bf16, or a lower --lr")
         self.optimizer.zero_grad()
-        if self.ema is not None:
+        if self.follow is not None:
             # The warm-up keeps the first, useless weights from lingering in the average.
             decay = min(self.recipe.ema_decay, (1 + step) / (10 + step))
-            _lerp(self.ema, self.model, 1 - decay)
-        return total.item()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if not self.recipe.amp:
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16 if self.recipe.amp == "bf16" else torch.float16)
+            self.follow(1 - decay)
+        return total
 
     def require_finite(self, step: int) -> None:
         """Raises VitError when a weight is not finite: such a model is never evaluated, exported or saved."""
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+        largest = torch._foreach_norm([parameter.detach() for parameter in self.model.parameters()], torch.inf)
+        if not torch.stack(largest).isfinite().all():
             raise VitError(
                 f"weights are no longer finite after step {step}: lower --lr; the states saved before it are whole"
             )
@@ -190,16 +210,20 @@ def _averaged(model: nn.Module) -> nn.Module:
     return deepcopy(model).requires_grad_(False).eval()
 
 
-@torch.no_grad()
-def _lerp(average: nn.Module, model: nn.Module, weight: float) -> None:
+class _Following:
     """average ← average + weight · (model − average); integer buffers are copied.
 
     torch's AveragedModel would take the first step's weights for the average and name its tensors otherwise, so that
     saved states would not load.
     """
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
-    floating = [(a, m) for a, m in pairs if a.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floating], [m for _, m in floating], weight)
-    for a, m in pairs:
-        if not a.is_floating_point():
-            a.copy_(m)
+
+    def __init__(self, average: nn.Module, model: nn.Module) -> None:
+        pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+        self.moving = [(a, m) for a, m in pairs if a.is_floating_point()]
+        self.counting = [(a, m) for a, m in pairs if not a.is_floating_point()]
+
+    @torch.no_grad()
+    def __call__(self, weight: float) -> None:
+        torch._foreach_lerp_([a for a, _ in self.moving], [m for _, m in self.moving], weight)
+        if self.counting:
+            torch._foreach_copy_([a for a, _ in self.counting], [m for _, m in self.counting])

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of the attention's two matrices, qkv and proj.
+"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685) of the attention's matrices: qkv (or its three) and proj.
 
 W + (α / r) · B A with W frozen, as a torch parametrisation: whoever reads `weight` reads the sum. `merged` folds the
 update into W, so what is kept is a plain ViT. Knows modules only.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
+ADAPTED = tuple(f".attn.{matrix}" for matrix in ("qkv", "q_proj", "k_proj", "v_proj", "proj"))
 ALPHA_PER_RANK = 2.0  # α / r: the strength of the update does not depend on the rank
 
 
@@ -27,11 +28,13 @@ class LowRank(nn.Module):
 
 
 def adapt(model: nn.Module, rank: int) -> None:
-    """Freeze `model` but for its head, and give every attention's qkv and proj an update of `rank`, in place."""
+    """Freeze `model` but for its head (or two), and give every attention's matrices an update of `rank`, in place."""
     model.requires_grad_(False)
-    model.get_submodule("head").requires_grad_(True)
+    for head in (model.head, model.head_dist):
+        if isinstance(head, nn.Module):
+            head.requires_grad_(True)
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear) and name.endswith((".attn.qkv", ".attn.proj")):
+        if isinstance(layer, nn.Linear) and name.endswith(ADAPTED):
             register_parametrization(layer, "weight", LowRank(layer.weight, rank))
 
 

@@ -38,7 +38,8 @@ def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def parameter_groups(
     model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0, orthogonal: bool = False
 ) -> list[Group]:
-    """The trainable parameters of `model`. Biases, norms and other vectors are not decayed.
+    """The trainable parameters of `model`. Biases, norms, other vectors and tables of places in
+    the attention are not decayed.
 
     Layer-wise lr decay (BEiT, arXiv 2106.08254, as fine-tuning recipes use it): the head trains at the full rate, each
     block below at `layer_decay` of the one above it, the embedding lowest. `orthogonal` sets apart the matrices inside
@@ -52,7 +53,7 @@ def parameter_groups(
         above = 0 if _is_on_top(name) else depth + 1 if block is None else depth - block
         group = {
             "lr_scale": layer_decay**above,
-            "weight_decay": weight_decay if p.ndim > 1 else 0.0,
+            "weight_decay": weight_decay if p.ndim > 1 and not _says_places(name) else 0.0,
         }
         if orthogonal:
             # q, k and v are three matrices that are only stored as one.
@@ -69,12 +70,18 @@ def _block(name: str) -> int | None:
 
 def _is_on_top(name: str) -> bool:
     """Whether a parameter lies above the encoder: the last norm, the pooling, the head."""
-    return name.startswith(("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.", "fc."))
+    return name.startswith(("norm.", "fc_norm.", "attn_pool.", "pre_logits.", "head.", "head_dist.", "fc."))
 
 
 def _is_inner_matrix(name: str, p: Tensor) -> bool:
     """Whether a parameter is a matrix of the encoder or, as (out, in · kernel), a filter bank of a stem's stages."""
-    return (name.startswith("blocks.") and p.ndim == 2) or (".stages." in name and p.ndim == 4)
+    inside = name.startswith("blocks.") and not _says_places(name)
+    return (inside and p.ndim == 2) or (".stages." in name and p.ndim == 4)
+
+
+def _says_places(name: str) -> bool:
+    """Whether a parameter is a table of places inside the attention, and no matrix: BEiT's addends, learnt angles."""
+    return name.endswith(("relative_position_bias_table", "rope.freqs"))
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: singular values end between 0.7 and 1.2
@@ -119,13 +126,14 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[p]["momentum"] for p in params]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         nesterov = torch._foreach_lerp(gradients, averages, momentum)
-        parts = [part for update in nesterov for part in update.flatten(1).chunk(group["parts"])]
-        updates = iter(orthogonalised(parts, self.dtype))
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        for p in params:
-            mine = [next(updates) for _ in range(group["parts"])]
-            size = 0.2 * math.sqrt(max(mine[0].shape))  # the root mean square of an AdamW update
-            p.sub_(torch.cat(mine).view_as(p), alpha=lr * size)
+        for same in _alike(params):
+            updates = orthogonalised([nesterov[place] for place in same], group["parts"], self.dtype)
+            rows, columns = updates.shape[1] // group["parts"], updates.shape[2]
+            size = 0.2 * math.sqrt(max(rows, columns))  # the root mean square of an AdamW update
+            moved = [params[place] for place in same]
+            steps = [update.view_as(p) for update, p in zip(updates, moved, strict=True)]
+            torch._foreach_sub_(moved, steps, alpha=lr * size)
 
     def _adamw(self, params: list[Tensor], group: Group) -> None:
         states = [self.state[p] for p in params]
@@ -152,17 +160,23 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def orthogonalised(matrices: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """`orthogonalise` of each of `matrices`, those of one shape in one product, computed in `dtype`."""
+def _alike(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """The places of `tensors`, those of one shape together."""
     places: dict[torch.Size, list[int]] = defaultdict(list)
-    for place, matrix in enumerate(matrices):
-        places[matrix.shape].append(place)
-    results = list(matrices)
-    for same in places.values():
-        stack = torch.stack([matrices[place] for place in same])  # (S, M, N)
-        for place, result in zip(same, orthogonalise(stack.to(dtype)).to(stack.dtype), strict=True):
-            results[place] = result
-    return results
+    for place, tensor in enumerate(tensors):
+        places[tensor.shape].append(place)
+    return list(places.values())
+
+
+def orthogonalised(stack: Sequence[Tensor], parts: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`orthogonalise` of S tensors of one shape, as matrices (parts · M, N) each part by itself, in one product.
+
+    → (S, parts · M, N), computed in `dtype`.
+    """
+    matrices = torch.stack([one.flatten(1) for one in stack])
+    S, _, N = matrices.shape
+    found = orthogonalise(matrices.to(dtype).view(S, parts, -1, N))
+    return found.flatten(1, 2).to(matrices.dtype)
 
 
 def orthogonalise(x: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class Recipe:
     epochs: float = 100.0
     steps: int = 0  # optimiser steps instead of epochs; 0: epochs count
     batch_size: int = 256  # images per optimiser step, over all processes
-    micro_batch: int = 64  # images per forward pass: the unit of accumulation, of distribution and of randomness
+    # Images per forward pass: the unit of accumulation, of distribution and of randomness. 0, "auto": what suits.
+    micro_batch: int = 0
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     init: Literal["authors", "mimetic"] = "authors"  # first weights of a ViT; mimetic: near attends to near
     lr: float = 1e-3  # at the end of the warm-up
@@ -50,8 +51,8 @@ class Recipe:
     teacher_weight: float = 0.5  # share of the loss that a teacher has, when there is one
     teacher_temperature: float = 1.0
     token_weight: float = 0.0  # of the distance between a ViT's patch tokens and its teacher's, added to the loss
-    amp: Literal["", "bf16", "fp16"] = ""  # autocast of the forward pass
-    compile: bool = False  # torch.compile
+    amp: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # precision of the forward pass; auto: what suits the device
+    compile: bool | None = None  # torch.compile; None, "auto": on a GPU where the run is long enough to gain from it
     grad_checkpointing: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
     ema_decay: float = 0.999  # of the averaged weights that are evaluated and kept; 0 switches it off
     seed: int = 0
@@ -87,13 +88,30 @@ class Recipe:
             raise UsageError(
                 "recipe: crop_padding and crop_scale exclude each other; set crop_scale = 1 to pad and crop"
             )
-        if self.batch_size % self.micro_batch:
+        if self.batch_size % (self.micro_batch or 1):
             raise UsageError(f"recipe: micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}")
-        if (self.mixup or self.cutmix) and self.micro_batch % 2:
+        if self.paired and (self.micro_batch or self.batch_size) % 2:
+            name = "micro_batch" if self.micro_batch else "batch_size"
             raise UsageError(
-                f"recipe: mixup and cutmix pair images, so micro_batch {self.micro_batch} must be even: "
+                f"recipe: mixup and cutmix pair images, so {name} {getattr(self, name)} must be even: "
                 "choose an even batch size, or set both to 0"
             )
+
+    @property
+    def paired(self) -> bool:
+        """Whether images are mixed in pairs."""
+        return bool(self.mixup or self.cutmix)
+
+    def micro_batches_up_to(self, most: int, processes: int = 1) -> list[int]:
+        """The micro-batches of at most `most` images that make up a batch and can be shared out, largest first.
+
+        An even number of images where they are paired.
+        """
+        return [
+            n
+            for n in range(min(most, self.batch_size), 0, -1)
+            if self.batch_size % (n * processes) == 0 and not (self.paired and n % 2)
+        ]
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run."""
@@ -114,7 +132,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "epochs": (0, 1e6),
     "steps": (0, 1e9),
     "batch_size": (1, 1 << 20),
-    "micro_batch": (1, 1 << 20),
+    "micro_batch": (0, 1 << 20),
     "lr": (0, 1e37),
     "layer_decay": (0, 10),
     "weight_decay": (0, 1e3),
@@ -128,7 +146,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "token_weight": (0, 1e6),
     "seed": (-(1 << 62), 1 << 62),
 }
-_POSITIVE = {"epochs", "batch_size", "micro_batch", "lr", "layer_decay", "teacher_temperature"}
+_POSITIVE = {"epochs", "batch_size", "lr", "layer_decay", "teacher_temperature"}
 _CLOSED = ("hflip", "invert", "random_erasing", "teacher_weight")  # 1 makes sense
 _SHARES = ("label_smoothing", "dropout", "drop_path", "ema_decay", *_CLOSED)
 _RANDAUGMENT = re.compile(
@@ -262,40 +280,44 @@ def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
     A batch size that comes without a micro-batch gets the largest one that divides it and is no larger than `recipe`'s.
     """
     hints = get_type_hints(Recipe)
-    converted = {}
-    for name, value in changes.items():
+    converted: dict[str, Any] = {}
+    for name, given in changes.items():
         if name not in hints:
             raise UsageError(f"{safe(source)}: no recipe setting '{safe(name)}'.{did_you_mean(name, hints)}")
+        value = next((meant for said, meant in _SPELLED.get(name, ()) if said == given), given)
         # A choice among words is looked at with the rest, which knows what to say.
         hint = str if get_origin(hints[name]) is Literal else hints[name]
         try:
             converted[name] = typed_value(hint, value, name)
         except ValueError:
-            wanted = getattr(get_origin(hint) or hint, "__name__", hint)
+            wanted = "bool" if name == "compile" else getattr(get_origin(hint) or hint, "__name__", hint)
             said = safe(value, 60) if isinstance(value, str) else shown(value)
             raise UsageError(f"{safe(source)}: {name} = {said} should be of type {wanted}") from None
-    if converted.get("batch_size", 0) > 0 and "micro_batch" not in converted:
-        converted["micro_batch"] = _micro_batch(recipe, converted)
+    if converted.get("batch_size", 0) > 0 and "micro_batch" not in converted and recipe.micro_batch:
+        changed = replace(recipe, **{**converted, "micro_batch": 0})
+        converted["micro_batch"] = next(iter(changed.micro_batches_up_to(recipe.micro_batch)), 1)
     return replace(recipe, **converted)
 
 
-def _micro_batch(recipe: Recipe, changes: dict[str, Any]) -> int:
-    """The largest divisor of the changed batch size up to `recipe.micro_batch`; an even one where images are paired."""
-    divisors = [n for n in range(recipe.micro_batch, 0, -1) if changes["batch_size"] % n == 0]
-    paired = changes.get("mixup", recipe.mixup) or changes.get("cutmix", recipe.cutmix)
-    return next((n for n in divisors if n % 2 == 0), divisors[0]) if paired else divisors[0]
+# What a file says where a field cannot hold the word, and what `amp` was called before.
+_SPELLED: dict[str, tuple[tuple[Any, Any], ...]] = {
+    "micro_batch": (("auto", 0),),
+    "compile": (("auto", None),),
+    "amp": (("", "fp32"),),
+}
 
 
 def smaller_micro_batch(recipe: Recipe) -> int | None:
     """The next smaller micro-batch that divides `recipe`'s, an even one where images are paired; None without one."""
-    paired = recipe.mixup or recipe.cutmix
-    smaller = range(recipe.micro_batch - 1, 0, -1)
-    return next((n for n in smaller if recipe.micro_batch % n == 0 and not (paired and n % 2)), None)
+    smaller = recipe.micro_batches_up_to(recipe.micro_batch - 1)
+    return next((n for n in smaller if recipe.micro_batch % n == 0), None)
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     """`recipe` as JSON and TOML hold it, with lists for tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+    left_open = {"micro_batch": recipe.micro_batch == 0, "compile": recipe.compile is None}
+    return values | {name: "auto" for name, is_open in left_open.items() if is_open}
 
 
 def _shipped(kind: Kind) -> Any:

@@ -14,7 +14,7 @@ from PIL import Image
 from vitcli.data.samples import DataSet, Samples
 from vitcli.errors import ImageError
 from vitcli.metrics import Measures, Mistake, mistakes
-from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, svg
+from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, risk_figure, svg
 from vitcli.report.page import Page
 from vitcli.text import command, safe
 from vitcli.training.folder import read_config, read_metrics
@@ -55,6 +55,15 @@ def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None
     return outcome
 
 
+def keep_familiarity(folder: Path, data: DataSet) -> None:
+    """Put statistics of the validation images into the checkpoint `folder`, where they are enough."""
+    from vitcli.checkpoint.resolve import resolve
+    from vitcli.inference.familiarity import LEAST_IMAGES, familiarise, store
+
+    if len(data.val) >= LEAST_IMAGES:
+        store(folder, familiarise(resolve(str(folder)), data.val, data=data.root.resolve().name))
+
+
 def _split(data: DataSet, score: ScoredSplit) -> tuple[str, Samples | None]:
     """The images to score on; the test split when it is left to us and there is one."""
     if score == "none":
@@ -86,8 +95,8 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
     if panels := _curves(read_metrics(folder)[0]):
         page.section("Training")
         page.svg(svg(curves_figure(panels, "epoch")), "The averaged weights are validated after each epoch.")
-    if measures:
-        _scores(page, measures)
+    if outcome and measures:
+        _scores(page, measures, outcome.evaluation)
     if outcome and outcome.mistakes:
         samples = data.test if outcome.split == "test" and data.test is not None else data.val
         page.section("Most confidently wrong")
@@ -128,8 +137,11 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Cur
     return panels
 
 
-def _scores(page: Page, measures: Measures) -> None:
+def _scores(page: Page, measures: Measures, evaluation: "Evaluation") -> None:
+    from vitcli.inference.selective import selective
+
     page.section("Scores")
+    silent = selective(evaluation.probabilities, evaluation.labels)
     top5 = [] if measures.top5 is None else [("top-5 accuracy", f"{measures.top5:.4f}")]
     page.facts(
         [
@@ -140,6 +152,7 @@ def _scores(page: Page, measures: Measures) -> None:
             ("negative log-likelihood", f"{measures.nll:.4f} nats"),
             ("Brier score", f"{measures.brier:.4f}"),
             ("expected calibration error", f"{measures.ece:.4f}"),
+            *((f"accuracy at {one.coverage:.0%} coverage", f"{one.accuracy:.4f}") for one in silent.at),
         ]
     )
     labels = [one.label for one in measures.classes]
@@ -147,6 +160,10 @@ def _scores(page: Page, measures: Measures) -> None:
     bins = [(b.low, b.high, b.n, b.accuracy) for b in measures.reliability]
     page.svg(
         svg(reliability_figure(bins)), "Reliability: bars on the line mean probabilities to be taken at their word."
+    )
+    page.svg(
+        svg(risk_figure([one.coverage for one in silent.curve], [1 - one.accuracy for one in silent.curve])),
+        f"Risk against coverage: how often it is wrong on the images it is surest of (area {silent.aurc:.4f}).",
     )
 
     def share(value: float | None) -> str:

@@ -8,6 +8,7 @@ finished = carry_out(planned)  # trains, scores, reports
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,21 +16,23 @@ from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import DataSet
+from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import UsageError
-from vitcli.machine import default_device, default_workers, emulated, memory_free
+from vitcli.machine import default_device, default_workers, memory_free, on_cpu
 from vitcli.model.resample import Kernel
 from vitcli.text import safe
-from vitcli.training.batches import Plan
+from vitcli.training.auto import moved, worth_compiling
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
-from vitcli.training.cache import CacheWish, choose_cache, kept_in, needed_by
+from vitcli.training.cache import CacheWish, choose_cache, kept_since, needed_by, reads_again
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
-from vitcli.training.folder import changed_since, evaluations, next_run_folder, read_config
-from vitcli.training.recipe import finetuning_recipe, load_recipe, override
-from vitcli.training.report import Outcome, ScoredSplit, score_run
+from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
+from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
+from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
+from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
 from vitcli.training.train import (
     alone,
@@ -37,6 +40,7 @@ from vitcli.training.train import (
     extend,
     final_data,
     leads,
+    on_machine,
     open_settings_data,
     processes,
     restarted,
@@ -147,19 +151,26 @@ def finetune(
 ) -> FinishedRun:
     """Fine-tune the checkpoint `model` on the images in `data`, score it, and leave a run folder with a report.
 
-    The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as "20m", `changes` are
-    settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch. Raises UsageError for
-    what cannot be, CheckpointError and DataError for a model and data that cannot be used, Stopped after a signal.
+    Without `model` it is the default one of `resolve`, which among the bundled ones depends on the images, as does the
+    image size then. The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as
+    "20m", `changes` are settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch.
+    Raises UsageError for what cannot be, CheckpointError and DataError for a model and data that cannot be used,
+    Stopped after a signal.
     """
     began = time.monotonic()
-    checkpoint = resolve(model)
-    settings = finetuning_settings(
-        checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank, img_size=_pair(img_size),
+    named = resolve(model) if model else None
+    samples = open_data(data, val_fraction=val_fraction, folders=folders)
+    checkpoint = named or resolve(bundled=bundled_start(samples))
+    settings_of = partial(
+        finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
         time_budget=time_budget, val_fraction=val_fraction, folders=folders,
     )  # fmt: skip
+    size = _pair(img_size)
+    if named is None and size is None:
+        size = affordable_size(settings_of(), samples, checkpoint, device, began)
     planned = plan(
-        settings, open_settings_data(settings), out, score=score, device=device, began=began, base=checkpoint,
+        settings_of(img_size=size), samples, out, score=score, device=device, began=began, base=checkpoint,
         choose=tune == "auto", cache=cache,
     )  # fmt: skip
     return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
@@ -266,6 +277,7 @@ def plan(
     _require_split(settings, data, score)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()
+    left_open, settings = settings.recipe, on_machine(settings, place)
     task = build_task(settings, data, base=base, resolver=resolver)
     why, cost = "", None
     if choose and settings.recipe.lrs:
@@ -278,22 +290,26 @@ def plan(
         task = retuned(task, settings.tune, data)
     if restarted(settings, folder):
         return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
-    kept = choose_cache(cache, needed_by(task, settings), again=_reads_again(task, settings), processes=processes())
+    again = reads_again(settings, len(data.train))
+    kept = choose_cache(cache, needed_by(task, settings), again=again, processes=processes())
     settings = replace(settings, cache=kept.cache)
     training = settings.tune != "head"
     cost = cost or estimate(task, place, training=training)
-    slow = training and emulated(settings.recipe.amp, place)
-    notes = ('this processor has no bfloat16 instructions: --set amp="" is several times as fast',) if slow else ()
-    return PlannedRun(settings, task, folder, place, cost, why, notes=notes, cache=kept.why)
+    if training:
+        recipe = _as_measured(settings.recipe, left_open, cost, place)
+        settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
+    slow = moved(settings.recipe, place) if training else None
+    return PlannedRun(settings, task, folder, place, cost, why, notes=(slow,) if slow else (), cache=kept.why)
 
 
-def _reads_again(task: Task, settings: Settings) -> bool:
-    """Whether the run reads a training image more than once."""
-    if settings.tune == "head":
-        return False
-    recipe, images = task.recipe, len(task.data.train)
-    steps = Plan.of(images, recipe.batch_size, recipe.micro_batch, recipe.seed).steps_per_epoch
-    return settings.tune == "head+all" or bool(recipe.lrs) or recipe.total_steps(steps) > steps
+def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
+    """`recipe` with what the estimate has shown of what was `left_open`: the micro-batch that fits, and compilation."""
+    changes: dict[str, Any] = {}
+    if not left_open.micro_batch and alone() and not on_cpu(place):  # several processes have to agree, without a word
+        changes |= {"micro_batch": cost.micro_batch}
+    if left_open.compile is None and alone():
+        changes |= {"compile": worth_compiling(cost.all_seconds, place)}
+    return replace(recipe, **changes)
 
 
 def _choice(
@@ -322,14 +338,16 @@ def plan_resumption(
     """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
     _require_split(settings, data, score)
     place = device or default_device()
+    settings = on_machine(settings, place)
     task = build_task(settings, data, resolver=resolver)
-    changed = changed_since(read_config(folder), place)
-    notes = (f"goes on, but not to the same bits: {'; '.join(changed)}",) if changed else ()
-    kept = ""
-    if settings.cache != "none":
-        now = kept_in(settings.cache, needed_by(task, settings))
-        kept = f"{now}, as it began" if now == settings.cache else f"{now}: no room any more for {settings.cache}"
-    return PlannedRun(settings, task, folder, place, None, "resumed", True, notes, kept)
+    config = read_config(folder)
+    follow(config)
+    changed = changed_since(config, place)
+    notes = [f"goes on, but not to the same bits: {'; '.join(changed)}"] if changed else []
+    if settings.tune != "head" and (slow := moved(settings.recipe, place)):
+        notes.append(slow.partition(":")[0] + ", with which this run began; it goes on in them, several times slower")
+    kept = kept_since(settings, needed_by(task, settings))
+    return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes), kept)
 
 
 def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:
@@ -360,7 +378,11 @@ def carry_out(
     for event in events:
         if on_event:
             on_event(event)
-    return FinishedRun(folder, score_run(folder, final_data(settings, data), score) if leads() else None)
+    if not leads():
+        return FinishedRun(folder, None)
+    data = final_data(settings, data)
+    keep_familiarity(folder / "best", data)
+    return FinishedRun(folder, score_run(folder, data, score))
 
 
 def _pair(pixels: Pixels | None) -> tuple[int, int] | None:

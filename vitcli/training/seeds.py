@@ -23,10 +23,13 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def reseed(*parts: int | str) -> None:
-    """Sets the global generators that library transforms draw from: random, numpy, torch (CPU and CUDA)."""
+    """Sets the global generators that library transforms draw from: random, numpy, torch (CPU and GPUs)."""
     value = key(*parts)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)
     torch.default_generator.manual_seed(value)  # torch.manual_seed takes 140 µs, this takes 2
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(value)
+    for kind in (torch.cuda, torch.xpu):
+        if kind.is_initialized():
+            kind.manual_seed_all(value)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(value)

@@ -85,8 +85,9 @@ class Settings:
         try:
             if not isinstance(recipe, dict):
                 raise ValueError(f"recipe must be an object, not {shown(recipe)}")
-            whole = override(Recipe(), recipe, "run.json")
-            settings = read_typed(cls, {**config, "recipe": as_dict(whole)})
+            whole = override(Recipe(amp="fp32", compile=False), recipe, "run.json")  # where an older version was silent
+            left_open = {"micro_batch": whole.micro_batch, "compile": whole.compile}  # not as a file spells it
+            settings = read_typed(cls, {**config, "recipe": as_dict(whole) | left_open})
             if settings.start is None:
                 checked_settings(settings.architecture, settings.model_args, "model_args")
         except (ValueError, CheckpointError) as error:

@@ -7,7 +7,6 @@ and flipped, is near enough to that, and a teacher may cost more than its studen
 
 import unicodedata
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -30,6 +29,7 @@ from vitcli.text import safe
 from vitcli.training.distributed import World
 from vitcli.training.events import Asked
 from vitcli.training.folder import Run
+from vitcli.training.precision import autocast
 from vitcli.training.stop import StopFlag
 from vitcli.training.task import Task
 from vitcli.training.validation import batches
@@ -139,12 +139,11 @@ def _asked(
     """The logits (N, K), float16, of `teacher` for whole images, computed in the precision of the training."""
     model = teacher.model.to(world.device).to(memory_format=torch.channels_last)
     order = teacher.order.to(world.device)
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
     found: list[Tensor] = []
     done = 0
     for pixels, _ in batches(samples, range(len(samples)), teacher.own):
         images = pixels.to(world.device).to(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(world.device.type, kind) if kind else nullcontext():
+        with torch.inference_mode(), autocast(amp, world.device):
             found.append(model(images)[:, order].to(torch.float16).cpu())
         done += len(pixels)
         yield Asked(done, len(samples))

@@ -13,6 +13,7 @@ from vitcli.data.split import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.machine import default_device
 from vitcli.text import safe
+from vitcli.training.auto import as_recorded, settled
 from vitcli.training.budget import Clock
 from vitcli.training.build import build_task
 from vitcli.training.cache import Copied
@@ -21,9 +22,10 @@ from vitcli.training.estimate import tail
 from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
-from vitcli.training.folder import Run, create_run_folder, locked, read_config, went_on, what_is_left, write_config
+from vitcli.training.folder import Run, create_run_folder, follow, read_config, went_on, what_is_left, write_config
 from vitcli.training.head import tune_head
 from vitcli.training.learner import CannotCompile, OutOfMemory
+from vitcli.training.lock import locked
 from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.settings import Settings
 from vitcli.training.state import load_state
@@ -54,7 +56,13 @@ def begin(
     `resume` is the command that goes on with it, where that is not the run's own; `device` the one to train on.
     """
     own = {"resume": resume} if resume else {}
-    create_run_folder(folder, {**_anywhere(settings).as_dict(), "fingerprint": data.fingerprint, **own}, device)
+    settings = on_machine(_anywhere(settings), device or default_device())
+    create_run_folder(folder, {**settings.as_dict(), "fingerprint": data.fingerprint, **own}, device)
+
+
+def on_machine(settings: Settings, device: str) -> Settings:
+    """`settings` with what their recipe leaves to the machine decided for `device` and this number of processes."""
+    return replace(settings, recipe=settled(settings.recipe, device, processes()))
 
 
 def _anywhere(settings: Settings) -> Settings:
@@ -100,8 +108,9 @@ def restarted(settings: Settings, folder: Path) -> bool:
     """Whether `torchrun` started this process again after one had died, and `folder` holds the run of `settings`."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "run.json").exists():
         return False
-    found = _settings(folder, read_config(folder))
-    return found == replace(_anywhere(settings), cache=found.cache)  # that is chosen by what is free
+    config = read_config(folder)
+    found, own = _settings(folder, config), replace(settings, recipe=as_recorded(settings.recipe, config))
+    return found == replace(_anywhere(own), cache=found.cache)  # that is chosen by what is free
 
 
 def extend(settings: Settings, folder: Path, device: str | None = None) -> None:
@@ -141,6 +150,9 @@ def train(
     clock = Clock(settings.budget, began)
     with join_world(device or default_device()) as world, stop_on_signals() as stop, ExitStack() as stack:
         run = Run(folder, read_config(folder))
+        follow(run.config)
+        settings = replace(settings, recipe=as_recorded(settings.recipe, run.config))
+        task = task and replace(task, recipe=settings.recipe)
         stack.enter_context(explained(run))
         if world.leads:
             stack.enter_context(locked(folder))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from vitcli.data.samples import Samples
 from vitcli.images.preprocess import Preprocess
-from vitcli.machine import decoding_threads
+from vitcli.machine import decoding_threads, on_cpu
 from vitcli.training.distributed import World
+from vitcli.training.precision import autocast
 from vitcli.training.task import Task
 
 BATCH = 64
@@ -28,22 +29,27 @@ class Validation:
 
 @torch.inference_mode()
 def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
-    """`model` on the whole split `samples`, shared between the processes without padding: no image counts twice."""
+    """`model` on the whole split `samples`, shared between the processes without padding: no image counts twice.
+
+    In the precision of the training, and on an accelerator in its batches.
+    """
     model.eval()
-    n = correct = loss = 0.0
+    recipe = task.recipe
     mine = range(world.rank, len(samples), world.size)
-    for pixels, indices in batches(samples, mine, task.preprocess):
-        labels = torch.from_numpy(samples.labels[indices]).to(world.device)
-        logits = model(pixels.to(world.device))
-        n += len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum().item()
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-    n, correct, loss = world.sum([n, correct, loss])
+    right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
+    size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
+    for pixels, indices in batches(samples, mine, task.preprocess, size):
+        labels = torch.from_numpy(samples.labels[indices]).to(world.device, non_blocking=True)
+        with autocast(recipe.amp, world.device):
+            logits = model(pixels.to(world.device, non_blocking=True))
+        right.append((logits.argmax(dim=1) == labels).sum())
+        lost.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+    n, correct, loss = world.sum([float(len(mine)), *(sum(torch.stack(each).tolist()) for each in (right, lost))])
     return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
 def batches(
-    samples: Samples, indices: Sequence[int], preprocess: Preprocess, *, reduced: bool = False
+    samples: Samples, indices: Sequence[int], preprocess: Preprocess, size: int = BATCH, *, reduced: bool = False
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead.
 
@@ -57,10 +63,10 @@ def batches(
     with ThreadPoolExecutor(decoding_threads()) as threads:
 
         def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
-            chosen = list(indices[start : start + BATCH])
+            chosen = list(indices[start : start + size])
             return chosen, threads.map(load, chosen)
 
         ahead = begin(0)
-        for start in range(0, len(indices), BATCH):
-            (chosen, images), ahead = ahead, begin(start + BATCH)
+        for start in range(0, len(indices), size):
+            (chosen, images), ahead = ahead, begin(start + size)
             yield torch.stack(list(images)), chosen

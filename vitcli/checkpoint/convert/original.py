@@ -1,15 +1,25 @@
-"""State dicts with timm's own names: original DINO, DINOv2, DeiT (also III) and MAE, and models trained with timm.
+"""State dicts with timm's own names: original DINO (to DINOv3), DeiT (also III), MAE, and models trained with timm.
 
 These projects build on timm's model, so their files are told apart only by what else is in them: DINOv2's blocks may
 be in chunks and its MLP gated, MAE brings a decoder, DeiT a distillation token. All use an epsilon of 1e-6.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitcli.checkpoint.convert.names import Reasons, Rules, Weights, inner, leave_out, merge_class_position, rename
+from vitcli.checkpoint.convert.names import (
+    Dropped,
+    Reasons,
+    Rules,
+    Weights,
+    inner,
+    leave_out,
+    merge_class_position,
+    rename,
+)
 from vitcli.checkpoint.convert.processor import META
+from vitcli.checkpoint.convert.relatives import DINOV3_LEFT_OUT, TEMPERATURE, dinov3, dinov3_original
 from vitcli.checkpoint.convert.result import TWO_HEADS, Converted, Settings, Source, facts_of, fitted, without_head
 from vitcli.checkpoint.convert.shape import pooling, vit_of
 from vitcli.errors import CheckpointError
@@ -45,6 +55,8 @@ def is_original(tensors: Mapping[str, Any]) -> bool:
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError for what this program's ViT cannot be."""
     tensors, outside = inner(source.tensors, _ANCHOR, source.where)
+    if "storage_tokens" in tensors or "rope_embed.periods" in tensors:
+        return _dinov3(source, tensors, settings, outside)
     for pattern, has in _MARKS:
         if any(re.search(pattern, name) for name in tensors):
             raise CheckpointError(f"{source.where}: not converted: the model has {has}")
@@ -64,6 +76,28 @@ def convert(source: Source, settings: Settings) -> Converted:
     ]  # fmt: skip
     return Converted(
         title, vit, tensors, fitted(META, vit, settings), dropped=(*outside, *dropped, *more), notes=tuple(said)
+    )
+
+
+def _dinov3(source: Source, tensors: Weights, settings: Settings, outside: Sequence[Dropped]) -> Converted:
+    tensors, dropped = leave_out(tensors, DINOV3_LEFT_OUT)
+    tensors, facts, notes = dinov3_original(tensors, source.where)
+    structure = dinov3(tensors, TEMPERATURE, source.where)
+    tensors, more = without_head(tensors, settings, None)
+    facts |= {"act": "gelu", "norm_eps": 1e-5}
+    known = {"img_size": (224, 224), **facts_of(facts, settings, said_by="rope_embed.periods")}
+    vit = vit_of(tensors, source.where, known, **structure)
+    if not settings.preprocess:
+        notes.append(
+            "the file has no preprocessing; ImageNet's mean and standard deviation are taken, as its authors do"
+        )
+    return Converted(
+        "DINOv3",
+        vit,
+        tensors,
+        fitted(META, vit, settings),
+        dropped=(*outside, *dropped, *more),
+        notes=tuple(notes),
     )
 
 

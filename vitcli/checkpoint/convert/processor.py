@@ -43,6 +43,7 @@ CLASSES: Mapping[str, Mapping[str, Any]] = {
     "ViT": {**_COMMON, "resample": 2},
     "DeiT": {**_COMMON, "size": _square(256), "do_center_crop": True},
     "Beit": _COMMON,
+    "DINOv3ViT": {**_COMMON, "resample": 2, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
     "CLIP": _CLIP,
     "ChineseCLIP": _CLIP,
     "Bit": _CLIP,  # DINOv2's

@@ -12,14 +12,17 @@ from typing import Any
 
 from vitcli.checkpoint.convert.names import Weights
 from vitcli.checkpoint.model_args import other_fields_of
+from vitcli.checkpoint.related_args import buildable
 from vitcli.checkpoint.weights import require_same_shapes
 from vitcli.errors import CheckpointError
-from vitcli.model.architectures import ARCHITECTURES, SCALES
+from vitcli.model.architectures import ARCHITECTURES
 from vitcli.model.config import Size, StemConfig, ViTConfig
+from vitcli.model.families import SCALES
 from vitcli.model.shapes import Shape, weight_shapes
 
 _ROOTS = ("patch_embed.backbone.stem.conv.weight", "patch_embed.backbone.conv.weight")  # with and without stages
 _STAGE_BLOCK = re.compile(r"patch_embed\.backbone\.stages\.(\d{1,2})\.blocks\.(\d{1,3})\.conv1\.weight")
+_LAYER_SCALES = {"blocks.0.ls1.gamma", "blocks.0.gamma_1"}
 _ANY_LAYER_SCALE = 1e-5  # an initial value; the weights have taken its place
 
 
@@ -41,7 +44,8 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
     root = next((name for name in _ROOTS if name in shapes), None)
     stem = _stem(shapes, dims(root, 4)[0]) if root else None
     depth = 1 + max((int(m[1]) for name in shapes if (m := re.match(r"blocks\.(\d{1,4})\.", name))), default=-1)
-    hidden, fc2 = dims("blocks.0.mlp.fc1.weight", 2)[0], dims("blocks.0.mlp.fc2.weight", 2)
+    gate = "blocks.0.mlp.fc1_g.weight"
+    hidden, fc2 = dims(gate if gate in shapes else "blocks.0.mlp.fc1.weight", 2)[0], dims("blocks.0.mlp.fc2.weight", 2)
     ratio = hidden / D
     vit = ViTConfig(
         patch_size=(patch[0], patch[1]),
@@ -51,10 +55,10 @@ def vit_of(tensors: Weights, where: str, facts: Mapping[str, Any], **structure: 
         depth=depth,
         num_heads=1,
         mlp_ratio=ratio if int(D * ratio) == hidden else math.nextafter(ratio, math.inf),
-        qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+        qkv_bias=not shapes.keys().isdisjoint({"blocks.0.attn.qkv.bias", "blocks.0.attn.q_bias"}),
         proj_bias="blocks.0.attn.proj.bias" in shapes,
         qk_norm="blocks.0.attn.q_norm.weight" in shapes,
-        init_values=_ANY_LAYER_SCALE if "blocks.0.ls1.gamma" in shapes else None,
+        init_values=None if shapes.keys().isdisjoint(_LAYER_SCALES) else _ANY_LAYER_SCALE,
         class_token="cls_token" in shapes,
         reg_tokens=dims("reg_token", 3)[1] if "reg_token" in shapes else 0,
         pos_embed="learn" if "pos_embed" in shapes else "none",
@@ -84,14 +88,22 @@ def pooling(tensors: Weights, base: ViTConfig | None = None) -> dict[str, Any]:
 
 
 def nearest_architecture(vit: ViTConfig) -> str:
-    """timm's name whose config `vit` resembles most: first in what timm's `model_args` cannot say, then in the rest."""
+    """timm's name whose config `vit` resembles most: first in what timm's `model_args` cannot say, then in the rest.
+
+    Raises CheckpointError when timm has none of its kind.
+    """
 
     def distance(name: str) -> tuple[int, int]:
         base = ARCHITECTURES[name]
         different = sum(getattr(base, field.name) != getattr(vit, field.name) for field in fields(ViTConfig))
         return len(other_fields_of(name, vit)), different
 
-    return min((name for name in ARCHITECTURES if not name.startswith("test_")), key=distance)
+    # LingBot's are DINOv3's in all but who trained them.
+    offered = (name for name in ARCHITECTURES if not name.startswith("test_") and "lingbot" not in name)
+    candidates = [name for name in offered if buildable(ARCHITECTURES[name], vit)]
+    if not candidates:
+        raise CheckpointError("timm has no architecture of this kind")
+    return min(candidates, key=distance)
 
 
 def _stem(shapes: Mapping[str, Shape], width: int) -> StemConfig:

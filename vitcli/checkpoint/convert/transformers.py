@@ -1,18 +1,19 @@
-"""transformers' ViT, DeiT, DINOv2 (with registers), ViT-MAE, and the image towers of CLIP and SigLIP.
+"""transformers' ViT and its kin, and the image towers of CLIP and SigLIP.
+
+The kin: DeiT, ViT-MAE, ViT-MSN, I-JEPA, DINOv2 (with registers), DINOv3, BEiT and data2vec.
 
 transformers renamed its modules in version 5 and still writes the old names; both are read. What no weight's shape
 tells (heads, activation, epsilon, image size) is in config.json, where a missing field means transformers' default.
 """
 
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vitcli.checkpoint.config import Outputs, outputs_of
+from vitcli.checkpoint.convert.id2label import labels_of
 from vitcli.checkpoint.convert.names import (
     Dropped,
     Reasons,
@@ -24,6 +25,15 @@ from vitcli.checkpoint.convert.names import (
     rename,
 )
 from vitcli.checkpoint.convert.processor import META, SIGLIP, VIT, preprocess_of
+from vitcli.checkpoint.convert.relatives import (
+    BEIT_LEFT_OUT,
+    BEIT_NAMES,
+    DINOV3_LEFT_OUT,
+    DINOV3_NAMES,
+    TEMPERATURE,
+    beit,
+    dinov3,
+)
 from vitcli.checkpoint.convert.result import (
     CLIP_MEAN,
     CLIP_STD,
@@ -33,7 +43,6 @@ from vitcli.checkpoint.convert.result import (
     Converted,
     Settings,
     Source,
-    embedding_labels,
     facts_of,
     fitted,
     without_head,
@@ -45,7 +54,7 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.text import command, safe
 
 _VIT_NAMES: Rules = (
-    (r"^(vit|deit|dinov2|dinov2_with_registers)\.", ""),
+    (r"^(vit|deit|dinov2|dinov2_with_registers|ijepa)\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.(distillation_token|register_tokens)$", "reg_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -89,7 +98,7 @@ _TOWER_NAMES: Rules = (
 _LEFT_OUT: Reasons = (
     (r"^decoder\.", "the decoder of its pre-training"),
     (r"(^|\.)mask_token$", "the mask token of its pre-training"),
-    (r"^(vit\.|deit\.)?pooler\.", "transformers' pooler behind the class token"),
+    (r"^(vit\.|deit\.|ijepa\.)?pooler\.", "transformers' pooler behind the class token"),
     (r"^(text_model\.|text_projection|logit_scale$|logit_bias$)", "the text tower"),
     (r"(^|\.)position_ids$", "position indices"),
 )
@@ -113,6 +122,7 @@ class Family:
     img_size: int = 224
     nested: bool = False  # config.json holds a text and a vision tower
     processor: str = "ViT"  # the class of image processor that transformers takes when none is named
+    left_out: Reasons = _LEFT_OUT
 
 
 _CLIP = Preprocess(crop_pct=1.0, interpolation="bicubic", mean=CLIP_MEAN, std=CLIP_STD)
@@ -127,6 +137,8 @@ _SIGLIP_TOWER: dict[str, Any] = {
     "names": _TOWER_NAMES, "preprocess": SIGLIP, "act": "gelu_pytorch_tanh", "norm_eps": 1e-6, "processor": "Siglip"
 }  # fmt: skip
 
+_BEIT = replace(VIT, interpolation="bicubic")
+
 FAMILIES: Mapping[str, Family] = {
     "vit": Family("ViT of transformers", _VIT_NAMES, VIT),
     "deit": Family("DeiT of transformers", _VIT_NAMES, META, processor="DeiT"),
@@ -134,7 +146,21 @@ FAMILIES: Mapping[str, Family] = {
     "dinov2_with_registers": Family(
         "DINOv2 with registers of transformers", _VIT_NAMES, META, norm_eps=1e-6, processor="Bit"
     ),
+    "dinov3_vit": Family(
+        "DINOv3 of transformers",
+        DINOV3_NAMES,
+        replace(VIT, mean=META.mean, std=META.std),
+        norm_eps=1e-5,
+        processor="DINOv3ViT",
+        left_out=DINOV3_LEFT_OUT,
+    ),
     "vit_mae": Family("ViT-MAE of transformers", _VIT_NAMES, META),
+    "vit_msn": Family("ViT-MSN of transformers", _VIT_NAMES, META, norm_eps=1e-6),
+    "ijepa": Family("I-JEPA of transformers", _VIT_NAMES, VIT),
+    "beit": Family("BEiT of transformers", (*BEIT_NAMES, *_VIT_NAMES), _BEIT, processor="Beit", left_out=BEIT_LEFT_OUT),
+    "data2vec-vision": Family(
+        "data2vec of transformers", (*BEIT_NAMES, *_VIT_NAMES), _BEIT, processor="Beit", left_out=BEIT_LEFT_OUT
+    ),
     "clip": Family("CLIP of transformers", **_CLIP_TOWER, nested=True),
     "clip_vision_model": Family("CLIP of transformers", **_CLIP_TOWER),
     "siglip": Family("SigLIP of transformers", **_SIGLIP_TOWER, nested=True),
@@ -142,9 +168,7 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 _NOT_CONVERTED = {
-    "beit": "keys without a bias beside queries with one, and its own pooling",
-    "data2vec-vision": "keys without a bias beside queries with one, and its own pooling",
-    "dinov3_vit": "rotary position embeddings",
+    "dinov3_convnext": "convolutions and no attention",
     "siglip2": "flattened patches of images of any aspect ratio (NaFlex)",
     "siglip2_vision_model": "flattened patches of images of any aspect ratio (NaFlex)",
     "swin": "shifted windows instead of global attention",
@@ -159,11 +183,9 @@ def convert(source: Source, settings: Settings) -> Converted:
     if not isinstance(vision, dict):
         raise CheckpointError(f"{source.where}: config.json has no vision_config")
     facts = facts_of(_facts(vision, family, source.where), settings, said_by="config.json")
-    tensors, dropped = leave_out(source.tensors, _LEFT_OUT)
+    tensors, dropped = leave_out(source.tensors, family.left_out)
     tensors = rename(tensors, family.names, source.where)
-    join(tensors, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
-    join(tensors, ("mlp.gate_proj", "mlp.up_proj"), "mlp.fc1")
-    inside = _tower if family.names is _TOWER_NAMES else _plain
+    inside = _INSIDE.get(source.config["model_type"], _tower if family.names is _TOWER_NAMES else _plain)
     tensors, structure, more, notes = inside(tensors, source, settings)
     vit = vit_of(tensors, source.where, facts, **structure)
     _check_against(vision, {"hidden_size": vit.embed_dim, "num_hidden_layers": vit.depth}, source.where)
@@ -173,7 +195,7 @@ def convert(source: Source, settings: Settings) -> Converted:
         vit,
         tensors,
         fitted(preprocess, vit, settings),
-        labels=_labels(source, vit.num_classes),
+        labels=labels_of(source, vit.num_classes, classifies=_classifies(source)),
         outputs=_outputs(source, vit.num_classes),
         dropped=(*dropped, *more),
         notes=(*notes, *said),
@@ -186,8 +208,6 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         has = _NOT_CONVERTED.get(kind) if isinstance(kind, str) else None
-        if config.get("use_relative_position_bias") or config.get("use_shared_relative_position_bias"):
-            has = "relative position biases in its attention"
         reason = f"it has {has}" if has else f"converted are {', '.join(FAMILIES)}"
         raise CheckpointError(f"{where}: transformers' model_type '{safe(kind, 40)}' is not converted; {reason}")
     return family
@@ -195,6 +215,8 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
 
 def _facts(vision: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
     act = vision.get("hidden_act", family.act)
+    if vision.get("use_gated_mlp"):  # the gate's, which is always this one
+        act = "gelu" if act == "silu" else act if act != "gelu" else "a gate of gelu"
     if not isinstance(act, str) or act not in _ACTIVATIONS:
         raise CheckpointError(f"{where}: the activation '{safe(act, 40)}' is none of {', '.join(_ACTIVATIONS)}")
     said = {
@@ -210,6 +232,7 @@ def _plain(
     tensors: Weights, source: Source, settings: Settings
 ) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
     """A ViT's weights, the fields of ViTConfig that no shape tells, what was dropped, notes."""
+    _join(tensors)
     kind = source.config["model_type"]
     registers = kind == "dinov2_with_registers"
     if registers:
@@ -220,13 +243,38 @@ def _plain(
     elif "head.weight" in tensors and kind.startswith("dinov2"):
         why_not = f"{source.where}: its classifier sees class token and mean of the patches, a ViT's one of them"
     tensors, dropped = without_head(tensors, settings, why_not)
-    return tensors, {"no_embed_class": registers}, dropped, []
+    structure: dict[str, Any] = {"no_embed_class": registers}
+    if kind == "ijepa":
+        structure |= {"global_pool": "avg", "fc_norm": False}
+    return tensors, structure, dropped, []
+
+
+def _join(tensors: Weights) -> None:
+    join(tensors, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
+    join(tensors, ("mlp.gate_proj", "mlp.up_proj"), "mlp.fc1")
+
+
+def _dinov3(
+    tensors: Weights, source: Source, settings: Settings
+) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
+    structure = dinov3(tensors, source.config.get("rope_theta", TEMPERATURE), source.where)
+    tensors, dropped = without_head(tensors, settings, _no_classes(tensors, source))
+    return tensors, structure, dropped, []
+
+
+def _beit(
+    tensors: Weights, source: Source, settings: Settings
+) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
+    structure = beit(tensors, source.where)
+    tensors, dropped = without_head(tensors, settings, _no_classes(tensors, source))
+    return tensors, structure, dropped, []
 
 
 def _tower(
     tensors: Weights, source: Source, settings: Settings
 ) -> tuple[Weights, dict[str, Any], list[Dropped], list[str]]:
     """The same of an image tower."""
+    _join(tensors)
     _shape_tower(tensors)
     tensors, dropped = without_head(tensors, settings, _no_classes(tensors, source))
     structure, unused, notes = _pooling(tensors, classifies="head.weight" in tensors and _classifies(source))
@@ -234,6 +282,9 @@ def _tower(
         tensors["head.bias"] = np.zeros(tensors["head.weight"].shape[:1], np.float32)
         notes.append(EMBEDS)
     return tensors, structure, [*dropped, *unused], notes
+
+
+_INSIDE = {"dinov3_vit": _dinov3, "beit": _beit, "data2vec-vision": _beit}
 
 
 def _classifies(source: Source) -> bool:
@@ -314,47 +365,3 @@ def _no_classes(tensors: Weights, source: Source) -> str | None:
     head = tensors.get("head.weight")
     quantities = head is not None and head.ndim and _outputs(source, len(head)) == "quantities"
     return f"{source.where}: {QUANTITIES}" if quantities else None
-
-
-def _labels(source: Source, num_classes: int) -> tuple[str, ...]:
-    """The names in id2label in logit order; none where they only number the classes."""
-    named = source.config.get("id2label")
-    if not num_classes:
-        return ()
-    if not _classifies(source):
-        return embedding_labels(num_classes)
-    if named is None:
-        return ()
-    if not isinstance(named, dict | list):
-        raise CheckpointError(f"{source.where}: config.json: id2label is neither an object nor a list")
-    names = _names(named, f"{source.where}: config.json")
-    if len(names) != num_classes:
-        raise CheckpointError(
-            f"{source.where}: config.json has {len(names)} names in id2label for {num_classes} classes"
-        )
-    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
-        return ()
-    often = Counter(unicodedata.normalize("NFC", name) for name in names)
-    return tuple(
-        f"{name} ({i})" if often[unicodedata.normalize("NFC", name)] > 1 else name for i, name in enumerate(names)
-    )
-
-
-def _names(named: Mapping[Any, Any] | list[Any], where: str) -> list[str]:
-    """The values of id2label in the order of its keys, which transformers takes for whole numbers; or those of a list.
-
-    A name that is a number is written as one ("0": 0 is the digit "0"). Raises CheckpointError for keys that do not
-    count from 0, and for names that are neither text nor numbers.
-    """
-    by_number: dict[int, Any] = {}
-    for key, name in named.items() if isinstance(named, dict) else enumerate(named):
-        try:
-            by_number[int(key)] = name
-        except ValueError:
-            raise CheckpointError(f"{where}: the key '{safe(key, 40)}' of id2label is no number") from None
-    if len(by_number) != len(named) or (by_number and (min(by_number), max(by_number)) != (0, len(named) - 1)):
-        raise CheckpointError(f"{where}: the keys of id2label do not count from 0 to {len(named) - 1}")
-    for number, name in by_number.items():
-        if not isinstance(name, str | int | float) or name == "":
-            raise CheckpointError(f"{where}: class {number} has no name in id2label, but {safe(repr(name), 40)}")
-    return [str(by_number[number]) for number in range(len(named))]

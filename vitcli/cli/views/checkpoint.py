@@ -50,12 +50,18 @@ def _facts(found: Overview) -> Iterator[tuple[str, str]]:
     if vit:
         yield "image", f"{by(vit.img_size)} pixels, {vit.in_chans} channel{'s' * (vit.in_chans > 1)}"
         yield "patches", f"{by(vit.grid)} of {by(vit.stride)} pixels{', cut from the map of a CNN' if vit.stem else ''}"
-        prefix = ["class token"] * vit.class_token + [f"{vit.reg_tokens} registers"] * bool(vit.reg_tokens)
+        prefix = ["class token"] * vit.class_token + ["distillation token"] * vit.distilled
+        prefix += [f"{vit.reg_tokens} registers"] * bool(vit.reg_tokens)
         yield "tokens", f"{vit.num_tokens}: {' + '.join([*prefix, f'{vit.num_patches} patches'])}"
         yield (
             "encoder",
-            f"{vit.depth} blocks, width {vit.embed_dim}, {vit.num_heads} heads of {vit.head_dim}, MLP {vit.mlp_dim}",
+            f"{vit.depth} blocks, width {vit.embed_dim}, {vit.num_heads} heads of {vit.head_dim}, "
+            f"{'gated ' * vit.gated}MLP {vit.mlp_hidden}",
         )
+        if vit.rope:
+            yield "", f"queries and keys are turned by their places ({vit.rope.kind})"
+        if vit.rel_pos_bias:
+            yield "", "addends to the attention's scores by distance"
         yield "cost", f"{found.macs / 1e9:.3g} G multiply-adds an image ({2 * found.macs / 1e9:.3g} GFLOPs)"
     yield "parameters", f"{found.params:,} ({found.bytes / 1e6:.1f} MB as {', '.join(found.stored).lower()})"
     p = checkpoint.preprocess

@@ -48,7 +48,7 @@ def show(form: Form, folder: Path, found: Findings) -> None:
         document = {
             "schema": "vit.compare/1",
             "study": asdict(found.study),
-            "models": {name: asdict(size) for name, size in found.sizes.items()},
+            "models": {name: {"params": size.params, "macs": size.macs} for name, size in found.sizes.items()},
             "points": [asdict(point) for point in found.points],
             "failed": found.failed,
             "crossovers": [asdict(one) for one in found.crossings],

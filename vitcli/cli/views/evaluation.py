@@ -14,6 +14,8 @@ from vitcli.cli.console import note, row, stdout, table
 from vitcli.inference.calibrate import Calibration
 from vitcli.inference.evaluate import Evaluation, Flip, Pairs
 from vitcli.inference.few_shot import FewShot
+from vitcli.inference.knn import Knn
+from vitcli.inference.selective import selective
 from vitcli.metrics import ClassMeasures, ConfusedPair, Interval, Measures, confused_pairs, mistakes
 from vitcli.text import as_json, csv_cell, safe
 
@@ -58,7 +60,7 @@ def _document(result: Evaluation | Calibration | Pairs | FewShot) -> dict[str, A
     if isinstance(result, Evaluation):
         return {"schema": "vit.evaluate/1", **_evaluation(result)}
     before = {name: getattr(result.before, name) for name in ("nll", "brier", "ece")}
-    found = {"split": result.split, "n": result.n, "temperature": result.temperature}
+    found = {"split": result.split, "n": result.n, "temperature": result.temperature, "familiar": result.familiar}
     own = {"calibration": {**found, "before": before, "checkpoint": str(result.folder)}}
     return {"schema": "vit.evaluate/1", **_evaluation(result.after), **own}
 
@@ -74,6 +76,7 @@ def _evaluation(result: Evaluation) -> dict[str, Any]:
         "notes": result.notes,
         "failed": [asdict(one) for one in result.failed],
         "measures": asdict(result.measures),
+        "selective": asdict(selective(result.probabilities, result.labels)),
         "mistakes": [asdict(one) for one in wrong],
     }
 
@@ -84,21 +87,27 @@ def _rows(result: Evaluation | Calibration | Pairs | FewShot) -> Rows:
         yield "shots", "seed", "accuracy"
         for shots in result.results:
             yield from ((shots.shots, seed, value) for seed, value in enumerate(shots.accuracies))
+        if result.knn:
+            yield f"knn{result.knn.k}", "plain", result.knn.plain.accuracy
+            yield f"knn{result.knn.k}", "weighted", result.knn.weighted.accuracy
     elif isinstance(result, Pairs):
         yield "image", "true", "first", "second", "gained"
         for flip in result.flips:
             texts = (flip.name, flip.true, flip.first, flip.second)
             yield *(csv_cell(text, None) for text in texts), flip.gained
     else:
-        yield from _measured(result.measures if isinstance(result, Evaluation) else result.after.measures)
+        yield from _measured(result if isinstance(result, Evaluation) else result.after)
 
 
-def _measured(measures: Measures) -> Rows:
+def _measured(result: Evaluation) -> Rows:
+    measures = result.measures
     yield "measure", "class", "value"
     yield "n", "", measures.n
     yield from ((name, "", value) for name in OVERALL if (value := getattr(measures, name)) is not None)
     yield "top1_low", "", measures.top1_interval.low
     yield "top1_high", "", measures.top1_interval.high
+    for at in selective(result.probabilities, result.labels).at:
+        yield f"accuracy_at_{at.coverage:.0%}".rstrip("%"), "", at.accuracy
     for one in measures.classes:
         label = csv_cell(one.label, None)
         values = {"n": one.n, "precision": one.precision, "recall": one.recall, "f1": one.f1}
@@ -117,6 +126,8 @@ def _show_evaluation(result: Evaluation, calibration: Calibration | None = None)
             facts, "calibrated", f"temperature {calibration.temperature:g}, fitted on {calibration.split}", style="bold"
         )
         row(facts, "", f"({calibration.n} images), stored in {calibration.folder}")
+        if calibration.familiar:
+            row(facts, "familiarity", f"by {_count(calibration.familiar)} of {calibration.split}, stored there, too")
     console.print(facts)
     console.print()
     console.print(_measures(result, calibration.before if calibration else None))
@@ -172,8 +183,14 @@ def _show_few_shot(result: FewShot) -> None:
     facts = _facts()
     row(facts, "model", f"{result.model}, {result.features} features")
     row(facts, "data", _described(result, result.n) + f", {len(result.classes)} classes")
-    row(facts, "method", "least squares on frozen features (L2 1024, bias 100), images from train")
+    if result.results:
+        row(facts, "method", "least squares on frozen features (L2 1024, bias 100), images from train")
     console.print(facts)
+    if result.knn:
+        console.print()
+        console.print(_neighbours(result.knn))
+    if not result.results:
+        return
     console.print()
     draws = len(result.results[0].accuracies)
     grid = table("images a class", "accuracy", "95 % of the mean", f"each of {draws} draws", right=("images a class",))
@@ -181,6 +198,13 @@ def _show_few_shot(result: FewShot) -> None:
         each = " ".join(f"{value:.4f}" for value in one.accuracies)
         row(grid, one.shots, f"{one.mean:.4f}", _interval(one.interval) if one.interval else "", each)
     console.print(grid)
+
+
+def _neighbours(result: Knn) -> Table:
+    grid = table(f"{result.k} nearest of {result.images} images", "accuracy", "95 %")
+    for name, share in (("a vote each", result.plain), ("weighted by exp(cosine / 0.07)", result.weighted)):
+        row(grid, name, f"{share.accuracy:.4f}", _interval(share.interval))
+    return grid
 
 
 def _print_details(console: Console, result: Evaluation) -> None:
@@ -202,6 +226,8 @@ def _measures(result: Evaluation, before: Measures | None) -> Table:
     old = dict(_lines(before)) if before else {}
     for name, value in _lines(result.measures):
         row(grid, name, *([old[name]] if before else []), value)
+    for at in selective(result.probabilities, result.labels).at:
+        row(grid, f"accuracy, {at.coverage:.0%} surest", *([""] if before else []), f"{at.accuracy:.4f}")
     if result.temperature != 1 and not before:
         row(grid, "", f"probabilities are calibrated, temperature {result.temperature:g}", style="dim")
     return grid

@@ -2,15 +2,35 @@
 
 import csv
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.inference.predict import Prediction
-from vitcli.text import as_json, csv_cell
+from vitcli.checkpoint.layout import ALIASES
+from vitcli.inference.predict import Prediction, Score
+from vitcli.text import as_json, csv_cell, safe, some
 
-Writer = Callable[[Iterable[Prediction], Checkpoint], int]  # returns how many images failed
+
+@dataclass(frozen=True)
+class Said:
+    """Of what model predictions are, and what each of them says beside its classes."""
+
+    checkpoint: Checkpoint
+    data: str | None  # of the held-out images by which familiarity is measured; None: nothing is known of it
+    rejects: bool = False
+    sets: float | None = None  # how often the truth is in the set of classes
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of CSV that are not always there."""
+        asked = {"familiarity": self.data is not None, "unknown": self.rejects, "set": self.sets is not None}
+        return [name for name, there in asked.items() if there]
+
+
+Writer = Callable[[Iterable[Prediction], Said], int]  # returns how many images failed
+STRANGE = 0.01  # familiarity below which a word is said
 
 
 def writer(form: str) -> Writer:
@@ -18,7 +38,7 @@ def writer(form: str) -> Writer:
     return {"json": write_json, "jsonl": write_jsonl, "csv": write_csv, "table": write_table}[form]
 
 
-def write_jsonl(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+def write_jsonl(predictions: Iterable[Prediction], said: Said) -> int:
     """One JSON object a line, each as soon as it is known."""
     failed = 0
     for prediction in predictions:
@@ -27,13 +47,14 @@ def write_jsonl(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
     return failed
 
 
-def write_json(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+def write_json(predictions: Iterable[Prediction], said: Said) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
     head = {
         "schema": "vit.predict/1",
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
-        "outputs": checkpoint.outputs,
+        "model": said.checkpoint.name,
+        "revision": said.checkpoint.revision,
+        "outputs": said.checkpoint.outputs,
+        **({} if said.sets is None else {"sets": said.sets}),
     }
     print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
@@ -44,22 +65,30 @@ def write_json(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int
     return failed
 
 
-def write_csv(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+def write_csv(predictions: Iterable[Prediction], said: Said) -> int:
     """One line for each class of each image, the most probable first."""
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["path", "rank", "label", "probability", "error"])
+    table.writerow(["path", "rank", "label", "probability", "error", *said.columns])
     failed = 0
     for prediction in predictions:
         path = csv_cell(prediction.path, None)
         if prediction.error is not None:
             failed += 1
-            table.writerow([path, "", "", "", csv_cell(prediction.error, None)])
+            table.writerow([path, "", "", "", csv_cell(prediction.error, None), *("" for _ in said.columns)])
+        more = [_cell(getattr(prediction, name)) for name in said.columns]
         for rank, score in enumerate(prediction.labels, start=1):
-            table.writerow([path, rank, csv_cell(score.label, None), f"{score.probability:.6f}", ""])
+            table.writerow([path, rank, csv_cell(score.label, None), f"{score.probability:.6f}", "", *more])
     return failed
 
 
-def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> int:
+def _cell(value: float | bool | tuple[Score, ...] | None) -> str:
+    """Familiarity, unknown or set as text; the names of a set as a JSON list, whatever is in them."""
+    if isinstance(value, tuple):
+        return csv_cell(as_json([score.label for score in value]), None)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:.6f}"
+
+
+def write_table(predictions: Iterable[Prediction], said: Said) -> int:
     """For people: bars, and on a terminal with enough colours the image beside them."""
     from rich.table import Table
     from rich.text import Text
@@ -75,7 +104,9 @@ def write_table(predictions: Iterable[Prediction], checkpoint: Checkpoint) -> in
             console.print(heading.append(f"  {prediction.error}", style="not bold red"))
             continue
         console.print(heading)
-        lines = _bars(prediction)
+        lines = Text("unknown", style="bold") if prediction.unknown else _bars(prediction)
+        for line in _remarks(prediction, said):
+            lines.append("\n").append(line)
         if console.is_terminal and console.color_system == "truecolor" and (picture := _picture(prediction)):
             beside = Table.grid(padding=(0, 2))
             beside.add_row(picture, lines)
@@ -100,6 +131,27 @@ def _bars(prediction: Prediction, width: int = 20) -> Any:
     return lines
 
 
+def _remarks(prediction: Prediction, said: Said) -> Iterator[Any]:
+    """What is said under the bars: the set, and that an image is like nothing the model knows."""
+    from rich.text import Text
+
+    from vitcli.cli.console import shown
+
+    if prediction.set is not None and not prediction.unknown:
+        names = ", ".join(shown(score.label, 40) for score in prediction.set) or "no class is likely enough"
+        yield Text(f"{said.sets:.4g} of the time it is one of: {names}" if prediction.set else names)
+    if prediction.familiarity is not None and prediction.familiarity < STRANGE:
+        yield Text(strange(said), style="dim")
+
+
+def strange(said: Said) -> str:
+    """The line for an image that is less familiar than nearly all of the model's own."""
+    name, known = said.checkpoint.name, some(said.checkpoint.labels, 3)
+    more = [other for other in ("photo-vit", "imagenet") if name not in (other, ALIASES.get(other))]
+    hint = f"; more is known to {' and '.join(f'-m {other}' for other in more)}" if more else ""
+    return f"trained on {safe(said.data or 'other images', 60)} ({known}), and this looks like none of it{hint}"
+
+
 def _picture(prediction: Prediction) -> Any:
     from vitcli.cli.console import half_blocks
     from vitcli.errors import ImageError
@@ -120,4 +172,11 @@ def _as_dict(prediction: Prediction) -> dict[str, Any]:
         {"label": score.label, "probability": round(score.probability, 6), "index": score.index}
         for score in prediction.labels
     ]
-    return {"path": prediction.path, "labels": scores}
+    own: dict[str, Any] = {"path": prediction.path, "labels": scores}
+    if prediction.familiarity is not None:
+        own["familiarity"] = round(prediction.familiarity, 6)
+    if prediction.unknown is not None:
+        own["unknown"] = prediction.unknown
+    if prediction.set is not None:
+        own["set"] = [score.label for score in prediction.set]
+    return own

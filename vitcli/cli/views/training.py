@@ -76,6 +76,7 @@ class TrainingView:
             length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
             lr = f"one of {', '.join(f'{lr:g}' for lr in recipe.lrs)}" if recipe.lrs else f"{recipe.lr:g}"
             rows += [("recipe", f"{length}, batch {recipe.batch_size}, {recipe.optimizer} lr {lr}")]
+            rows += [("precision", _precision(planned))]
         if cost:
             rows += [("cost", _cost(cost, settings))]
         rows += [("cache", planned.cache)] * bool(planned.cache)
@@ -198,6 +199,16 @@ def _size(task: Task) -> str:
     if task.vit is None:
         return size
     return f"{size}, {task.vit.grid[0]}x{task.vit.grid[1]} patches of {task.vit.stride[0]}x{task.vit.stride[1]}"
+
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16 with a scaled loss"}
+
+
+def _precision(planned: PlannedRun) -> str:
+    """How the machine computes."""
+    recipe = planned.task.recipe
+    compiled = ", compiled" if recipe.compile else ""
+    return f"{PRECISIONS[recipe.amp]} on {planned.device}, {recipe.micro_batch} images a pass{compiled}"
 
 
 def _cost(cost: Estimate, settings: Settings) -> str:

@@ -1,0 +1,119 @@
+"""Devices, as torch and the system tell of them. The accelerators are made up: none of them is needed."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from vitcli import machine
+from vitcli.cli.options import _checked_device
+from vitcli.errors import UsageError
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Says which accelerator torch sees, and how many of it."""
+
+    def seen(kind: str | None, count: int = 1) -> None:
+        found = None if kind is None else SimpleNamespace(type=kind)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: count if kind else 0)
+
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "expected", "names"),
+    [
+        (None, 0, "cpu", ["cpu"]),
+        ("cuda", 2, "cuda", ["cpu", "cuda", "cuda:0", "cuda:1"]),
+        ("mps", 1, "mps", ["cpu", "mps", "mps:0"]),
+        ("xpu", 1, "xpu", ["cpu", "xpu", "xpu:0"]),
+        ("npu", 1, "cpu", ["cpu"]),  # nothing here was made for it
+    ],
+)
+def test_what_torch_sees_is_the_default(
+    kind: str | None, count: int, expected: str, names: list[str], accelerator: Any
+) -> None:
+    accelerator(kind, count)
+    assert machine.default_device() == expected
+    assert machine.devices() == names
+    for name in names:
+        assert _checked_device(name) == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "asked", "there"),
+    [
+        (None, 0, "cuda", "only cpu"),
+        ("cuda", 2, "cuda:2", "only cpu, cuda, cuda:0, cuda:1"),
+        ("cuda", 1, "mps", "only cpu, cuda, cuda:0"),
+        ("mps", 1, "cuda:0", "only cpu, mps, mps:0"),
+    ],
+)
+def test_one_that_is_absent_is_answered_with_those_that_are_there(
+    kind: str | None, count: int, asked: str, there: str, accelerator: Any
+) -> None:
+    accelerator(kind, count)
+    with pytest.raises(UsageError, match=f"--device {asked}: torch sees no such device here, {there}"):
+        _checked_device(asked)
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda:", "cuda:x", "cpu:0", "\x1b[31m", "CUDA"])
+def test_what_is_no_device_at_all(name: str) -> None:
+    with pytest.raises(UsageError, match="write cpu, cuda, mps, xpu, or cuda:1 for the second GPU"):
+        _checked_device(name)
+
+
+class TestWithoutTorch:
+    """What may be seen of a GPU before torch is imported."""
+
+    @pytest.fixture(autouse=True)
+    def linux(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(machine.sys, "platform", "linux")
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+            monkeypatch.delenv(name, raising=False)
+
+    def built(self, monkeypatch: pytest.MonkeyPatch, build: str, *paths: str) -> None:
+        monkeypatch.setattr("importlib.metadata.version", lambda _: f"2.14.1{build}")
+        monkeypatch.setattr(Path, "exists", lambda path: str(path) in paths)
+
+    @pytest.mark.parametrize("driver", machine.DRIVERS)
+    def test_each_driver_counts(self, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """NVIDIA's, WSL2's, AMD's."""
+        for build in ("", "+cu130", "+rocm7.0"):
+            self.built(monkeypatch, build, driver)
+            assert machine.gpu_visible()
+        monkeypatch.setenv("HIP_VISIBLE_DEVICES", "")
+        assert not machine.gpu_visible()
+
+    def test_without_any_nothing_is_asked_of_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Reading its metadata takes as long as a tenth of a prediction."""
+        self.built(monkeypatch, "")
+        monkeypatch.setattr("importlib.metadata.version", None)
+        assert not machine.gpu_visible()
+
+    def test_a_torch_for_cpus_sees_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built(monkeypatch, "+cpu", *machine.DRIVERS)
+        assert not machine.gpu_visible()
+
+    def test_intels_build_and_apples_processors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.built(monkeypatch, "+xpu", machine.INTEL)
+        assert machine.gpu_visible()
+        self.built(monkeypatch, "", machine.INTEL)
+        assert not machine.gpu_visible()
+        monkeypatch.setattr(machine.sys, "platform", "darwin")
+        for processor, visible in (("arm64", True), ("x86_64", False)):
+            monkeypatch.setattr(machine.platform, "machine", lambda processor=processor: processor)
+            assert machine.gpu_visible() is visible
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu"])
+def test_memory_of_a_device_is_asked_of_its_own_module(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = SimpleNamespace(mem_get_info=lambda _: (5 << 30, 8 << 30))
+    monkeypatch.setattr(torch, "get_device_module", lambda _: asked)
+    assert machine.memory_free(device) == 5 << 30
+    monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace())  # Apple's says nothing
+    assert machine.memory_free(device) is None
