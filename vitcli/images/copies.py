@@ -24,7 +24,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, features
 
-from vitcli.images.decode import open_image
+from vitcli.images.decode import open_image, scale_of
 from vitcli.images.preprocess import Preprocess, load_reduced
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, C)
@@ -89,7 +89,9 @@ class Rule:
         ratio = math.sqrt(self.pixels / (width * height))
         if ratio < 1:
             size = (max(1, min(int(side * ratio), self.pixels)) for side in (width, height))
-            image = image.resize(tuple(size), Image.Resampling.LANCZOS)  # type: ignore[arg-type]
+            across, down = scale_of(image, width, height)
+            seen = (0, 0, width / across, height / down)
+            image = image.resize(tuple(size), Image.Resampling.LANCZOS, seen)  # type: ignore[arg-type]
         return Copy(np.asarray(image), (width, height))
 
 

@@ -192,8 +192,8 @@ def _decode(file: IO[bytes], name: str, shrink: Shrink | None) -> Image.Image:
     if image.info.get("progressive"):
         _check_scans(file, name)
     if shrink and isinstance(image, ImageFile.ImageFile) and image.format == "JPEG":
-        turned = _orientation(image) >= 5
-        _reduce(image, shrink(*(image.size[::-1] if turned else image.size)))
+        turned = _orientation(image)
+        _reduce(image, shrink(*(image.size[::-1] if turned >= 5 else image.size)), turned)
     raw, run_lengths = _raw_mode(image), any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))
     try:
         image.load()
@@ -206,11 +206,16 @@ def _decode(file: IO[bytes], name: str, shrink: Shrink | None) -> Image.Image:
     return rgb if orientation == 1 else rgb.transpose(_UPRIGHT[orientation])
 
 
-def _reduce(image: ImageFile.ImageFile, times: float) -> None:
-    """Lets a JPEG be decoded at the smallest of its scales that is not more than `times` smaller on each side."""
+def _reduce(image: ImageFile.ImageFile, times: float, orientation: int) -> None:
+    """Lets a JPEG be decoded at the smallest of its scales that is not more than `times` smaller on each side.
+
+    The last row and column may then reach over the edge, which `scale_of` expects below and on the right; a scale of
+    which they would lie elsewhere in the upright picture is not used.
+    """
     width, height = image.size
+    mirrored = [side for side, flips in ((width, (2, 3, 7, 8)), (height, (3, 4, 6, 7))) if orientation in flips]
     for scale in (8, 4, 2):
-        if scale <= times and scale <= min(width, height):
+        if scale <= min(times, width, height) and not any(side % scale for side in mirrored):
             image.draft(None, (width // scale, height // scale))
             return
 
