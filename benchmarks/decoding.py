@@ -29,11 +29,16 @@ from vitcli.training.seeds import reseed
 class Kept(dict[str, bytes]):
     """Records in memory."""
 
+    lasting = False
+
     def read(self, key: str) -> bytes | None:
         return self.get(key)
 
     def write(self, key: str, record: bytes) -> None:
         self[key] = record
+
+    def remove(self, key: str) -> None:
+        self.pop(key, None)
 
 
 def main() -> None:

@@ -33,11 +33,16 @@ def noise(seed: int) -> Image.Image:
 class Kept(dict[str, bytes]):
     """A store that can be looked into."""
 
+    lasting = False
+
     def read(self, key: str) -> bytes | None:
         return self.get(key)
 
     def write(self, key: str, record: bytes) -> None:
         self[key] = record
+
+    def remove(self, key: str) -> None:
+        self.pop(key, None)
 
 
 def store_of(kind: str, rule: Rule, folder: Path, key: Path) -> Store:
@@ -101,6 +106,39 @@ def test_of_an_original_that_changed_it_is_made_again(photo: Path, change: objec
     photo.unlink()
     with pytest.raises(ImageError, match="does not exist"):  # a file that is gone is not read from its copy
         Copies(RULES[2], store, signatures([photo])).copy(photo)
+
+
+def test_they_are_named_by_content(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An original that was touched, renamed or written again as it was is not decoded again, nor is its double."""
+    (tmp_path / "kept").mkdir()
+    store = Folder(tmp_path / "kept")
+    expected = Copies(RULES[2], store, signatures([photo])).copy(photo).pixels
+    monkeypatch.setattr(module, "open_image", None)
+    data = photo.read_bytes()
+    for change in (
+        lambda: os.utime(photo, ns=(1, 1)),
+        lambda: photo.write_bytes(data),
+        lambda: photo.with_name("double.jpg").write_bytes(data),
+        lambda: photo.rename(photo.with_name("renamed.jpg")),
+    ):
+        change()
+        for path in tmp_path.glob("*.jpg"):
+            np.testing.assert_array_equal(Copies(RULES[2], store, signatures([path])).copy(path).pixels, expected)
+
+
+def test_one_that_was_written_over_with_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
+    """And the copy of what was there before goes."""
+    photo, rule = tmp_path / "photo.jpg", RULES[2]
+    (tmp_path / "kept").mkdir()
+    found = []
+    for seed in (0, 1):
+        noise(seed).save(photo, quality=90)
+        photo.write_bytes(photo.read_bytes().ljust(1 << 15))
+        os.utime(photo, ns=(1, 1))
+        found.append(Copies(rule, Folder(tmp_path / "kept"), signatures([photo])).copy(photo).pixels)
+    np.testing.assert_array_equal(found[1], rule.copy(photo).pixels)
+    assert (found[0] != found[1]).any()
+    assert len([path for path in (tmp_path / "kept").rglob("*") if path.is_file()]) == 2
 
 
 def test_no_damage_is_taken_for_a_copy(photo: Path) -> None:

@@ -55,6 +55,16 @@ def test_one_that_is_in_use_stays(tmp_path: Path) -> None:
         assert not held.path.exists()
 
 
+def test_one_that_has_outgrown_its_limit_begins_anew(tmp_path: Path) -> None:
+    """As after many originals that changed and were copied again."""
+    with opened_folder(tmp_path / "home", about(tmp_path), 10, 2000) as held:
+        held.write("one", bytes(1900))
+        with opened_folder(tmp_path / "home", about(tmp_path), 10, 1000) as also:
+            assert also.read("one") == bytes(1900)  # it is in use
+    with opened_folder(tmp_path / "home", about(tmp_path), 10, 1000) as alone:
+        assert alone.read("one") is None
+
+
 def test_those_of_data_that_are_gone_go(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

@@ -37,6 +37,8 @@ class Memory:
     Linux only (`shared_memory`). Each key has its place before a child starts, which is in memory once it is written.
     """
 
+    lasting = False
+
     def __init__(self, record: int) -> None:
         """`record`: bytes that one takes at most."""
         self._slot = -(-record // _PAGE) * _PAGE
@@ -62,6 +64,9 @@ class Memory:
             with suppress(OSError):
                 os.pwrite(self._file, record, place * self._slot)
 
+    def remove(self, key: str) -> None:
+        self.write(key, bytes(self._slot))
+
     def close(self) -> None:
         self._closing()
 
@@ -81,6 +86,8 @@ def shared_memory() -> bool:
 
 class Folder:
     """Records in files, each written whole or not at all; one that is damaged later is for the reader to notice."""
+
+    lasting = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,6 +115,10 @@ class Folder:
             with suppress(OSError):
                 temporary.unlink()
 
+    def remove(self, key: str) -> None:
+        with suppress(OSError):
+            self._place(key).unlink()
+
 
 @contextmanager
 def opened_folder(home: Path, about: dict[str, str], need: int, limit: int) -> Iterator[Folder]:
@@ -121,12 +132,12 @@ def opened_folder(home: Path, about: dict[str, str], need: int, limit: int) -> I
     try:
         home.mkdir(parents=True, exist_ok=True)
         home.chmod(0o700)  # pictures may be private
-        lock = _entered(folder)
+        lock = _entered(folder, limit)
     except OSError as error:
         raise VitError(f"cannot keep copies in {safe(home)}: {error.strerror}; --cache none goes without") from error
     try:
         (folder / _ABOUT).write_text(json.dumps(about))
-        _make_room(home, limit - need, but=folder)
+        _make_room(home, limit - max(need, bytes_below(folder)), but=folder)
         yield Folder(folder)
     finally:
         os.close(lock)
@@ -142,14 +153,20 @@ def bytes_below(folder: Path) -> int:
     return total
 
 
-def _entered(folder: Path) -> int:
-    """Makes `folder` if need be and holds it; a descriptor. Removes what killed writers left, if nobody is in there."""
+def _entered(folder: Path, limit: int) -> int:
+    """Makes `folder` if need be and holds it; a descriptor.
+
+    If nobody is in there, removes what killed writers left, and all where it has outgrown its `limit` in bytes.
+    """
     while True:
         folder.mkdir(exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         if _locked(lock, alone=True):
             for leftover in folder.glob(f"*/{LEFTOVER}"):
                 leftover.unlink(missing_ok=True)
+            if bytes_below(folder) > limit:
+                for part in folder.glob("*/"):
+                    shutil.rmtree(part, ignore_errors=True)
         _locked(lock, alone=False)
         with suppress(OSError):
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):  # else removed meanwhile

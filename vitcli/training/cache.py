@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -21,10 +21,10 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.images.stores import Cache, Memory, bytes_below, opened_folder, shared_memory
 from vitcli.machine import memory_free
 from vitcli.privacy import our_cache
-from vitcli.training.settings import Settings
 
-if TYPE_CHECKING:
-    from vitcli.training.task import Task  # imports torch, which a study that is done does without
+if TYPE_CHECKING:  # they import torch, which a study that is done does without
+    from vitcli.training.settings import Settings
+    from vitcli.training.task import Task
 
 CacheWish = Literal["auto", "ram", "disk", "none"]
 
@@ -67,12 +67,12 @@ def needed(data: DataSet, preprocess: Preprocess, crop_scale: float) -> list[Nee
     ]
 
 
-def needed_by(task: "Task", settings: Settings) -> list[Needed]:
+def needed_by(task: "Task", settings: "Settings") -> list[Needed]:
     """As `needed`, for a run; where nothing but a head is fitted, no part is cut at random."""
     return needed(task.data, task.preprocess, 1.0 if settings.tune == "head" else task.recipe.crop_scale)
 
 
-def reads_again(settings: Settings, images: int) -> bool:
+def reads_again(settings: "Settings", images: int) -> bool:
     """Whether a run on so many training `images` reads one of them more than once."""
     if settings.tune == "head":
         return False
@@ -127,7 +127,7 @@ class Copied:
         self._memory: dict[str, Memory] = {}
         self._folders: dict[tuple[str, str], Store] = {}
 
-    def task(self, task: "Task", settings: Settings) -> "Task":
+    def task(self, task: "Task", settings: "Settings") -> "Task":
         """`task`, which reads copies where its run does. Raises VitError when none can be kept."""
         if settings.cache == "none":
             return task
@@ -181,7 +181,7 @@ def kept_in(cache: Cache, copies: Iterable[Needed]) -> Cache:
     return next((kind for kind in wished if kind in _kinds(processes) and total <= _limit(kind)), "none")
 
 
-def kept_since(settings: Settings, copies: Iterable[Needed]) -> str:
+def kept_since(settings: "Settings", copies: Iterable[Needed]) -> str:
     """Where the copies of a run that goes on are kept, for the plan; nothing where it has none."""
     if settings.cache == "none":
         return ""
@@ -189,16 +189,18 @@ def kept_since(settings: Settings, copies: Iterable[Needed]) -> str:
     return f"{now}, as it began" if now == settings.cache else f"{now}: no room any more for {settings.cache}"
 
 
-@dataclass(frozen=True)
 class _Nowhere:
     """A store that keeps nothing."""
 
-    records: dict[str, bytes] = field(default_factory=dict)
+    lasting = False
 
     def read(self, key: str) -> bytes | None:
         return None
 
     def write(self, key: str, record: bytes) -> None:
+        pass
+
+    def remove(self, key: str) -> None:
         pass
 
 
