@@ -19,7 +19,7 @@ from PIL import Image
 
 from vitcli.errors import ImageError
 from vitcli.images.copies import Copies, Rule
-from vitcli.images.decode import Shrink, open_image
+from vitcli.images.decode import Shrink, image_size, open_image
 from vitcli.images.preprocess import Preprocess, load, load_reduced
 
 Kind = Literal["idx", "folders", "manifest"]
@@ -87,6 +87,11 @@ class ArraySamples:
     def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
         return Image.fromarray(self.images[i]).convert("RGB")
 
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image `i`."""
+        height, width = self.images[i].shape
+        return width, height
+
     def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
         return preprocess.pixels(self.image(i))
 
@@ -128,6 +133,10 @@ class FileSamples:
 
     def path(self, i: int) -> Path:
         return self.root / self.names[i]
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image `i`, of which only the header is read, as they lie in it. Raises ImageError."""
+        return image_size(self.path(i))
 
     def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
         if self.copies and self.copies.rule.least < 1:
@@ -223,7 +232,7 @@ class DataSet:
 
     @cached_property
     def side(self) -> int:
-        """`usual_side` of the training images, for which some of them are decoded."""
+        """`usual_side` of the training images, for which the headers of some are read."""
         return usual_side(self.train)
 
     @property
@@ -242,7 +251,7 @@ def class_counts(named: Mapping[Split, Samples], classes: int) -> dict[Split, tu
     }
 
 
-def usual_side(samples: Samples) -> int:
+def usual_side(samples: Stored) -> int:
     """Pixels: the median of the shorter sides of the first 16 images, those left out that cannot be read.
 
     Raises ImageError when none of them can.
@@ -250,7 +259,7 @@ def usual_side(samples: Samples) -> int:
     sides, unreadable = [], None
     for i in range(min(16, len(samples))):
         try:
-            sides.append(min(samples.image(i).size))
+            sides.append(min(samples.size(i)))
         except ImageError as error:
             unreadable = error
     if unreadable and not sides:
