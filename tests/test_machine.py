@@ -117,3 +117,16 @@ def test_memory_of_a_device_is_asked_of_its_own_module(device: str, monkeypatch:
     assert machine.memory_free(device) == 5 << 30
     monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace())  # Apple's says nothing
     assert machine.memory_free(device) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "side", "expected"),
+    [(16, 1, 224, 16), (16, 4, 224, 4), (2, 8, 224, 1), (16, 1, 65, 16), (16, 1, 64, 4), (2, 1, 28, 2)],
+)
+def test_all_cores_of_a_process_decode_what_is_not_small(
+    cores: int, processes: int, side: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `torchrun` sets it; it is about computing
+    assert machine.decoding_threads(side * side) == expected

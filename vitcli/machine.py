@@ -18,6 +18,8 @@ VARIABLES = (
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+SMALL_IMAGE = 64 * 64  # pixels
+
 
 def what_decides_bits(device: str | None = None) -> dict[str, Any]:
     """What the bits of a result depend on beside settings and data: where all of this is equal, the bits are."""
@@ -77,13 +79,15 @@ def memory_free(device: str) -> int | None:
     return 1024 * int(available[0]) if available else None
 
 
-def decoding_threads() -> int:
-    """How many threads decode images beside a model that is not trained: this process's share of the cores.
+def decoding_threads(pixels: int) -> int:
+    """How many threads decode images beside a model that is not trained, which sees `pixels` of each.
 
-    OMP_NUM_THREADS does not count: it is about computing, and `torchrun` sets it to 1.
+    This process's share of the cores; of small images, at which threads wait for Python's lock more than they decode,
+    four at most. OMP_NUM_THREADS does not count: it is about computing, and `torchrun` sets it to 1.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(4, share) if pixels <= SMALL_IMAGE else share
 
 
 def default_workers(kind: str, device: str) -> int:

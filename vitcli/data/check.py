@@ -12,6 +12,7 @@ Legend: N images, F = 256 values of a thumbnail.
 """
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,6 @@ from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Spli
 from vitcli.data.sources import read_splits
 from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import oddities
-from vitcli.machine import decoding_threads
 from vitcli.text import plural, safe
 
 SIDE = 16
@@ -162,7 +162,7 @@ def _look(found: Splits, near: bool, progress: Progress | None) -> Iterator[_Ima
     """Every image once, in order; a few are decoded ahead."""
     total = sum(len(samples) for samples in found.named.values())
     done = 0
-    with ThreadPoolExecutor(decoding_threads()) as threads:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         for split, samples in sorted(found.named.items(), key=lambda item: SPLITS.index(item[0])):
             for start in range(0, len(samples), 256):
                 block = range(start, min(start + 256, len(samples)))

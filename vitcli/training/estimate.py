@@ -1,5 +1,6 @@
 """What a run will cost, measured before it starts: a few passes on this machine, and the memory that they keep."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -110,7 +111,8 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     for i in looked_at:
         task.transform(Sample(samples, i))
     decoding = (time.perf_counter() - begin) / len(looked_at)
-    in_threads = decoding / (1 if task.data.kind == "idx" else decoding_threads())  # what is in memory holds the GIL
+    threads = decoding_threads(math.prod(task.preprocess.size))
+    in_threads = decoding / (1 if task.data.kind == "idx" else threads)  # what is in memory holds the GIL
     in_workers = decoding / max(default_workers(task.data.kind, device), 1)
     step_seconds = per_step / plan.batch_size
     total = sum(p.numel() for p in task.model.parameters())

@@ -1,5 +1,6 @@
 """Accuracy and loss of a model on labelled samples, through the preprocessing that its checkpoint will carry."""
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def batches(
         seen = preprocess.normalised(samples.reduced(i, preprocess)) if reduced else samples.load(i, preprocess)
         return torch.from_numpy(seen)
 
-    with ThreadPoolExecutor(decoding_threads()) as threads:
+    with ThreadPoolExecutor(decoding_threads(math.prod(preprocess.size))) as threads:
 
         def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
             chosen = list(indices[start : start + size])
