@@ -70,9 +70,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_the_same_bits_wherever_copies_are_kept(photos: Path, tmp_path: Path) -> None:
+    """And by however many processes they are made or read."""
     digests = {}
-    for name, kind in {"ram": "ram", "cold": "disk", "warm": "disk", "none": "none"}.items():
-        run_to_end(settings(photos, kind), tmp_path / name)
+    for name, kind, workers in (("ram", "ram", 2), ("cold", "disk", 0), ("warm", "disk", 2), ("none", "none", 0)):
+        run_to_end(settings(photos, kind), tmp_path / name, workers=workers)
         digests[name] = state_digest(tmp_path / name)
     assert len({digests[name] for name in ("ram", "cold", "warm")}) == 1
     assert digests["none"] != digests["ram"]
