@@ -3,6 +3,8 @@
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,8 +77,32 @@ def memory_free(device: str) -> int | None:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
         return None
-    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(available[0]) if available else None
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return min([*available, *_left_by_groups()], default=None)
+
+
+def _left_by_groups(root: Path = Path("/")) -> Iterator[int]:
+    """Bytes of memory that the control groups of this process, those of a container or a job, leave it.
+
+    What they hold of files that nobody uses counts as free. Both versions: docs.kernel.org/admin-guide/cgroup-v2.html.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        mount, most, used = "sys/fs/cgroup", "memory.max", "memory.current"
+        if kinds:
+            mount, most, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        own = root / mount / path.lstrip("/")
+        for group in (own, *own.parents[: len(own.relative_to(root / mount).parts)]):
+            with suppress(OSError, ValueError):  # "max": no limit
+                stat = dict(one.split() for one in (group / "memory.stat").read_text().splitlines())
+                limit, now = int((group / most).read_text()), int((group / used).read_text())
+                yield max(0, limit - now + int(stat["inactive_file"]))
 
 
 def decoding_threads(pixels: int) -> int:
