@@ -3,7 +3,8 @@
     python benchmarks/rotary.py [--threads 1] [--rounds 15] [--batch 8]
 
 Random weights, ViT-Ti, S and B, 14×14 patches and a class token. Both are the block of `relatives.py`, in one process
-and in turns (A B A B …), in processor time; a ratio is the median over the rounds of "with turning by without, in the same round".
+and in turns (A B A B …), in processor time; a ratio is the median over the rounds of "with turning by without, in the
+same round".
 """
 
 import argparse

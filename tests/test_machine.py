@@ -117,3 +117,44 @@ def test_memory_of_a_device_is_asked_of_its_own_module(device: str, monkeypatch:
     assert machine.memory_free(device) == 5 << 30
     monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace())  # Apple's says nothing
     assert machine.memory_free(device) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "side", "expected"),
+    [(16, 1, 224, 16), (16, 4, 224, 4), (2, 8, 224, 1), (16, 1, 65, 16), (16, 1, 64, 4), (2, 1, 28, 2)],
+)
+def test_all_cores_of_a_process_decode_what_is_not_small(
+    cores: int, processes: int, side: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as `torchrun` sets it; it is about computing
+    assert machine.decoding_threads(side * side) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "most", "used"),
+    [
+        ("0::/job/step", "sys/fs/cgroup", "memory.max", "memory.current"),
+        ("4:cpu,memory:/job/step", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+@pytest.mark.parametrize("level", ["job/step", "job", "."])
+def test_no_more_memory_is_free_than_a_container_or_a_job_may_use(
+    tmp_path: Path, line: str, folder: str, most: str, used: str, level: str
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"9:pids:/job\n{line}\n")
+    (tmp_path / folder / "job/step").mkdir(parents=True)
+    assert list(machine._left_by_groups(tmp_path)) == []
+    for group in ("job/step", "job", "."):
+        place = tmp_path / folder / group
+        (place / most).write_text("1000\n" if group == level else "max\n")
+        (place / used).write_text("700\n")
+        (place / "memory.stat").write_text("anon 400\ninactive_file 100\n")
+    assert list(machine._left_by_groups(tmp_path)) == [400]
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    free = machine.memory_free("cpu")
+    assert free is None or 0 <= free < 1 << 50

@@ -3,6 +3,8 @@
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ VARIABLES = (
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+SMALL_IMAGE = 64 * 64  # pixels
 
 
 def what_decides_bits(device: str | None = None) -> dict[str, Any]:
@@ -73,13 +77,43 @@ def memory_free(device: str) -> int | None:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
         return None
-    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(available[0]) if available else None
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return min([*available, *_left_by_groups()], default=None)
 
 
-def decoding_threads() -> int:
-    """How many threads decode images beside a model that is not trained, in its process."""
-    return min(4, os.cpu_count() or 1)
+def _left_by_groups(root: Path = Path("/")) -> Iterator[int]:
+    """Bytes of memory that the control groups of this process, those of a container or a job, leave it.
+
+    What they hold of files that nobody uses counts as free. Both versions: docs.kernel.org/admin-guide/cgroup-v2.html.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        mount, most, used = "sys/fs/cgroup", "memory.max", "memory.current"
+        if kinds:
+            mount, most, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        own = root / mount / path.lstrip("/")
+        for group in (own, *own.parents[: len(own.relative_to(root / mount).parts)]):
+            with suppress(OSError, ValueError):  # "max": no limit
+                stat = dict(one.split() for one in (group / "memory.stat").read_text().splitlines())
+                limit, now = int((group / most).read_text()), int((group / used).read_text())
+                yield max(0, limit - now + int(stat["inactive_file"]))
+
+
+def decoding_threads(pixels: int) -> int:
+    """How many threads decode images beside a model that is not trained, which sees `pixels` of each.
+
+    This process's share of the cores; of small images, at which threads wait for Python's lock more than they decode,
+    four at most. OMP_NUM_THREADS does not count: it is about computing, and `torchrun` sets it to 1.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(4, share) if pixels <= SMALL_IMAGE else share
 
 
 def default_workers(kind: str, device: str) -> int:

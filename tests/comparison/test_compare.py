@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -25,16 +26,18 @@ from tests.helpers.terminal import vit
 from vitcli.cli.compare import shares, stages
 from vitcli.comparison import work
 from vitcli.comparison.cells import Cells
-from vitcli.comparison.compare import carry_out, compare, resume
+from vitcli.comparison.compare import begin, carry_out, compare, resume
 from vitcli.comparison.queue import folder_of, results, work_through
 from vitcli.comparison.report import _curves, accuracy_figure
 from vitcli.comparison.results import Findings, Point, Size, crossover, points
 from vitcli.comparison.study import Cell, Pretraining, Study, contender, read_study, write_study
 from vitcli.comparison.tables import sentence
+from vitcli.comparison.work import copies_needed
 from vitcli.data.samples import ArraySamples
 from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import UsageError, VitError
+from vitcli.images.copies import Rule
 from vitcli.inference.evaluate import evaluate
 from vitcli.metrics import t_interval
 from vitcli.model.architectures import ARCHITECTURES
@@ -118,6 +121,46 @@ class TestStudy:
         (tmp_path / "s" / "study.json").write_text('{"data": 1}')
         with pytest.raises(VitError, match="is damaged"):
             read_study(tmp_path / "s")
+
+
+class TestCopies:
+    """`--cache`, which belongs to the study."""
+
+    def test_where_they_are_kept_may_change_but_not_whether(self, tmp_path: Path) -> None:
+        kept = {kind: replace(STUDY, cache=kind) for kind in ("none", "ram", "disk")}
+        write_study(tmp_path / "s", kept["ram"])
+        write_study(tmp_path / "s", kept["disk"])
+        assert read_study(tmp_path / "s").cache == "ram"
+        with pytest.raises(UsageError, match="holds another study"):
+            write_study(tmp_path / "s", kept["none"])
+
+    @pytest.mark.parametrize("kind", ["ram", "disk"])
+    def test_cells_share_them(self, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        rng, made = np.random.default_rng(0), Counter[str]()
+        for split, count in (("train", 12), ("val", 2), ("test", 2)):
+            for label, shade in (("dark", 0), ("light", 150)):
+                (tmp_path / "data" / split / label).mkdir(parents=True)
+                for i in range(count):
+                    pixels = rng.integers(0, 100, (12, 12, 3)) + shade
+                    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / split / label / f"{i}.png")
+        real = Rule.copy
+
+        def copy(self: Rule, path: Path) -> Any:
+            made[str(path)] += 1
+            return real(self, path)
+
+        monkeypatch.setattr(Rule, "copy", copy)
+        options: dict[str, Any] = {"models": ["vit-small"], "sizes": [0.5, 1.0], "seeds": 1, "epochs": 2, "cache": kind}
+        options |= {"settings": {"batch_size": 4}, "out": tmp_path / "study"}
+        study = begin(tmp_path / "data", **options)
+        assert (study.study.cache, copies_needed(study)[0].rule.least) == (kind, 1.0)
+        found = carry_out(study, workers=0)
+        assert len(found.cells) == 2
+        assert len(made) == 2 * 12 + 2 * 2
+        assert set(made.values()) == {1}
+        again = begin(tmp_path / "data", **options | {"cache": "auto"})
+        assert again.study == study.study  # what is free now does not make another study of it
 
 
 class TestQueue:

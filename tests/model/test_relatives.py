@@ -106,7 +106,7 @@ def sharp(config: ViTConfig) -> VisionTransformer:
 
 def turned(config: ViTConfig, x: Tensor) -> Tensor:
     """Queries x (1, n, N, d) turned."""
-    return Rotary(config).turn(x, x, 0)[0]
+    return Rotary(config).turn(x.clone(), x.clone(), 0)[0]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ROPES if kind != "learnt"])

@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.helpers.checkpoints import write_tiny
 from tests.helpers.counting import COUNTS, decided, first
-from tests.helpers.data import write_idx
+from tests.helpers.data import write_idx, write_stripes
+from tests.helpers.finetuning import SMALL
 from tests.helpers.process import environment
 from tests.helpers.runs import MODEL, RECIPE, run_to_end, state_digest, without_rates
+from vitcli.checkpoint.load import load_model
+from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import UsageError
 from vitcli.training import train as training
 from vitcli.training.build import build_task
@@ -204,3 +209,25 @@ def test_another_number_of_processes_may_go_on(settings: Settings, alone: Path, 
     task = build_task(settings, data)
     with pytest.raises(UsageError, match="3 processes cannot share 2 micro-batches"):
         next(fit(task, Run(tmp_path / "pair", {}), World(0, 3), StopFlag()))
+
+
+def test_a_head_is_that_of_one_process(tmp_path: Path) -> None:
+    """Each process holds the features of half of the images, an odd number of them; they solve together."""
+    x = torch.from_numpy(np.random.default_rng(1).random((20, 3, 28, 28), np.float32))
+    (tmp_path / "data").mkdir()
+    write_stripes(tmp_path / "data", np.arange(91) % 3, 28)
+    base = write_tiny(tmp_path / "base", SMALL)
+    line = ["finetune", "--data", str(tmp_path / "data"), "-m", str(base), "--tune", "head", "--score", "none"]
+    line += ["--device", "cpu", "--out"]
+    found = []
+    for name, program in (("one", [sys.executable]), ("two", TORCHRUN)):
+        result = subprocess.run(
+            [*program, "-m", "vitcli", *line, str(tmp_path / name)],
+            env=environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        best = load_model(resolve(str(tmp_path / name / "best")))
+        with torch.inference_mode():
+            found.append(best.eval()(x).softmax(dim=1))
+    torch.testing.assert_close(*found, atol=5e-3, rtol=0)
+    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2

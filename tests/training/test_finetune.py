@@ -196,6 +196,46 @@ class TestHead:
     def test_one_image_a_class_is_enough(self) -> None:
         assert fit_head(torch.eye(3), torch.arange(3), 3, seed=0).tried == ()
 
+    def test_a_fit_in_blocks_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Features are standardised a block at a time, and no more logits than a block has are there at once."""
+        torch.manual_seed(0)
+        labels = torch.arange(300) % 3
+        x = 5 * torch.randn(300, 9) + F.one_hot(labels, 9) - 2
+        whole, largest = fit_head(x, labels, 3, seed=0), 0
+        real = F.linear
+
+        def linear(*given: torch.Tensor) -> torch.Tensor:
+            nonlocal largest
+            found = real(*given)
+            largest = max(largest, found.numel())
+            return found
+
+        monkeypatch.setattr("vitcli.training.head.BLOCK", 3 * 17)
+        monkeypatch.setattr("vitcli.training.head.F.linear", linear)
+        parts = fit_head(x, labels, 3, seed=0)
+        assert largest == 3 * 17
+        assert parts.penalty == whole.penalty
+        probabilities = [torch.softmax(x @ one.weight.T + one.bias, dim=1) for one in (whole, parts)]
+        torch.testing.assert_close(*probabilities, atol=2e-3, rtol=0)
+
+    def test_it_is_in_full_precision_whatever_training_is_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = set()
+        monkeypatch.setattr(
+            "vitcli.training.head._solve",
+            lambda rows, classes, *_: (
+                seen.add(torch.get_float32_matmul_precision()),
+                (torch.zeros(classes, rows.x.shape[1]), torch.zeros(classes)),
+            )[1],
+        )
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            fit_head(torch.randn(60, 4), torch.arange(60) % 3, 3, seed=0)
+            assert torch.get_float32_matmul_precision() == "medium"
+        finally:
+            torch.set_float32_matmul_precision(before)
+        assert seen == {"highest"}
+
     def test_features_are_what_the_head_sees(self, base: Path, data: Path) -> None:
         settings = settings_of(base, data)
         task = build_task(settings, training.open_settings_data(settings))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vitcli.cli.options import CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
+from vitcli.cli.options import CacheOpt, CsvOpt, DataOpt, DryRunOpt, FoldersOpt, JsonOpt, RecipeOpt, SetOpt, WorkersOpt
 from vitcli.cli.settings import assigned, refuse, typed
 from vitcli.comparison import FINETUNE_SCALE, MODELS, MOST_EPOCHS, SEEDS, SHARES
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
@@ -73,6 +73,7 @@ def compare(
     pretrain_data: PretrainDataOpt = None,
     pretrain_folders: PretrainFoldersOpt = None,
     finetune_scale: ScaleOpt = None,
+    cache: CacheOpt = "auto",
     out: StudyOpt = None,
     resume: StudyResumeOpt = None,
     workers: WorkersOpt = None,
@@ -118,6 +119,7 @@ def compare(
                 folders=folders,
                 pretrainings=stages(pretrain, pretrain_data, pretrain_folders),
                 finetune_scale=finetune_scale,
+                cache=cache,
                 out=out,
                 note=told.note,
                 progress=told.progress,

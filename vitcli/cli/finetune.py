@@ -7,6 +7,7 @@ from typing import Any
 from vitcli.cli.options import (
     VAL_FRACTION,
     BatchOpt,
+    CacheOpt,
     ClassesOpt,
     CompileOpt,
     DataOpt,
@@ -61,6 +62,7 @@ def finetune(
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
     folds: FoldsOpt = None,
+    cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -138,7 +140,7 @@ def finetune(
         chosen = affordable_size(settings_of(), samples, checkpoint, device, terms.began)
     planned = plan(
         settings_of(img_size=chosen), samples, out, score=score, device=device, began=terms.began, base=checkpoint,
-        choose=tune == "auto", resolver=resolved,
+        choose=tune == "auto", cache=cache, resolver=resolved,
     )  # fmt: skip
     if not named and (better := better_start(checkpoint, samples)):
         planned = replace(planned, notes=(*planned.notes, better))

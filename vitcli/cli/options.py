@@ -117,6 +117,13 @@ FoldsOpt = Annotated[
         help="Train on all images, and score each by one of so many other models, which was trained without it.",
     ),
 ]
+CacheOpt = Annotated[
+    Literal["auto", "ram", "disk", "none"],
+    typer.Option(
+        "--cache",
+        help="Where copies of large images are kept, so that each is decoded once; auto: where that pays and fits.",
+    ),
+]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")]
 JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as soon as it is known.")]
 CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]

@@ -4,6 +4,7 @@ from vitcli.cli.options import (
     VAL_FRACTION,
     ArchitectureOpt,
     BatchOpt,
+    CacheOpt,
     CompileOpt,
     DataOpt,
     DeviceOpt,
@@ -48,6 +49,7 @@ def train(
     compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
+    cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -94,5 +96,7 @@ def train(
     samples = data_opened(data, val_fraction=val_fraction, folders=folders)
     if not (model or recipe):
         settings = fitted(settings, samples)
-    planned = plan(settings, samples, out, score=score, device=device, began=terms.began, resolver=resolved)
+    planned = plan(
+        settings, samples, out, score=score, device=device, began=terms.began, cache=cache, resolver=resolved
+    )
     carried_out(planned, terms, terms.view())

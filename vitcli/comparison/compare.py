@@ -31,6 +31,7 @@ from vitcli.data.samples import Tell
 from vitcli.errors import UsageError
 from vitcli.machine import default_device
 from vitcli.text import safe
+from vitcli.training.cache import CacheWish, Choice, Copied, choose_cache
 from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
 
 WAIT = 5.0  # seconds between two looks at what other processes do
@@ -49,6 +50,7 @@ def compare(
     folders: str | None = None,
     pretrainings: Sequence[Pretraining] = (),
     finetune_scale: float | None = None,
+    cache: CacheWish = "auto",
     out: str | Path | None = None,
     workers: int | None = None,
     note: Callable[[str], None] | None = None,
@@ -62,8 +64,8 @@ def compare(
     leave_torchrun()
     cells = begin(
         data, models=models, sizes=sizes, seeds=seeds, epochs=epochs, most_epochs=most_epochs, recipe=recipe,
-        settings=settings, folders=folders, pretrainings=pretrainings, finetune_scale=finetune_scale, out=out,
-        note=note, progress=progress,
+        settings=settings, folders=folders, pretrainings=pretrainings, finetune_scale=finetune_scale, cache=cache,
+        out=out, note=note, progress=progress,
     )  # fmt: skip
     return carry_out(cells, workers=workers)
 
@@ -81,6 +83,7 @@ def begin(
     folders: str | None = None,
     pretrainings: Sequence[Pretraining] = (),
     finetune_scale: float | None = None,
+    cache: CacheWish = "auto",
     out: str | Path | None = None,
     note: Callable[[str], None] | None = None,
     progress: Tell | None = None,
@@ -90,7 +93,8 @@ def begin(
     `models` are short names (see `contenders`) or timm's; `sizes` shares of each class's training images, above 0 and
     up to 1; `epochs` passes over all of the data (None: the recipe's), of which a share s gets 1/√s times as many but
     at most `most_epochs`; `settings` override those of `recipe`. After `pretrainings`, models are fine-tuned at
-    `finetune_scale` times their image size. `folders` as in `read_splits`. `note` is told what a user should know,
+    `finetune_scale` times their image size. `cache` says where copies of the images are kept, which all cells share.
+    `folders` as in `read_splits`. `note` is told what a user should know,
     `progress` what is being done and how far it is. Raises UsageError, and DataError for data without a test split.
     """
     if finetune_scale is not None and not pretrainings:
@@ -125,7 +129,18 @@ def begin(
     except ValueError as error:
         raise UsageError(f"this cannot be a study: {error}") from None
     folder = Path(out) if out else Path("runs") / f"compare-{Path(place).name}"
-    return Cells(study, folder, sets, note=note, progress=progress)
+    from vitcli.comparison.work import copies_needed
+
+    copies = copies_needed(Cells(study, folder, sets))
+    kept = choose_cache(cache, copies, again=True, processes=1)
+    study = replace(study, cache=kept.cache)
+    if cache == "auto" and (folder / "study.json").exists():
+        before = read_study(folder).cache
+        study, kept = replace(study, cache=before), Choice(before)
+    cells = Cells(study, folder, sets, note=note, progress=progress)
+    if kept.why:
+        cells.note(f"copies of the images: {kept.why}")
+    return cells
 
 
 def resume(
@@ -162,11 +177,12 @@ def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) ->
     write_study(folder, study)
     sizes, total = _sizes(cells), len(list(study.cells()))
     while True:
-        for cell, result in work_through(folder, study, partial(_work, cells, workers)):
-            found = Findings(study, results(folder, study), sizes)
-            write_report(folder, found)
-            left = total - len(found.cells)
-            cells.note(f"{cell.name}: test accuracy {result['test_accuracy']:.4f}, {left} cells to go")
+        with Copied() as copied:
+            for cell, result in work_through(folder, study, partial(_work, cells, workers, copied)):
+                found = Findings(study, results(folder, study), sizes)
+                write_report(folder, found)
+                left = total - len(found.cells)
+                cells.note(f"{cell.name}: test accuracy {result['test_accuracy']:.4f}, {left} cells to go")
         found = Findings(study, results(folder, study), sizes)
         if not wait:
             return found
@@ -176,10 +192,10 @@ def carry_out(cells: Cells, *, workers: int | None = None, wait: bool = True) ->
         time.sleep(WAIT)
 
 
-def _work(cells: Cells, workers: int | None, cell: Cell, place: Path) -> Mapping[str, Any]:
+def _work(cells: Cells, workers: int | None, copied: Copied, cell: Cell, place: Path) -> Mapping[str, Any]:
     from vitcli.comparison.work import Worker
 
-    return Worker(cells).work(cell, place, workers)
+    return Worker(cells, copied).work(cell, place, workers)
 
 
 def _sizes(cells: Cells) -> Mapping[str, Size]:

@@ -12,12 +12,13 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
+from vitcli.images.stores import Cache
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
 
@@ -84,7 +85,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that decides the result; two studies with the same fields give the same table."""
+    """Everything that decides the result; two studies with the same fields give the same table.
+
+    So do two that differ in where copies are kept (`goes_on_with`).
+    """
 
     data: str
     fingerprint: str  # of the data
@@ -98,6 +102,7 @@ class Study:
     pretrainings: tuple[Pretraining, ...] = ()
     finetune_size: float = 1.0  # after pre-training: image size as a multiple of the model's own
     folders: str | None = None  # what the data's folders are, as `read_splits` takes it
+    cache: Cache = "none"  # where copies of the images are kept, as in a run's settings
 
     def cells(self) -> Iterator[Cell]:
         """Seed by seed, small shares first: a picture of the whole is there early."""
@@ -106,6 +111,10 @@ class Study:
                 for model in self.models:
                     for pretraining in self.pretrainings or (None,):
                         yield Cell(model, share, seed, pretraining)
+
+    def goes_on_with(self, known: "Study") -> bool:
+        """Whether cells of this study and of `known`, which was begun before, give one table."""
+        return replace(self, cache=known.cache) == known and (self.cache == "none") == (known.cache == "none")
 
     def epochs_of(self, share: float) -> float:
         """Epochs / √share, at most `most_epochs`: a small share needs more passes and fewer steps."""
@@ -117,7 +126,7 @@ def write_study(folder: Path, study: Study) -> None:
     path = folder / "study.json"
     occupied = folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir())
     if path.exists():  # looked at last: another process may have begun the same study just now
-        if read_study(folder) != study:
+        if not study.goes_on_with(read_study(folder)):
             raise UsageError(f"{safe(folder)} holds another study; resume it without changes, or choose another --out")
         return
     if occupied:
@@ -133,7 +142,7 @@ def read_study(folder: Path) -> Study:
         raise UsageError(f"{safe(folder)} is no study: it has no study.json")
     try:
         found = read_config(path)
-        if set(found) | {"folders"} != {field.name for field in fields(Study)}:
+        if set(found) | {"folders", "cache"} != {field.name for field in fields(Study)}:
             raise ValueError("its fields are not those that this version writes")
         study = read_typed(Study, found)
         require_possible(study)

@@ -24,6 +24,7 @@ from vitcli.data.samples import DataSet
 from vitcli.data.split import subset
 from vitcli.errors import VitError
 from vitcli.files import open_regular, write_file
+from vitcli.images.preprocess import Preprocess
 from vitcli.inference.few_shot import Features, few_shot_of, read_features
 from vitcli.inference.stream import Stream
 from vitcli.machine import default_device, default_workers
@@ -32,6 +33,7 @@ from vitcli.text import command, safe
 from vitcli.training import train as training
 from vitcli.training.auto import OF_THE_MACHINE
 from vitcli.training.build import build_task, parameters, vit_config
+from vitcli.training.cache import Copied, Needed, needed
 from vitcli.training.estimate import estimate
 from vitcli.training.events import Evaluated, Event, Stepped
 from vitcli.training.folder import changed_since, read_config
@@ -43,9 +45,10 @@ PLAIN_VITS, HYBRIDS = ("vision_transformer", "deit", "eva", "beit"), ("vision_tr
 
 
 class Worker:
-    """Does the cells of a study."""
+    """Does the cells of a study; `copied` has the copies of images that they share."""
 
-    def __init__(self, cells: Cells) -> None:
+    def __init__(self, cells: Cells, copied: Copied | None = None) -> None:
+        self.copied = copied
         self.cells, self.study, self.data, self.pretraining = cells, cells.study, cells.data, cells.pretraining
 
     def work(self, cell: Cell, place: Path, workers: int | None = None) -> Mapping[str, Any]:
@@ -92,7 +95,7 @@ class Worker:
             training.extend(settings, run)
         count = default_workers(data.kind, default_device()) if workers is None else workers
         bar = self.cells.progress and partial(self.cells.progress, name)
-        for event in training.train(settings, data, run, workers=count):
+        for event in training.train(settings, data, run, workers=count, copied=self.copied):
             _tell(event, bar)
             if isinstance(event, Evaluated):
                 spent.keep()
@@ -106,7 +109,7 @@ class Worker:
             architecture, model_args = cell.model, {}  # the checkpoint's own
         return Settings(
             architecture, model_args, self.study.data, recipe, start=start, share=cell.share, share_seed=cell.seed,
-            folders=self.study.folders,
+            folders=self.study.folders, cache=self.study.cache,
         )  # fmt: skip
 
     def pretraining_settings(self, cell: Cell) -> Settings:
@@ -115,8 +118,9 @@ class Worker:
         stage, (architecture, model_args) = cell.pretraining, self._model(cell.model)
         recipe = self._recipe(stage.share, cell.seed, model_args["img_size"])
         return Settings(
-            architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed, folders=stage.folders
-        )
+            architecture, model_args, stage.data, recipe, share=stage.share, share_seed=cell.seed,
+            folders=stage.folders, cache=self.study.cache,
+        )  # fmt: skip
 
     def finetune_size(self, model: str) -> tuple[int, int]:
         """Height and width for fine-tuning: the study's multiple of the model's own, in whole patches."""
@@ -195,9 +199,10 @@ def _cpu_seconds() -> float:
 
 
 def _as_begun(config: Mapping[str, Any], settings: Settings) -> Settings:
-    """The settings of a run that went on, without what the machine has decided for it."""
+    """The settings of a run that went on, without what the machine has decided for it or where copies are kept."""
     found, own = Settings.from_dict(dict(config)), settings.recipe
-    return replace(found, recipe=replace(found.recipe, **{name: getattr(own, name) for name in OF_THE_MACHINE}))
+    recipe = replace(found.recipe, **{name: getattr(own, name) for name in OF_THE_MACHINE})
+    return replace(found, cache=settings.cache, recipe=recipe)
 
 
 def model_sizes(cells: Cells) -> dict[str, Size]:
@@ -208,6 +213,24 @@ def model_sizes(cells: Cells) -> dict[str, Size]:
         params = parameters(task.model)
         found[name] = Size(params, _macs(task.model, task.preprocess.size), _inductive_bias(name))
     return found
+
+
+def copies_needed(cells: Cells) -> list[Needed]:
+    """The copies of images that all cells together read, those of models of one size counted once."""
+    worker = Worker(cells)
+    found: dict[tuple[str, tuple[int, int], float], list[Needed]] = {}
+
+    def need(place: str, data: DataSet, size: Sequence[int], crop_scale: float) -> None:
+        key = place, (size[0], size[1]), crop_scale
+        found[key] = needed(data, Preprocess(key[1]), crop_scale)
+
+    for model in cells.study.models:
+        settings = worker.settings(Cell(model, 1.0, 0))
+        own, crop_scale = settings.model_args["img_size"], settings.recipe.crop_scale
+        need(cells.study.data, cells.data, worker.finetune_size(model) if cells.pretraining else own, crop_scale)
+        for place, data in cells.pretraining.items():
+            need(place, data, own, crop_scale)
+    return [one for part in found.values() for one in part]
 
 
 def _inductive_bias(name: str) -> int:

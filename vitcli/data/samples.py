@@ -18,8 +18,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitcli.errors import ImageError
-from vitcli.images.decode import open_image
-from vitcli.images.preprocess import Preprocess, load
+from vitcli.images.copies import Copies, Rule
+from vitcli.images.decode import Shrink, image_size, open_image
+from vitcli.images.preprocess import Preprocess, load, load_reduced
 
 Kind = Literal["idx", "folders", "manifest"]
 Split = Literal["train", "val", "test"]
@@ -41,8 +42,17 @@ class Samples(Protocol):
     def fingerprint(self) -> str:
         """Changes when an image, a label or the order does; the same on every machine that holds the same data."""
 
-    def image(self, i: int) -> Image.Image:
-        """Image `i`, decoded in full, upright, RGB. Raises ImageError."""
+    def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
+        """Image `i`, upright, RGB; in full unless there is a copy of it (`vitcli.images.copies`), or `shrink` is given.
+
+        That is told the size of the whole picture where it may come smaller. Raises ImageError.
+        """
+
+    def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        """Image `i` resized and cropped for training, uint8 (H, W, C), decoded no larger than needed.
+
+        Raises ImageError.
+        """
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
         """Image `i` as a model sees it, float32 (C, H, W): what `preprocess.load` gives for its file.
@@ -52,6 +62,14 @@ class Samples(Protocol):
 
     def name(self, i: int) -> str:
         """Where image `i` comes from, for messages and reports."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One of some samples, of which nothing has been read yet."""
+
+    samples: Samples
+    index: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +84,16 @@ class ArraySamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
         return Image.fromarray(self.images[i]).convert("RGB")
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image `i`."""
+        height, width = self.images[i].shape
+        return width, height
+
+    def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        return preprocess.pixels(self.image(i))
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
         return preprocess(self.image(i), exact=exact)
@@ -105,6 +131,7 @@ class FileSamples:
     labels: Labels
     contents: list[bytes] | None = None  # a hash of each file, (N,), where the split was drawn from it
     groups: tuple[str, ...] | None = None  # what each image belongs to, "" for nothing, (N,); None: nobody says
+    copies: Copies | None = None  # what is read instead of the files where it will do
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,10 +139,29 @@ class FileSamples:
     def path(self, i: int) -> Path:
         return self.root / self.names[i]
 
-    def image(self, i: int) -> Image.Image:
-        return open_image(self.path(i))
+    def size(self, i: int) -> tuple[int, int]:
+        """Width and height of image `i`, of which only the header is read, as they lie in it. Raises ImageError."""
+        return image_size(self.path(i))
+
+    def image(self, i: int, shrink: Shrink | None = None) -> Image.Image:
+        if self.copies and self.copies.rule.least < 1:
+            image, whole = self.copies.image(self.path(i))
+            if shrink:
+                shrink(*whole)
+            return image
+        return open_image(self.path(i), shrink=shrink)
+
+    def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        if self.copies and self.copies.rule.least < 1:
+            image, whole = self.copies.image(self.path(i))
+            return preprocess.pixels(image, whole=whole)
+        if self.copies and self.copies.rule == Rule(preprocess, reduced=True):
+            return self.copies.copy(self.path(i)).pixels
+        return load_reduced(self.path(i), preprocess)
 
     def load(self, i: int, preprocess: Preprocess, *, exact: bool = False) -> npt.NDArray[np.float32]:
+        if self.copies and self.copies.rule == Rule(preprocess) and not exact:
+            return preprocess.normalised(self.copies.copy(self.path(i)).pixels)
         return load(self.path(i), preprocess, exact=exact)
 
     def name(self, i: int) -> str:
@@ -202,7 +248,7 @@ class DataSet:
 
     @cached_property
     def side(self) -> int:
-        """`usual_side` of the training images, for which some of them are decoded."""
+        """`usual_side` of the training images, for which the headers of some are read."""
         return usual_side(self.train)
 
     @property
@@ -221,7 +267,7 @@ def class_counts(named: Mapping[Split, Samples], classes: int) -> dict[Split, tu
     }
 
 
-def usual_side(samples: Samples) -> int:
+def usual_side(samples: Stored) -> int:
     """Pixels: the median of the shorter sides of the first 16 images, those left out that cannot be read.
 
     Raises ImageError when none of them can.
@@ -229,7 +275,7 @@ def usual_side(samples: Samples) -> int:
     sides, unreadable = [], None
     for i in range(min(16, len(samples))):
         try:
-            sides.append(min(samples.image(i).size))
+            sides.append(min(samples.size(i)))
         except ImageError as error:
             unreadable = error
     if unreadable and not sides:

@@ -1,9 +1,9 @@
 """Image file → RGB image, upright. Every byte is hostile until decoded: one file can fail, and only with ImageError.
 
 Formats are told by content, from a short list; only the decoder of that one format is ever imported or run. Sizes are
-checked before anything is decoded. Knows no model. Every pixel is decoded: JPEG's own reduced scales, 1/2 to 1/8,
-differ by little more than rounding, and yet they change the first class of about one large photograph in forty
-(benchmarks/preprocess.py).
+checked before anything is decoded. Knows no model. Every pixel is decoded unless a caller can do with fewer: JPEG's own
+reduced scales, 1/2 to 1/8, differ by little more than rounding, which training does not mind; yet they change the
+first class of about one large photograph in forty (benchmarks/preprocess.py), so predictions have every pixel.
 """
 
 import errno
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from vitcli.errors import ImageError
 from vitcli.files import NotAFileError, open_file
@@ -80,20 +80,48 @@ _UPRIGHT = {
 }
 
 
-def open_image(source: Path | bytes, *, name: str | None = None) -> Image.Image:
+Shrink = Callable[[int, int], float]
+"""(Width, height) of an upright image → how many times smaller its sides may be decoded; called before any pixel is."""
+
+
+def open_image(source: Path | bytes, *, name: str | None = None, shrink: Shrink | None = None) -> Image.Image:
     """The image in a file, or in a file's bytes: RGB, upright, first frame, transparency on white.
 
-    `name` is for messages. Raises ImageError.
+    A JPEG comes at 1/2, 1/4 or 1/8 of its size where `shrink`, which nothing else is asked of, allows so much
+    (`scale_of` tells which). `name` is for messages. Raises ImageError.
     """
     name = safe(name if name is not None else source if isinstance(source, Path) else "image")
     with _opened_file(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
-            return _decode(file, name)
+            return _decode(file, name, shrink)
         except ImageError:
             raise
         except MemoryError as error:
             raise ImageError(f"{name} needs more memory than there is") from error
+        except Exception as error:
+            raise _fault(name, error) from error
+
+
+def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]:
+    """How many pixels of a picture of `width` × `height` one of its smaller `image` stands for, across and down.
+
+    Decoded smaller, it has 1, 2, 4 or 8, and its last pixel on each side may reach over the edge; else it was resized.
+    """
+    for n in (1, 2, 4, 8):
+        if image.size == (-(-width // n), -(-height // n)):
+            return n, n
+    return width / image.width, height / image.height
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError."""
+    name = safe(path)
+    with _opened_file(path, name) as file:
+        try:
+            return _opened(file, name).size
+        except ImageError:
+            raise
         except Exception as error:
             raise _fault(name, error) from error
 
@@ -154,7 +182,7 @@ def _opened_file(path: Path, name: str) -> IO[bytes]:
         ) from error
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
+def _decode(file: IO[bytes], name: str, shrink: Shrink | None) -> Image.Image:
     image = _opened(file, name)
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -163,6 +191,9 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
         )
     if image.info.get("progressive"):
         _check_scans(file, name)
+    if shrink and isinstance(image, ImageFile.ImageFile) and image.format == "JPEG":
+        turned = _orientation(image)
+        _reduce(image, shrink(*(image.size[::-1] if turned >= 5 else image.size)), turned)
     raw, run_lengths = _raw_mode(image), any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ()))
     try:
         image.load()
@@ -173,6 +204,20 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
     orientation = _orientation(image)  # after loading: PNG keeps its EXIF behind the pixels, TIFF turns by itself
     rgb = _rgb(image, raw, name)
     return rgb if orientation == 1 else rgb.transpose(_UPRIGHT[orientation])
+
+
+def _reduce(image: ImageFile.ImageFile, times: float, orientation: int) -> None:
+    """Lets a JPEG be decoded at the smallest of its scales that is not more than `times` smaller on each side.
+
+    The last row and column may then reach over the edge, which `scale_of` expects below and on the right; a scale of
+    which they would lie elsewhere in the upright picture is not used.
+    """
+    width, height = image.size
+    mirrored = [side for side, flips in ((width, (2, 3, 7, 8)), (height, (3, 4, 6, 7))) if orientation in flips]
+    for scale in (8, 4, 2):
+        if scale <= min(times, width, height) and not any(side % scale for side in mirrored):
+            image.draft(None, (width // scale, height // scale))
+            return
 
 
 def _opened(file: IO[bytes], name: str) -> Image.Image:

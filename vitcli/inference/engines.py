@@ -216,7 +216,7 @@ def _output_of(model: Any, output: Output) -> Callable[[Any], Any]:
     """Images (B, C, H, W) → the `output` of a torch model."""
     if output in ("features", "both", "signature"):
         return _seen_by(model, output)
-    return model if output == "logits" else partial(_tokens_of, model, output)  # type: ignore[no-any-return]
+    return model if output == "logits" else partial(_tokens_of, model, output)
 
 
 def _seen_by(model: Any, output: Output) -> Callable[[Any], Any]:

@@ -175,10 +175,13 @@ class Rotary(nn.Module):
         self.sin: Tensor
 
     def turn(self, q: Tensor, k: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Queries (B, n, M, d) of the first M tokens and keys (B, n, N, d) of all, turned for the block `layer`."""
+        """Queries (B, n, M, d) of the first M tokens and keys (B, n, N, d) of all, turned for the block `layer`.
+
+        They may be written over.
+        """
         M = q.shape[-2]
         cos, sin = self._tables(layer, q.dtype)
-        still = M <= self.prefix  # queries that are no patches have no place
+        still = self.prefix >= M  # queries that are no patches have no place
         if _in_place(q) and _in_place(k):
             turns = torch.complex(cos, sin)
             q, k = _paired(q, self.halves), _paired(k, self.halves)
@@ -199,16 +202,16 @@ class Rotary(nn.Module):
 
 
 def _in_place(x: Tensor) -> bool:
-    """Whether nobody asks for x again: no gradient, and no compiler, which fuses what a CPU takes several passes for."""
+    """Whether nobody asks for x again, no gradient and no compiler, which fuses what a CPU takes several passes for."""
     learning = torch.is_grad_enabled() and x.requires_grad
     return x.dtype == torch.float32 and x.device.type == "cpu" and not learning and not torch.compiler.is_compiling()
 
 
 def _paired(x: Tensor, halves: bool) -> Tensor:
-    """x (…, d) as complex numbers (…, d/2), which a CPU turns by one product in place: x itself, pairs beside each other.
+    """x (…, d) as complex numbers (…, d/2), which a CPU turns by one product in place.
 
-    Pairs `halves` of a head apart are brought together, in a copy. That is another order of the head's numbers, the same
-    for queries and keys, so their products are the same.
+    Pairs beside each other are x itself. Pairs half a head apart (`halves`) are brought together, in a copy: another
+    order of the head's numbers, the same for queries and keys, so their products are the same.
     """
     if halves:
         return torch.complex(*x.chunk(2, dim=-1))

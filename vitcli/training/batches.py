@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from vitcli.data.samples import Samples
+from vitcli.data.samples import Sample, Samples
 from vitcli.errors import ImageError
 from vitcli.training.augment import Transform
 from vitcli.training.seeds import epoch_order, reseed
@@ -51,24 +51,24 @@ class Plan:
 
 _order = lru_cache(maxsize=1)(epoch_order)  # one permutation an epoch instead of one a micro-batch
 
-Sample = tuple[Tensor, int, int]
+Item = tuple[Tensor, int, int]
 
 
-class _Augmented(Dataset[Sample | ImageError]):
+class _Augmented(Dataset[Item | ImageError]):
     def __init__(self, samples: Samples, transform: Transform, seed: int) -> None:
         self.samples, self.transform, self.seed = samples, transform, seed
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample | ImageError:
+    def __getitem__(self, item: tuple[int, int]) -> Item | ImageError:
         epoch, index = item
         reseed(self.seed, "augment", epoch, index)
         try:
-            image = self.samples.image(index)
+            image = self.transform(Sample(self.samples, index))
         except ImageError as error:
             return error  # raised by a worker it would come with a traceback for a message
-        return self.transform(image), int(self.samples.labels[index]), index
+        return image, int(self.samples.labels[index]), index
 
 
-def _collated(samples: list[Sample | ImageError]) -> Batch | ImageError:
+def _collated(samples: list[Item | ImageError]) -> Batch | ImageError:
     unreadable = next((sample for sample in samples if isinstance(sample, ImageError)), None)
     return unreadable or tuple(default_collate(samples))
 

@@ -36,6 +36,11 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
+    def add(self, tensor: torch.Tensor) -> None:
+        """Make `tensor`, which lies on the device, the sum of those of all processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

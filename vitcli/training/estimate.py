@@ -1,5 +1,6 @@
 """What a run will cost, measured before it starts: a few passes on this machine, and the memory that they keep."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vitcli.data.samples import Sample
 from vitcli.machine import decoding_threads, default_workers, on_cpu, wait_for
 from vitcli.training.auto import settled
 from vitcli.training.batches import Plan
@@ -108,9 +110,10 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     looked_at = range(min(8, len(samples)))
     begin = time.perf_counter()
     for i in looked_at:
-        task.transform(samples.image(i))
+        task.transform(Sample(samples, i))
     decoding = (time.perf_counter() - begin) / len(looked_at)
-    in_threads = decoding / (1 if task.data.kind == "idx" else decoding_threads())  # what is in memory holds the GIL
+    threads = decoding_threads(math.prod(task.preprocess.size))
+    in_threads = decoding / (1 if task.data.kind == "idx" else threads)  # what is in memory holds the GIL
     in_workers = decoding / max(default_workers(task.data.kind, device), 1)
     step_seconds = per_step / plan.batch_size
     total = sum(p.numel() for p in task.model.parameters())

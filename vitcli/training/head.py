@@ -2,11 +2,13 @@
 
 Multinomial logistic regression with an L2 penalty that is chosen on a held-out slice of train (as in the linear probes
 of CLIP, arXiv 2103.00020, appendix A.3). Features are standardised for the fit; the layer that comes out takes them
-plain. A run keeps them in its folder, so that one that was interrupted computes them once.
+plain. A run keeps them in its folder, so that one that was interrupted computes them once. They stay on the device that
+computed them, and the fit goes over them in blocks: beside them it needs memory for one block of logits.
 """
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from vitcli.checkpoint.tensor_file import read_header, read_tensors
 from vitcli.data.samples import Labels, Samples, Stored
 from vitcli.data.split import content_split, together
-from vitcli.errors import CheckpointError, Stopped, UsageError
+from vitcli.errors import CheckpointError, Stopped
 from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
 from vitcli.model.vit import VisionTransformer
@@ -37,7 +39,8 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-6, 2))  # on the mean lo
 HELD_OUT = 0.1  # of train, for the choice
 CHOICE_IMAGES = 20_000  # at most as many are used to choose; all of them for the fit itself
 STEPS = 100  # of L-BFGS
-FEATURES = "features.safetensors"  # in the run folder
+BLOCK = 1 << 24  # logits at once
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -60,36 +63,96 @@ class Fitted:
 
 
 @torch.inference_mode()
-def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device: torch.device) -> Iterator[Tensor]:
-    """What the head sees of each sample, in order, as float32 batches (B, D) on the CPU."""
+def features(
+    model: nn.Module, samples: Samples, preprocess: Preprocess, device: torch.device, mine: range | None = None
+) -> Iterator[Tensor]:
+    """What the head sees of each sample, or of those called `mine`, in order, as float32 batches (B, D) on `device`."""
     model.eval().to(device)
-    for pixels, _ in batches(samples, range(len(samples)), preprocess):
+    for pixels, _ in batches(samples, mine or range(len(samples)), preprocess, reduced=True):
         pixels = pixels.to(device)
         if isinstance(model, VisionTransformer):
             found = model.representation(pixels)
         else:
             found = model.forward_head(model.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
-        yield found.float().cpu()
+        yield found.float()
 
 
-def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int, keys: Sequence[bytes] | None = None) -> Fitted:
-    """The linear layer for features `x` (N, D) and `labels` (N,).
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Standardised features and their labels, a block of rows at a time: all of them once more would not fit.
 
-    Images with the same one of `keys` (N,) stay together when a slice is held out.
+    Each process of `world` holds some of them; `total` is how many all hold together.
     """
-    mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp(min=1e-6)
-    standard = (x - mean) / std
-    digests = keys or [i.to_bytes(8, "little") for i in range(len(x))]
-    held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))
+
+    x: Tensor  # (n, D) float32, as they are
+    labels: Tensor  # (n,) on the same device
+    mean: Tensor  # (D,)
+    std: Tensor
+    total: int
+    world: World
+
+    def blocks(self, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised rows (b, D) with their labels (b,)."""
+        step = max(1, BLOCK // classes)
+        for start in range(0, len(self.x), step):
+            yield (self.x[start : start + step] - self.mean) / self.std, self.labels[start : start + step]
+
+    def those(self, chosen: Tensor) -> "Rows":
+        """The rows where `chosen` (n,) is true."""
+        (total,) = self.world.sum([float(chosen.sum())])
+        where = chosen.to(self.x.device)
+        return replace(self, x=self.x[where], labels=self.labels[where], total=int(total))
+
+
+def rows_of(x: Tensor, labels: Tensor, world: World) -> Rows:
+    """The features `x` (n, D) that this process of `world` holds: those of every `world.size`-th of `labels` (N,)."""
+    mean = _mean(x, len(labels), world)
+    variance = _mean(x, len(labels), world, about=mean)
+    return replace(plain_rows(x, labels, world), mean=mean, std=variance.sqrt().clamp(min=1e-6))
+
+
+def plain_rows(x: Tensor, labels: Tensor, world: World) -> Rows:
+    """As `rows_of`, but not standardised."""
+    mine = labels[world.rank :: world.size].to(x.device)
+    width = x.shape[1]
+    return Rows(x, mine, x.new_zeros(width), x.new_ones(width), len(labels), world)
+
+
+def _mean(x: Tensor, total: int, world: World, about: Tensor | None = None) -> Tensor:
+    """The mean of each feature over all processes (D,), or of its squared distance to `about`, summed in float64."""
+    summed = torch.zeros(x.shape[1], dtype=torch.float64)
+    for block in torch.split(x, 1 << 14):
+        summed += (block if about is None else (block - about).square()).sum(dim=0).double().cpu()
+    return (torch.tensor(world.sum(summed.tolist()), dtype=torch.float64) / total).float().to(x.device)
+
+
+def fit_head(
+    x: Tensor, labels: Tensor, classes: int, seed: int, keys: Sequence[bytes] | None = None, world: World = ALONE
+) -> Fitted:
+    """The linear layer for features `x` (N, D) and `labels` (N,), on the device that has `x`, in float32.
+
+    Images with the same one of `keys` (N,) stay together when a slice is held out. Each process of `world` has every
+    `world.size`-th row of `x` from its own rank on, and all labels; all get the same.
+    """
+    with _full_precision():
+        return _fit_head(rows_of(x, labels, world), labels, classes, seed, keys)
+
+
+def _fit_head(rows: Rows, labels: Tensor, classes: int, seed: int, keys: Sequence[bytes] | None) -> Fitted:
+    world = rows.world
+    digests = keys or [i.to_bytes(8, "little") for i in range(len(labels))]
+    held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))  # (N,)
     tried: list[PenaltyTried] = []
     if held_out.any():
         kept = (~held_out).nonzero()[:, 0]
         kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))[:CHOICE_IMAGES]]
-        tried = list(_try(standard[kept], labels[kept], standard[held_out], labels[held_out], classes))
+        chosen = torch.zeros_like(held_out).index_fill(0, kept, True)
+        fitted_on, scored_on = (rows.those(mask[world.rank :: world.size]) for mask in (chosen, held_out))
+        tried = list(_try(fitted_on, scored_on, classes))
     penalty = min(tried, key=lambda one: one.loss).penalty if tried else 1e-2
-    weight, bias = logistic_regression(standard, labels, classes, penalty)
-    weight = weight / std
-    return Fitted(weight, bias - weight @ mean, penalty, tuple(tried))
+    weight, bias = _solve(rows, classes, penalty)
+    weight = weight / rows.std
+    return Fitted(weight, bias - weight @ rows.mean, penalty, tuple(tried))
 
 
 def group_keys(samples: Stored) -> list[bytes] | None:
@@ -115,55 +178,89 @@ def held_out_logits(
     return logits
 
 
-def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes: int) -> Iterator[PenaltyTried]:
+def _try(rows: Rows, others: Rows, classes: int) -> Iterator[PenaltyTried]:
     """From the strongest penalty to the weakest, each from the solution before; ends where it only gets worse."""
     start: tuple[Tensor, Tensor] | None = None
     best, worse = float("inf"), 0
     for penalty in reversed(PENALTIES):
-        start = logistic_regression(x, labels, classes, penalty, start=start)
-        logits = F.linear(other, *start)
-        loss = F.cross_entropy(logits, other_labels).item()
-        yield PenaltyTried(penalty, loss, (logits.argmax(dim=1) == other_labels).float().mean().item())
+        start = _solve(rows, classes, penalty, start)
+        loss, accuracy = _scores(others, *start)
+        yield PenaltyTried(penalty, loss, accuracy)
         worse = worse + 1 if loss > best else 0
         best = min(best, loss)
         if worse == 2:
             return
 
 
-def logistic_regression(
-    x: Tensor, labels: Tensor, classes: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+@torch.inference_mode()
+def _scores(rows: Rows, weight: Tensor, bias: Tensor) -> tuple[float, float]:
+    """Mean negative log-likelihood (nats) and accuracy of a linear layer."""
+    loss = right = 0.0
+    for block, labels in rows.blocks(len(weight)):
+        logits = F.linear(block, weight, bias)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += (logits.argmax(dim=1) == labels).sum().item()
+    loss, right = rows.world.sum([loss, right])
+    return loss / rows.total, right / rows.total
+
+
+def logistic_regression(x: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
     """Minimises mean cross-entropy + penalty/2 · ‖W‖²: weight (K, D) and bias (K,). The bias is free."""
-    weight, bias = start or (torch.zeros(classes, x.shape[1]), torch.zeros(classes))
+    with _full_precision():
+        return _solve(plain_rows(x, labels, ALONE), classes, penalty)
+
+
+def _solve(
+    rows: Rows, classes: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `logistic_regression` finds, for rows that lie in blocks and with several processes."""
+    zeros = rows.x.new_zeros
+    weight, bias = start or (zeros(classes, rows.x.shape[1]), zeros(classes))
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=STEPS, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        value = zeros(())
+        weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+        for block, labels in rows.blocks(classes):
+            part = F.cross_entropy(F.linear(block, weight, bias), labels, reduction="sum") / rows.total
+            part.backward()  # type: ignore[no-untyped-call]
+            value += part.detach()
+        for shared in (value, weight.grad, bias.grad):
+            rows.world.add(shared)
+        weight.grad += penalty * weight.detach()
+        return value + penalty / 2 * weight.detach().square().sum()
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 
 
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of float32 numbers as such: the line search compares losses that differ in their last digits."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, float]:
     """Fit the head of `task.model` in place, and keep the model. Nothing to do where training went on from there.
 
-    Returns the validation accuracy, -1 when nothing was done.
-    Raises Stopped after a signal, and UsageError under `torchrun`.
+    Under `torchrun` each process computes and holds the features of its share of the images; they solve together, and
+    the first alone writes the checkpoint. Returns the validation accuracy, -1 when nothing was done. Raises Stopped
+    after a signal.
     """
-    if world.size > 1:
-        raise UsageError("--tune head works in one process; under torchrun choose --tune all")
     if load_state(run.folder) is not None:
         return -1.0
     began = time.monotonic()
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
-    fitted = fit_head(x, labels, task.classes, task.recipe.seed, group_keys(task.data.train))
+    fitted = fit_head(x, labels, task.classes, task.recipe.seed, group_keys(task.data.train), world)
     heads = heads_of(task.model)
     with torch.no_grad():
         for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):
@@ -171,57 +268,68 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
             head.bias.copy_(fitted.bias)
     chosen = [one.accuracy for one in fitted.tried if one.penalty == fitted.penalty]
     event = HeadFitted(fitted.penalty, chosen[0] if chosen else None, time.monotonic() - began)
-    _, damaged = run.rewind(-1)  # what a run that was killed before its first step had logged
-    if damaged:
-        yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
-    run.log(event, step=0)
+    if world.leads:
+        _, damaged = run.rewind(-1)  # what a run that was killed before its first step had logged
+        if damaged:
+            yield Lost(f"{safe(run.folder)}/metrics.jsonl: {plural(damaged, 'damaged line')} left out")
+        run.log(event, step=0)
     yield event
     exact = replace(task, recipe=replace(task.recipe, amp="fp32"))  # as its features are
     validation = validate(task.model, exact, task.data.val, world)
-    loss = F.cross_entropy(x @ fitted.weight.T + fitted.bias, labels).item()
+    loss, _ = _scores(plain_rows(x, labels, world), fitted.weight, fitted.bias)
     evaluated = Evaluated(0, 0, 0.0, loss, validation, is_best=True)
-    run.log(evaluated)
-    run.keep(task.model, task, evaluated)
+    if world.leads:
+        run.log(evaluated)
+        run.keep(task.model, task, evaluated)
+    world.barrier()  # what the leader has kept is there for all
     yield evaluated
     return validation.accuracy
 
 
 def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, Tensor]:
-    """What the head sees of the training images (N, D): as an earlier part of the run left it, or computed and kept."""
-    cache, samples = run.folder / FEATURES, task.data.train
-    if cache.exists():
+    """What the head sees of this process's training images (n, D), on its device.
+
+    As an earlier part of the run left them, or computed and kept.
+    """
+    samples = task.data.train
+    mine = range(world.rank, len(samples), world.size)
+    width = sum(head.in_features for head in heads_of(task.model))
+    if _features_file(run.folder, world).exists():
         try:
-            return stored_features(task, run.folder)
+            return stored_features(task, run.folder, world).to(world.device)
         except CheckpointError as error:
             yield Lost(f"{error}; the features are computed again")
-    parts: list[Tensor] = []
+    x = torch.empty(len(mine), width, device=world.device)
     done = 0
-    for part in features(task.model, samples, task.preprocess, world.device):
-        parts.append(part)
+    for part in features(task.model, samples, task.preprocess, world.device, mine):
+        x[done : done + len(part)] = part
         done += len(part)
-        yield Featured(done, len(samples))
+        yield Featured(done, len(mine))
         if stop.exit_code:
-            raise Stopped(f"stopped at image {done} of {len(samples)}; to go on: {run.resume_command}", stop.exit_code)
-    x = torch.cat(parts)
-    store_features(x, run.folder)
+            raise Stopped(f"stopped at image {done} of {len(mine)}; to go on: {run.resume_command}", stop.exit_code)
+    store_features(x, run.folder, world)
     return x
 
 
-def store_features(x: Tensor, folder: Path) -> None:
-    """Keep features (N, D) for `stored_features`."""
-    write_file(folder / FEATURES, [save({"features": x})])
+def _features_file(folder: Path, world: World) -> Path:
+    """In the run folder; of several processes each has its own."""
+    share = f"-{world.rank}-of-{world.size}" if world.size > 1 else ""
+    return folder / f"features{share}.safetensors"
 
 
-def stored_features(task: Task, folder: Path) -> Tensor:
-    """The features (N, D) of the training images that `tune_head` left in the run folder `folder`.
+def store_features(x: Tensor, folder: Path, world: World = ALONE) -> None:
+    """Keep features (n, D) for `stored_features`."""
+    write_file(_features_file(folder, world), [save({"features": x.cpu()})])
+
+
+def stored_features(task: Task, folder: Path, world: World = ALONE) -> Tensor:
+    """The features (n, D) of this process's training images that `tune_head` left in the run folder `folder`.
 
     Raises CheckpointError for anything else.
     """
-    path, images, width = (
-        folder / FEATURES,
-        len(task.data.train),
-        sum(head.in_features for head in heads_of(task.model)),
-    )
+    path = _features_file(folder, world)
+    images = len(range(world.rank, len(task.data.train), world.size))
+    width = sum(head.in_features for head in heads_of(task.model))
     tensors = read_header(path).tensors
     if set(tensors) != {"features"} or tensors["features"].shape != (images, width):
         raise CheckpointError(f"{safe(path)}: not {images} features of {width} numbers")

@@ -24,6 +24,7 @@ from vitcli.text import safe
 from vitcli.training.auto import moved, worth_compiling
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
+from vitcli.training.cache import CacheWish, choose_cache, kept_since, needed_by, reads_again
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
@@ -41,6 +42,7 @@ from vitcli.training.train import (
     leads,
     on_machine,
     open_settings_data,
+    processes,
     restarted,
     resumed,
 )
@@ -63,6 +65,7 @@ class PlannedRun:
     why: str = ""  # how it was chosen what is trained
     goes_on: bool = False  # in a folder that holds a part of the run already
     notes: tuple[str, ...] = ()  # what should be known before it starts
+    cache: str = ""  # where copies of the images are kept, and why there
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def train(
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
     folders: str | None = None,
+    cache: CacheWish = "auto",
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -119,7 +123,7 @@ def train(
     samples = open_settings_data(settings)
     if model is None and recipe is None:
         settings = fitted(settings, samples)
-    planned = plan(settings, samples, out, score=score, device=device, began=began)
+    planned = plan(settings, samples, out, score=score, device=device, began=began, cache=cache)
     return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
 
 
@@ -138,6 +142,7 @@ def finetune(
     val_fraction: float = Settings.val_fraction,
     folds: int = 0,
     folders: str | None = None,
+    cache: CacheWish = "auto",
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -168,7 +173,7 @@ def finetune(
         size = affordable_size(settings_of(), samples, checkpoint, device, began)
     planned = plan(
         settings_of(img_size=size), samples, out, score=score, device=device, began=began, base=checkpoint,
-        choose=tune == "auto",
+        choose=tune == "auto", cache=cache,
     )  # fmt: skip
     return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
 
@@ -259,15 +264,16 @@ def plan(
     began: float | None = None,
     base: Checkpoint | None = None,
     choose: bool = False,
+    cache: CacheWish = "auto",
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it.
 
-    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `base`
-    and `resolver` as `build_task` takes them.
+    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache`
+    is where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
     """
-    if (settings.tune == "head" or settings.folds) and not alone():
-        raise UsageError("--tune head works in one process, as --folds does; under torchrun choose --tune all alone")
+    if settings.folds and not alone():
+        raise UsageError("--folds works in one process; under torchrun choose --tune all alone")
     if out is None and not alone():
         raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
     if settings.budget and settings.recipe.lrs:
@@ -281,20 +287,23 @@ def plan(
     if choose and settings.recipe.lrs:
         why = "its learning rates are for training all of it, from a head of zeros"
     elif choose and not alone():
-        why = "several processes train all of it; a head is solved for by one"
+        why = "several processes train all of it; --tune head fits a head alone"
     elif choose:
         cost = estimate(task, place)
         settings, data, why = _choice(settings, data, cost, place, began)
         task = retuned(task, settings.tune, data)
     if restarted(settings, folder):
         return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
+    again = reads_again(settings, len(data.train))
+    kept = choose_cache(cache, needed_by(task, settings), again=again, processes=processes())
+    settings = replace(settings, cache=kept.cache)
     training = settings.tune != "head"
     cost = cost or estimate(task, place, training=training)
     if training:
         recipe = _as_measured(settings.recipe, left_open, cost, place)
         settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
     slow = moved(settings.recipe, place) if training else None
-    return PlannedRun(settings, task, folder, place, cost, why, notes=(slow,) if slow else ())
+    return PlannedRun(settings, task, folder, place, cost, why, notes=(slow,) if slow else (), cache=kept.why)
 
 
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
@@ -342,7 +351,8 @@ def plan_resumption(
     notes = [f"goes on, but not to the same bits: {'; '.join(changed)}"] if changed else []
     if settings.tune != "head" and (slow := moved(settings.recipe, place)):
         notes.append(slow.partition(":")[0] + ", with which this run began; it goes on in them, several times slower")
-    return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes))
+    kept = kept_since(settings, needed_by(task, settings))
+    return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes), kept)
 
 
 def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from vitcli.checkpoint.model_args import checked_settings
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, shown
+from vitcli.images.stores import Cache
 from vitcli.model.resample import Kernel
 from vitcli.training.recipe import Recipe, as_dict, override
 
@@ -55,6 +56,7 @@ class Settings:
     folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
     folds: int = 0  # parts of the images, each scored by a model trained on the others; 0: none, there is a split
     fold: int = 0  # the part that this run leaves out, from 1; 0: none, it is trained on all
+    cache: Cache = "none"  # where copies of the images are kept; all kinds but "none" give the same bits
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

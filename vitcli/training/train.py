@@ -16,6 +16,7 @@ from vitcli.text import safe
 from vitcli.training.auto import as_recorded, settled
 from vitcli.training.budget import Clock
 from vitcli.training.build import build_task
+from vitcli.training.cache import Copied
 from vitcli.training.distributed import World, join_world
 from vitcli.training.estimate import tail
 from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
@@ -67,8 +68,7 @@ def begin(
 
 def on_machine(settings: Settings, device: str) -> Settings:
     """`settings` with what their recipe leaves to the machine decided for `device` and this number of processes."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return replace(settings, recipe=settled(settings.recipe, device, processes))
+    return replace(settings, recipe=settled(settings.recipe, device, processes()))
 
 
 def _anywhere(settings: Settings) -> Settings:
@@ -117,8 +117,8 @@ def restarted(settings: Settings, folder: Path) -> bool:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (folder / "run.json").exists():
         return False
     config = read_config(folder)
-    own = replace(settings, recipe=as_recorded(settings.recipe, config))
-    return _settings(folder, config) == _anywhere(own)
+    found, own = _settings(folder, config), replace(settings, recipe=as_recorded(settings.recipe, config))
+    return found == replace(_anywhere(own), cache=found.cache)  # that is chosen by what is free
 
 
 def extend(settings: Settings, folder: Path, device: str | None = None) -> None:
@@ -145,13 +145,15 @@ def train(
     device: str | None = None,
     workers: int = 0,
     began: float | None = None,
+    copied: Copied | None = None,
 ) -> Iterator[Event]:
     """Train in the run folder `folder`, from its newest saved state when it has one. Yields what happens.
 
     A run from scratch and a fine-tuning run alike. `task` is what `settings` and `data` were built to, if they were; it
     is built again where the first step shows that the machine needs another recipe. Under `torchrun` every process
-    calls this and only the first writes. `began` (time.monotonic) is when a time budget started to run. Raises Stopped
-    after SIGINT, SIGTERM or SIGUSR1 once the state is saved.
+    calls this and only the first writes. `began` (time.monotonic) is when a time budget started to run. `copied` has
+    the copies of images that several runs share. Raises Stopped after SIGINT, SIGTERM or SIGUSR1 once the state is
+    saved.
     """
     clock = Clock(settings.budget, began)
     with join_world(device or default_device()) as world, stop_on_signals() as stop, ExitStack() as stack:
@@ -162,11 +164,14 @@ def train(
         stack.enter_context(explained(run))
         if world.leads:
             stack.enter_context(locked(folder))
+        copied = copied or stack.enter_context(Copied())
+        # Each process looked for itself at what is free; the leader's choice is the run's.
+        settings = replace(settings, cache=_settings(folder, dict(run.config)).cache)
         if settings.recipe.lrs:
-            settings, data = yield from _choose_lr(settings, data, run, world, stop, workers)
+            settings, data = yield from _choose_lr(settings, data, run, world, stop, workers, copied)
             task = None
         while True:
-            task = task or build_task(settings, data)
+            task = copied.task(task or build_task(settings, data), settings)
             if settings.teacher_answers:
                 answers = yield from kept_answers(Path(settings.teacher_answers), task, run, world, stop)
                 task = replace(task, answers=answers)
@@ -200,7 +205,7 @@ def _again(settings: Settings, folder: Path, **changes: Any) -> Settings:
 
 
 def _choose_lr(
-    settings: Settings, data: DataSet, run: Run, world: World, stop: StopFlag, workers: int
+    settings: Settings, data: DataSet, run: Run, world: World, stop: StopFlag, workers: int, copied: Copied
 ) -> Generator[Event, None, tuple[Settings, DataSet]]:
     """Train once with each of `recipe.lrs`, each in its own folder; the settings and data of the run that follows.
 
@@ -212,7 +217,8 @@ def _choose_lr(
         folder = run.folder / "lr" / f"{lr:g}"
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            for _ in fit(build_task(trial, data), Run(folder, run.config), world, stop, workers=workers):
+            task = copied.task(build_task(trial, data), trial)
+            for _ in fit(task, Run(folder, run.config), world, stop, workers=workers):
                 pass
         except Stopped as stopped:
             raise Stopped(
@@ -236,4 +242,9 @@ def leads() -> bool:
 
 def alone() -> bool:
     """Whether this process trains without others (no `torchrun`)."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return processes() == 1
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

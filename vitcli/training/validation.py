@@ -1,5 +1,6 @@
 """Accuracy and loss of a model on labelled samples, through the preprocessing that its checkpoint will carry."""
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,14 +50,22 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
 
 
 def batches(
-    samples: Samples, indices: Sequence[int], preprocess: Preprocess, size: int = BATCH
+    samples: Samples, indices: Sequence[int], preprocess: Preprocess, size: int = BATCH, *, reduced: bool = False
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead."""
-    with ThreadPoolExecutor(decoding_threads()) as threads:
+    """Samples `indices` as `predict` sees them: float32 (B, C, H, W) and their indices, decoded one batch ahead.
+
+    `reduced`: as training does, no larger than needed.
+    """
+
+    def load(i: int) -> Tensor:
+        seen = preprocess.normalised(samples.reduced(i, preprocess)) if reduced else samples.load(i, preprocess)
+        return torch.from_numpy(seen)
+
+    with ThreadPoolExecutor(decoding_threads(math.prod(preprocess.size))) as threads:
 
         def begin(start: int) -> tuple[list[int], Iterator[Tensor]]:
             chosen = list(indices[start : start + size])
-            return chosen, threads.map(lambda i: torch.from_numpy(samples.load(i, preprocess)), chosen)
+            return chosen, threads.map(load, chosen)
 
         ahead = begin(0)
         for start in range(0, len(indices), size):

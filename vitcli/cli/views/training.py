@@ -83,6 +83,7 @@ class TrainingView:
             rows += [("precision", _precision(planned))]
         if cost:
             rows += [("cost", _cost(cost, settings))]
+        rows += [("cache", planned.cache)] * bool(planned.cache)
         rows += [("run", f"{planned.folder}{' (resumed)' if planned.goes_on else ''}")]
         rows += [("note", note) for note in data.notes]
         for name, value in rows:
