@@ -146,7 +146,7 @@ def _parse(
     vit, timm_args, arg_notes = read_model_args(
         architecture, args, own.get("model", {}), num_classes, preprocess, proven="selftest" in own
     )
-    labels = _labels(_first(config, cfg, "label_names", "labels"), num_classes)
+    labels = labels_in(config)
     licence, grid = cfg.get("license"), own.get("grid")
     return Checkpoint(
         name=name,
@@ -265,6 +265,12 @@ def _first(config: Mapping[str, Any], cfg: Mapping[str, Any], *keys: str) -> Any
             if level.get(key) is not None:
                 return level[key]
     return None
+
+
+def labels_in(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names that `config` has, in logit order; empty where it has none. Raises CheckpointError."""
+    cfg = config.get("pretrained_cfg", config)
+    return _labels(_first(config, cfg, "label_names", "labels"), _num_classes(config, cfg))
 
 
 def _labels(names: Any, num_classes: int) -> tuple[str, ...]:

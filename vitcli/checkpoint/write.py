@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitcli.checkpoint.config import FORMAT, Checkpoint, Description, build_config
+from vitcli.checkpoint.config import FORMAT, Checkpoint, Description, build_config, labels_in
 from vitcli.checkpoint.layout import CONFIG_NAME, FAMILIARITY_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.naming import only_numbered
 from vitcli.checkpoint.selftest import selftest_entry
 from vitcli.checkpoint.tensor_file import StoredType, as_stored, write_tensors
 from vitcli.checkpoint.weights import stored_files
@@ -131,6 +132,7 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
     check_writable(checkpoint, out)
     config = read_config(checkpoint.config_path)
     config["vit"] = {"format": FORMAT, **config.get("vit", {}), "temperature": temperature}
+    config |= _names(checkpoint, config)
     folder = out or checkpoint.folder
     try:
         if out is not None:
@@ -138,7 +140,6 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
             for name, path in stored_files(checkpoint.weights_path).items():
                 with open_regular(path) as weights:
                     write_file(out / name, iter(partial(weights.read, BLOCK), b""))
-            config |= _names(checkpoint)
         (folder / FAMILIARITY_NAME).unlink(missing_ok=True)
         _write_config(folder, config)
     except OSError as error:
@@ -146,10 +147,11 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
     return folder
 
 
-def _names(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The class names that a Hub checkpoint of timm's has by its name alone, and a copy would not."""
+def _names(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Class names that `config` does not have: of a Hub checkpoint of timm's by its name, or those a user gave it."""
     if not checkpoint.label_ids:
-        return {}
+        given = not only_numbered(checkpoint.labels) and only_numbered(labels_in(config))
+        return {"label_names": list(checkpoint.labels)} if given else {}
     descriptions = dict(zip(checkpoint.label_ids, checkpoint.labels, strict=True))
     return {"label_names": list(checkpoint.label_ids), "label_descriptions": descriptions}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitcli.cli.options import (
+    ClassNamesOpt,
     CsvOpt,
     DataOpt,
     DeviceOpt,
@@ -86,6 +87,7 @@ def evaluate(
     precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
+    class_names: ClassNamesOpt = None,
 ) -> None:
     """Score a model on labelled images, with its uncertainty; two models: which is better.
 
@@ -106,6 +108,7 @@ def evaluate(
         refuse({"--seeds": seeds}, "that belongs to --few-shot")
     if few_shot is not None or knn is not None:
         own = {"two models": len(names) > 1, "--ignore-unknown-classes": ignore_unknown_classes, "--exact": exact}
+        own |= {"--class-names": class_names}
         refuse(fitting | pictures | own, "--few-shot and --knn learn the data's classes from one model's features")
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
@@ -121,7 +124,7 @@ def evaluate(
     form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
     result: calibration.Calibration | scoring.Evaluation | scoring.Pairs | learning.FewShot
     if few_shot is not None or knn is not None:
-        stream = Stream(_resolved(names[0]), engine=engine, device=device, precision=precision, output="features")
+        stream = Stream(_resolved(names)[0], engine=engine, device=device, precision=precision, output="features")
         refuse_batches(batch_size, stream)
         shots = [] if few_shot is None else _numbers(few_shot)
         with Telling() as told:
@@ -131,7 +134,8 @@ def evaluate(
                 note=told.note, progress=told.progress,
             )  # fmt: skip
     else:
-        loaded = [load(_resolved(name), engine=engine, device=device, precision=precision) for name in names]
+        checkpoints = _resolved(names, class_names)
+        loaded = [load(one, engine=engine, device=device, precision=precision) for one in checkpoints]
         for model in loaded:
             refuse_batches(batch_size, model)
         with Telling() as told:
@@ -177,15 +181,20 @@ def _numbers(text: str) -> list[int]:
         raise UsageError(f"--few-shot {safe(text)}: write images a class, such as 1,5,10,25") from None
 
 
-def _resolved(name: str | None) -> "Checkpoint":
+def _resolved(names: "Sequence[str | None]", class_names: str | None = None) -> "list[Checkpoint]":
+    """The checkpoints of these names, those without class names with those of a file; of two, one may have its own."""
+    from vitcli.checkpoint.naming import named, only_numbered
     from vitcli.cli.console import note, resolved
 
-    checkpoint = resolved(name)
-    for line in checkpoint.notes:
-        note(line)
-    if name is None:
-        note(checkpoint.why)
-    return checkpoint
+    found = [resolved(name) for name in names]
+    nameless = [one for one in found if only_numbered(one.labels)] or found[:1]
+    checkpoints = [named(one, class_names) if one in nameless else one for one in found]
+    for checkpoint in checkpoints:
+        for line in checkpoint.notes:
+            note(line)
+        if names == [None]:
+            note(checkpoint.why)
+    return checkpoints
 
 
 def _draw(evaluation: "Evaluation", path: Path) -> None:

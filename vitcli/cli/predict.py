@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitcli.cli.options import (
+    ClassNamesOpt,
     CsvOpt,
     DeviceOpt,
     EngineOpt,
@@ -61,6 +62,7 @@ def predict(
     precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
+    class_names: ClassNamesOpt = None,
 ) -> None:
     """Name what is in each image.
 
@@ -69,11 +71,12 @@ def predict(
     refuse_inputs(images, from_file)
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
+    from vitcli.checkpoint.naming import named
     from vitcli.cli.console import note, resolved
     from vitcli.cli.views import predictions as prediction_view
     from vitcli.inference.predict import load
 
-    checkpoint = resolved(model)
+    checkpoint = named(resolved(model), class_names)
     for line in checkpoint.notes:
         note(line)
     if model is None:

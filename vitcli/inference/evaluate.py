@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.naming import only_numbered
 from vitcli.data.layout import quoted
 from vitcli.data.samples import Progress, Samples, Split, Splits, Tell
 from vitcli.data.sources import READING, open_splits, scored_split
@@ -265,6 +266,8 @@ def model_labels(
     notes = list(mapped.notes)
     if not (found >= 0).any():
         hint = f"fine-tune it first: {command('vit', 'finetune', '-m', model.checkpoint.name)} --data …"
+        if only_numbered(known):
+            hint = f"--class-names FILE says what they are; or {hint}"
         raise DataError(f"{name} knows none of the data's classes: {listed(unknown)}; it knows {listed(known)}; {hint}")
     if unknown and not ignore_unknown:
         raise DataError(f"{unknown_line(unknown, known, name)} --ignore-unknown-classes leaves their images out")

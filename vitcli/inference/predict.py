@@ -16,6 +16,7 @@ import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.familiarity import Familiarity, check_signature, read_familiarity
+from vitcli.checkpoint.naming import named, placeholders
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
@@ -50,13 +51,16 @@ def load(
     engine: EngineName | Literal["auto"] = "auto",
     precision: Numbers = "auto",
     device: str | None = None,
+    class_names: str | Path | None = None,
 ) -> "Model":
     """A model by name: a bundled one, `imagenet`, a timm or Hub name, a folder, a file; None: the default.
 
     `engine` and `device` are chosen by what there is to do unless given; `precision="int8"`, on a CPU, is faster and
-    less exact. Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
+    less exact. `class_names` is a file of names, as `naming.read_names` takes it, for a model whose classes have none.
+    Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
     """
     checkpoint = model if isinstance(model, Checkpoint) else resolve(None if model is None else str(model))
+    checkpoint = named(checkpoint, class_names)
     return Model(checkpoint, engine=engine, precision=precision, device=device)
 
 
@@ -95,7 +99,7 @@ class Model:
         if why := checkpoint.why_no_classes:
             raise CheckpointError(f"{safe(checkpoint.name)}: {why}; `vit finetune -m` gives it classes")
         self.checkpoint = checkpoint
-        self.labels = checkpoint.labels or tuple(f"class {i}" for i in range(checkpoint.num_classes))
+        self.labels = checkpoint.labels or placeholders(checkpoint.num_classes)
         self.temperature = temperature_of(checkpoint)
         self.familiarity = read_familiarity(checkpoint)
         known = self.familiarity
