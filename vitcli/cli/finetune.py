@@ -16,6 +16,7 @@ from vitcli.cli.options import (
     FoldersOpt,
     ImgSizeOpt,
     JsonOpt,
+    KeepClassesOpt,
     LoraRankOpt,
     LrOpt,
     ModelOpt,
@@ -47,6 +48,7 @@ def finetune(
     lora_rank: LoraRankOpt = None,
     img_size: ImgSizeOpt = None,
     posemb_kernel: PosembKernelOpt = None,
+    keep_classes: KeepClassesOpt = False,
     recipe: RecipeOpt = None,
     out: OutOpt = None,
     resume: ResumeOpt = None,
@@ -82,6 +84,7 @@ def finetune(
 
     from vitcli.checkpoint.weights import weights_digest
     from vitcli.cli.console import bytes_shown, data_opened, resolved
+    from vitcli.training.keeping import kept_classes
     from vitcli.training.recipe import Recipe
     from vitcli.training.run import finetuning_settings, plan
     from vitcli.training.start import affordable_size, better_start, bundled_start
@@ -100,7 +103,8 @@ def finetune(
         refuse(unused, "--tune head solves for one layer, on features computed once")
     view = terms.view()
     named = resolved(model) if model else None  # a wrong name is told before the data are read
-    samples = data_opened(data, val_fraction=val_fraction, folders=folders)
+    kept = kept_classes(named) if keep_classes else None
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders, arrange=kept)
     if classes is not None and classes != len(samples.classes):
         names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
         raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
@@ -126,6 +130,7 @@ def finetune(
         teacher_answers=teacher_answers,
         time_budget=time_budget,
         folders=folders,
+        keep_classes=keep_classes,
     )
     chosen = (pixels[0], pixels[1]) if pixels else None
     if not named and not chosen:

@@ -132,6 +132,12 @@ PosembKernelOpt = Annotated[
         help="How position embeddings are resampled for --img-size; timm by default.",
     ),
 ]
+KeepClassesOpt = Annotated[
+    bool,
+    typer.Option(
+        "--keep-classes", help="Keep the model's classes and their rows of its head; the data's new ones are added."
+    ),
+]
 TeacherOpt = Annotated[
     str | None, typer.Option("--teacher", help="A trained model whose opinion is learnt beside the labels.")
 ]

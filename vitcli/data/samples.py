@@ -161,11 +161,12 @@ class Splits:
     named: Mapping[Split, Stored]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()  # what holds images and stands in no split
+    known: int = 0  # so many of the classes, the first, are known to a model already and need no training images
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """What training needs. `classes[label]` is the name of a label; every class has training images."""
+    """What training needs. `classes[label]` is the name of a label; every class but the `known` has training images."""
 
     root: Path
     kind: Kind
@@ -174,6 +175,7 @@ class DataSet:
     val: Stored  # may be empty
     test: Stored | None = None
     notes: tuple[str, ...] = ()  # what a user should know before training starts
+    known: int = 0  # so many of the classes, the first, the model knows already
 
     @cached_property
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ of it (`open_data`: images of every class, a validation split); scoring asks for
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,13 +64,17 @@ def open_data(
     val_fraction: float = 0.1,
     folders: str | None = None,
     progress: Progress | None = None,
+    arrange: Callable[[Splits], Splits] | None = None,
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
     Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content;
-    `progress` is told how many files have been read for that. `folders` is as in `read_splits`.
+    `progress` is told how many files have been read for that. `folders` is as in `read_splits`. `arrange` changes what
+    was read before anything is asked of it.
     """
     found = read_splits(path, folders=folders)
+    if arrange:
+        found = arrange(found)
     train = found.named.get("train")
     if train is None:
         raise DataError(f"{safe(path)} has no training split, only {', '.join(found.named)}")
@@ -91,10 +95,12 @@ def open_data(
         notes += _copies(train, contents, found.classes)
         notes.append(f"{mask.sum()} of {len(mask)} training images validate, chosen by content")
         train, val = train.keep(~mask), train.keep(mask)
-    unseen = set(range(len(found.classes))) - set(val.labels.tolist())
+    unseen = set(range(found.known, len(found.classes))) - set(val.labels.tolist())
     if len(val) and unseen:
         notes.append(f"no validation images of {quoted([found.classes[label] for label in sorted(unseen)])}")
-    return DataSet(found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes))
+    return DataSet(
+        found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes), found.known
+    )
 
 
 def open_splits(
@@ -153,7 +159,7 @@ def _with_unlisted(found: Splits, root: Path) -> Splits:
 
 def _check_classes(found: Splits, train: Stored) -> None:
     counts = np.bincount(train.labels, minlength=len(found.classes))
-    empty = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    empty = [name for i, name in enumerate(found.classes) if i >= found.known and not counts[i]]
     if empty:
         raise DataError(
             f"{safe(found.root)} has no training images of {quoted(empty)}: "

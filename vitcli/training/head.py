@@ -70,32 +70,50 @@ def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device:
         yield found.float().cpu()
 
 
-def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int) -> Fitted:
-    """The linear layer for features `x` (N, D) and `labels` (N,)."""
+def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int, kept: tuple[Tensor, Tensor] | None = None) -> Fitted:
+    """The linear layer for features `x` (N, D) and `labels` (N,).
+
+    Of the first classes the rows and biases `kept` (k, D), (k,) stay as they are, and the others are solved for beside
+    them; their biases are then penalised as well, for without images of the kept classes nothing else would bound them.
+    """
+    if kept is not None and len(kept[0]) == classes:
+        return Fitted(*kept, 0.0, ())
+    old = None if kept is None else F.linear(x, *kept)  # (N, k)
     mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp(min=1e-6)
     standard = (x - mean) / std
     digests = [i.to_bytes(8, "little") for i in range(len(x))]
     held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))
     tried: list[PenaltyTried] = []
     if held_out.any():
-        kept = (~held_out).nonzero()[:, 0]
-        kept = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))[:CHOICE_IMAGES]]
-        tried = list(_try(standard[kept], labels[kept], standard[held_out], labels[held_out], classes))
+        chosen = (~held_out).nonzero()[:, 0]
+        chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:CHOICE_IMAGES]]
+        tried = list(_try(standard, labels, chosen, held_out.nonzero()[:, 0], classes, old))
     penalty = min(tried, key=lambda one: one.loss).penalty if tried else 1e-2
-    weight, bias = logistic_regression(standard, labels, classes, penalty)
+    weight, bias = logistic_regression(standard, labels, classes, penalty, old=old)
     weight = weight / std
-    return Fitted(weight, bias - weight @ mean, penalty, tuple(tried))
+    bias = bias - weight @ mean
+    if kept is not None:
+        weight, bias = torch.cat([kept[0], weight]), torch.cat([kept[1], bias])
+    return Fitted(weight, bias, penalty, tuple(tried))
 
 
-def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes: int) -> Iterator[PenaltyTried]:
-    """From the strongest penalty to the weakest, each from the solution before; ends where it only gets worse."""
+def _try(
+    x: Tensor, labels: Tensor, chosen: Tensor, held_out: Tensor, classes: int, old: Tensor | None
+) -> Iterator[PenaltyTried]:
+    """From the strongest penalty to the weakest, each from the solution before; ends where it only gets worse.
+
+    `chosen` and `held_out` are the samples to fit on and to judge by; the rest as `logistic_regression` takes it.
+    """
     start: tuple[Tensor, Tensor] | None = None
     best, worse = float("inf"), 0
     for penalty in reversed(PENALTIES):
-        start = logistic_regression(x, labels, classes, penalty, start=start)
-        logits = F.linear(other, *start)
-        loss = F.cross_entropy(logits, other_labels).item()
-        yield PenaltyTried(penalty, loss, (logits.argmax(dim=1) == other_labels).float().mean().item())
+        fixed = None if old is None else old[chosen]
+        start = logistic_regression(x[chosen], labels[chosen], classes, penalty, start=start, old=fixed)
+        logits = F.linear(x[held_out], *start)
+        if old is not None:
+            logits = torch.cat([old[held_out], logits], dim=1)
+        loss = F.cross_entropy(logits, labels[held_out]).item()
+        yield PenaltyTried(penalty, loss, (logits.argmax(dim=1) == labels[held_out]).float().mean().item())
         worse = worse + 1 if loss > best else 0
         best = min(best, loss)
         if worse == 2:
@@ -103,10 +121,20 @@ def _try(x: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, classes
 
 
 def logistic_regression(
-    x: Tensor, labels: Tensor, classes: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    penalty: float,
+    start: tuple[Tensor, Tensor] | None = None,
+    old: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Minimises mean cross-entropy + penalty/2 · ‖W‖²: weight (K, D) and bias (K,). The bias is free."""
-    weight, bias = start or (torch.zeros(classes, x.shape[1]), torch.zeros(classes))
+    """Minimises mean cross-entropy + penalty/2 · ‖W‖²: weight (K, D) and bias (K,). The bias is free.
+
+    Where logits `old` (N, k) of the first classes are given, weight and bias are those of the K − k others, and the
+    penalty is on both.
+    """
+    rows = classes - (0 if old is None else old.shape[1])
+    weight, bias = start or (torch.zeros(rows, x.shape[1]), torch.zeros(rows))
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=STEPS, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
@@ -114,7 +142,11 @@ def logistic_regression(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(F.linear(x, weight, bias), labels) + penalty / 2 * weight.square().sum()
+        logits = F.linear(x, weight, bias)
+        penalised = weight.square().sum()
+        if old is not None:
+            logits, penalised = torch.cat([old, logits], dim=1), penalised + bias.square().sum()
+        value = F.cross_entropy(logits, labels) + penalty / 2 * penalised
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -135,8 +167,8 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     began = time.monotonic()
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
-    fitted = fit_head(x, labels, task.classes, task.recipe.seed)
     heads = heads_of(task.model)
+    fitted = fit_head(x, labels, task.classes, task.recipe.seed, _kept_rows(heads, task.data.known))
     with torch.no_grad():
         for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):
             head.weight.copy_(weight * len(heads))  # their mean is the model's answer
@@ -156,6 +188,15 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     run.keep(task.model, task, evaluated)
     yield evaluated
     return validation.accuracy
+
+
+def _kept_rows(heads: list[nn.Linear], known: int) -> tuple[Tensor, Tensor] | None:
+    """Rows and biases of the `known` first classes, of the heads together; None where no class is known."""
+    if not known:
+        return None
+    with torch.no_grad():
+        weight = torch.cat([head.weight[:known] / len(heads) for head in heads], dim=1).float().cpu()
+        return weight, torch.stack([head.bias[:known] for head in heads]).mean(dim=0).float().cpu()
 
 
 def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, Tensor]:

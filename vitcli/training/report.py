@@ -5,7 +5,7 @@ The page says what was done, how it went, how good the result is, and where it f
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliab
 from vitcli.report.page import Page
 from vitcli.text import command, safe
 from vitcli.training.folder import read_config, read_metrics
+from vitcli.training.keeping import Forgotten, forgotten, in_words
 
 if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for this
     from vitcli.inference.evaluate import Evaluation
@@ -37,10 +38,15 @@ class Outcome:
     mistakes: tuple[Mistake, ...]  # the most confident first
     report: Path
     note: str = ""  # what should be known about the number
+    forgotten: Forgotten | None = None  # of the classes that were kept, where images of them were scored
+    kept: str = ""  # the same in a line; nothing where none were kept
 
 
-def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None:
-    """Evaluate `folder`/best on the split that `score` names, and write the report; None without such a split."""
+def score_run(folder: Path, data: DataSet, score: ScoredSplit, start: str = "") -> Outcome | None:
+    """Evaluate `folder`/best on the split that `score` names, and write the report; None without such a split.
+
+    `start` is the checkpoint that the run began with, by name, which is asked about old classes that were kept.
+    """
     split, samples = _split(data, score)
     if samples is None:
         write_report(folder, data, None)
@@ -50,7 +56,9 @@ def score_run(folder: Path, data: DataSet, score: ScoredSplit) -> Outcome | None
     evaluation = evaluate(folder / "best", samples, data.classes)
     wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
     note = "" if split == "test" else "the epoch was chosen on the same images, so expect a little less on new ones"
-    outcome = Outcome(split, evaluation, wrong, folder / "report.html", note)
+    lost = forgotten(start, replace(evaluation, split=split), data) if data.known else None
+    kept = in_words(lost, data) if data.known else ""
+    outcome = Outcome(split, evaluation, wrong, folder / "report.html", note, lost, kept)
     write_report(folder, data, outcome)
     return outcome
 
@@ -89,6 +97,8 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
             f"Accuracy {measures.top1:.4f} on {measures.n} {split} images (95 % interval {low:.4f} to {high:.4f})."
             + (f" But {outcome.note}." if outcome.note else "")
         )
+        if outcome.kept:
+            page.paragraph(f"{outcome.kept[0].upper()}{outcome.kept[1:]}.")
     page.facts(_facts(read_config(folder), data).items())
     page.section("Use it")
     page.command(predict_command(folder))

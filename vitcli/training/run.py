@@ -28,6 +28,7 @@ from vitcli.training.build import Resolver, build_task, fitting_model, retuned
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
+from vitcli.training.keeping import kept_classes, require_keepable, warning
 from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
@@ -131,6 +132,7 @@ def finetune(
     lora_rank: int | None = None,
     img_size: Pixels | None = None,
     posemb_kernel: Kernel | None = None,
+    keep_classes: bool = False,
     recipe: str | None = None,
     teacher: str | None = None,
     teacher_answers: str | Path | None = None,
@@ -154,12 +156,13 @@ def finetune(
     """
     began = time.monotonic()
     named = resolve(model) if model else None
-    samples = open_data(data, val_fraction=val_fraction, folders=folders)
+    kept = kept_classes(named) if keep_classes else None
+    samples = open_data(data, val_fraction=val_fraction, folders=folders, arrange=kept)
     checkpoint = named or resolve(bundled=bundled_start(samples))
     settings_of = partial(
         finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
-        time_budget=time_budget, val_fraction=val_fraction, folders=folders,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders, keep_classes=keep_classes,
     )  # fmt: skip
     size = _pair(img_size)
     if named is None and size is None:
@@ -224,12 +227,15 @@ def finetuning_settings(
     posemb_kernel: Kernel | None = None,
     recipe: str | None = None,
     changes: dict[str, Any] | None = None,
+    keep_classes: bool = False,
     **more: Any,
 ) -> Settings:
     """The settings of a run that begins with `checkpoint`, whose weights have the digest `sha256`.
 
     `auto` stands as `all` in them until `plan` has chosen. `more` as in `scratch_settings`.
     """
+    if keep_classes:
+        require_keepable(checkpoint)
     if lora_rank is not None and (tune != "lora" or lora_rank < 1):
         raise UsageError("--lora-rank is a positive number and belongs to --tune lora")
     if posemb_kernel is not None and img_size is None:
@@ -242,6 +248,8 @@ def finetuning_settings(
         img_size=img_size,
         kernel=posemb_kernel or "timm",
         rank=(lora_rank or DEFAULT_RANK) if tune == "lora" else 0,
+        keep=checkpoint.labels if keep_classes else (),
+        keep_ids=checkpoint.label_ids if keep_classes else (),
     )
     chosen = finetuning_recipe(recipe, changes or {}, img_size or checkpoint.preprocess.size)
     return Settings(checkpoint.architecture, {}, data, chosen, start=start, **_further(**more))
@@ -292,7 +300,8 @@ def plan(
         recipe = _as_measured(settings.recipe, left_open, cost, place)
         settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
     slow = moved(settings.recipe, place) if training else None
-    return PlannedRun(settings, task, folder, place, cost, why, notes=(slow,) if slow else ())
+    notes = tuple(note for note in (slow, warning(data)) if note)
+    return PlannedRun(settings, task, folder, place, cost, why, notes=notes)
 
 
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
@@ -374,7 +383,7 @@ def carry_out(
         return FinishedRun(folder, None)
     data = final_data(settings, data)
     keep_familiarity(folder / "best", data)
-    return FinishedRun(folder, score_run(folder, data, score))
+    return FinishedRun(folder, score_run(folder, data, score, settings.start.checkpoint if settings.start else ""))
 
 
 def _pair(pixels: Pixels | None) -> tuple[int, int] | None:

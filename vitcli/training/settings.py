@@ -29,10 +29,14 @@ class FineTuning:
     img_size: tuple[int, int] | None = None  # height and width in pixels; None: the checkpoint's own
     kernel: Kernel = "timm"
     rank: int = 0  # of the low-rank update, for `lora`
+    keep: tuple[str, ...] = ()  # its classes where they stay and the data's new ones come after them
+    keep_ids: tuple[str, ...] = ()  # their WordNet ids, where they have any
 
     def __post_init__(self) -> None:
         if self.img_size is not None:
             object.__setattr__(self, "img_size", tuple(self.img_size))  # JSON knows lists only
+        if len(self.keep_ids) not in (0, len(self.keep)):
+            raise UsageError(f"{len(self.keep_ids)} ids for {len(self.keep)} classes that are kept")
         if (self.tune == "lora") != (self.rank > 0):
             raise UsageError("a LoRA rank is needed for --tune lora and for nothing else")
 

@@ -23,6 +23,7 @@ from vitcli.training.faults import explained
 from vitcli.training.fit import fit
 from vitcli.training.folder import Run, create_run_folder, follow, read_config, went_on, what_is_left, write_config
 from vitcli.training.head import tune_head
+from vitcli.training.keeping import arrangement
 from vitcli.training.learner import CannotCompile, OutOfMemory
 from vitcli.training.lock import locked
 from vitcli.training.recipe import smaller_micro_batch
@@ -35,7 +36,13 @@ from vitcli.training.teacher import kept_answers
 
 def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:
     """The data of `settings`, or the share of them that it names."""
-    data = open_data(settings.data, val_fraction=settings.val_fraction, folders=settings.folders, progress=progress)
+    data = open_data(
+        settings.data,
+        val_fraction=settings.val_fraction,
+        folders=settings.folders,
+        progress=progress,
+        arrange=arrangement(settings.start.keep, settings.start.keep_ids) if settings.start else None,
+    )
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 

@@ -142,6 +142,8 @@ def show_outcome(console: Console, outcome: "Outcome") -> None:
     console.print(Text(f"best checkpoint on the {outcome.split} split, {_count(result.measures.n)}", style="bold"))
     if outcome.note:
         console.print(Text(safe(outcome.note), style="dim"))
+    if outcome.kept:
+        console.print(Text(outcome.kept, style="bold"))
     for line in (*result.notes, *(one.error for one in result.failed[:FLIPS_SHOWN])):
         console.print(Text(safe(line), style="dim"))
     console.print(_measures(result, None))

@@ -188,6 +188,8 @@ def _result(run: FinishedRun) -> dict[str, Any]:
     if outcome := run.outcome:
         result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
         result |= {"failed": len(outcome.evaluation.failed)}
+        if outcome.forgotten:
+            result |= {"forgotten": asdict(outcome.forgotten)}
         result |= {"report": str(outcome.report)}
     return result
 
