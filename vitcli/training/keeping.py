@@ -1,4 +1,4 @@
-"""`--keep-classes`: the classes of a checkpoint stay, the data's new ones come after them; what is forgotten of the old.
+"""`--keep-classes`: a checkpoint's classes stay, the data's new ones come after them; what is forgotten of the old.
 
 A network that learns from images of new classes alone soon calls everything by their names (McCloskey and Cohen 1989,
 "Catastrophic interference"). Nothing here prevents that: it is measured where the data hold images of the old classes,
