@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.helpers.checkpoints import write_tiny
+from tests.helpers.data import write_class_stripes
 from tests.helpers.finetuning import RECIPE, SMALL, settings_of
 from tests.helpers.runs import run_to_end
 from tests.helpers.terminal import invoke
@@ -25,17 +25,6 @@ from vitcli.training.keeping import forgotten, require_keepable
 from vitcli.training.settings import Settings
 
 OLD = ("left", "middle", "right")
-
-
-def stripes(folder: Path, classes: dict[str, int], each: int = 6, first: int = 0) -> Path:
-    """Images of 28×28 whose quarter number `classes[name]` is bright, in class folders."""
-    for name, part in classes.items():
-        (folder / name).mkdir(parents=True)
-        for n in range(first, first + each):
-            pixels = np.random.default_rng((part, n)).integers(0, 90, (28, 28), np.uint8)
-            pixels[:, 7 * part : 7 * part + 7] += 150
-            Image.fromarray(pixels).save(folder / name / f"{n}.png")
-    return folder
 
 
 @pytest.fixture
@@ -55,7 +44,7 @@ def head(folder: Path) -> torch.Tensor:
 @pytest.mark.parametrize("tune", ["all", "head", "lora"])
 def test_old_rows_are_where_training_begins(tune: str, base: Path, tmp_path: Path) -> None:
     """In the checkpoint's order, whatever the order and spelling of the data's folders; the new one begins at zero."""
-    data = stripes(tmp_path / "more", {"Right": 2, "left": 0, "another": 3})
+    data = write_class_stripes(tmp_path / "more", {"Right": 2, "left": 0, "another": 3})
     settings = kept_settings(base, data, tune, rank=2 if tune == "lora" else 0)
     samples = training.open_settings_data(settings)
     assert samples.classes == (*OLD, "another")
@@ -69,7 +58,7 @@ def test_old_rows_are_where_training_begins(tune: str, base: Path, tmp_path: Pat
 
 
 def test_a_head_alone_is_solved_beside_the_old_rows(base: Path, tmp_path: Path) -> None:
-    data = stripes(tmp_path / "more", {"left": 0, "middle": 1, "right": 2, "another": 3}, each=8)
+    data = write_class_stripes(tmp_path / "more", {"left": 0, "middle": 1, "right": 2, "another": 3}, each=8)
     settings = kept_settings(base, data, "head")
     run_to_end(settings, tmp_path / "run")
     found = load_model(resolve(str(tmp_path / "run" / "best")))
@@ -105,7 +94,7 @@ def test_a_head_beside_old_rows_is_at_its_minimum() -> None:
 def test_rows_of_known_classes_are_where_training_begins(labels: tuple[str, ...], tmp_path: Path) -> None:
     """Without --keep-classes, too: in whatever order, and where the checkpoint knows more."""
     known = write_tiny(tmp_path / "known", replace(SMALL, num_classes=len(labels)), labels=labels)
-    data = stripes(tmp_path / "data", {"0": 0, "1": 1, "2": 2})
+    data = write_class_stripes(tmp_path / "data", {"0": 0, "1": 1, "2": 2})
     settings = settings_of(known, data)
     task = build_task(settings, training.open_settings_data(settings))
     assert torch.equal(task.model.head.weight, head(known)[[labels.index(name) for name in "012"]])
@@ -113,11 +102,11 @@ def test_rows_of_known_classes_are_where_training_begins(labels: tuple[str, ...]
 
 
 def test_a_cnn_keeps_its_rows_too(tmp_path: Path) -> None:
-    data = stripes(tmp_path / "data", {name: i for i, name in enumerate(OLD)})
+    data = write_class_stripes(tmp_path / "data", {name: i for i, name in enumerate(OLD)})
     small = replace(RECIPE, epochs=0.3, ema_decay=0.0)
     run_to_end(Settings("resnet10t", {}, str(data), small), tmp_path / "cnn")
     cnn = tmp_path / "cnn" / "best"
-    settings = kept_settings(cnn, stripes(tmp_path / "more", {"another": 3}))
+    settings = kept_settings(cnn, write_class_stripes(tmp_path / "more", {"another": 3}))
     (found,) = heads_of(build_task(settings, training.open_settings_data(settings)).model)
     (old,) = heads_of(load_any(resolve(str(cnn))))
     assert torch.equal(found.weight[:3], old.weight)
@@ -128,8 +117,10 @@ class TestForgetting:
     def data(self, tmp_path: Path, old: bool) -> Path:
         """New images to learn from, and where `old` some of two old classes among the test images."""
         folder = tmp_path / "more"
-        stripes(folder / "train", {"another": 3})
-        stripes(folder / "test", {"another": 3, **({"left": 0, "right": 2} if old else {})}, each=4, first=20)
+        write_class_stripes(folder / "train", {"another": 3})
+        write_class_stripes(
+            folder / "test", {"another": 3, **({"left": 0, "right": 2} if old else {})}, each=4, first=20
+        )
         return folder
 
     def test_is_measured_by_both_checkpoints_on_the_same_images(self, base: Path, tmp_path: Path) -> None:
@@ -141,7 +132,7 @@ class TestForgetting:
         assert result.exit_code == 0, result.stderr
         assert "no training images of the 3 old classes" in result.stderr
         found = json.loads(result.stdout)["forgotten"]
-        of_old = stripes(tmp_path / "old", {"left": 0, "right": 2}, each=4, first=20)
+        of_old = write_class_stripes(tmp_path / "old", {"left": 0, "right": 2}, each=4, first=20)
         before = evaluate(str(base), of_old).measures.top1
         after = evaluate(str(tmp_path / "run" / "best"), of_old).measures.top1
         assert found == {"n": 8, "classes": 2, "before": before, "after": after}

@@ -7,7 +7,7 @@ two moments config.json carries the self-tests of both.
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -145,6 +145,16 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
     except OSError as error:
         raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
     return folder
+
+
+def store_thresholds(folder: Path, thresholds: Sequence[float]) -> None:
+    """Write the `thresholds` (K,) of a multi-label checkpoint into its config, in one piece. Raises CheckpointError."""
+    config = read_config(folder / CONFIG_NAME)
+    config["vit"] = {"format": FORMAT, **config.get("vit", {}), "thresholds": list(thresholds)}
+    try:
+        _write_config(folder, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
 
 
 def _names(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:

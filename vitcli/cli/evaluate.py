@@ -114,9 +114,11 @@ def evaluate(
         refuse(fitting | pictures, "two models are compared as they are")
     from vitcli.cli.console import Telling
     from vitcli.cli.views.evaluation import show
+    from vitcli.cli.views.labels import show_labels
     from vitcli.inference import calibrate as calibration
     from vitcli.inference import evaluate as scoring
     from vitcli.inference import few_shot as learning
+    from vitcli.inference.multilabel import evaluate_labels
     from vitcli.inference.predict import load
     from vitcli.inference.stream import Stream
 
@@ -136,8 +138,22 @@ def evaluate(
     else:
         checkpoints = _resolved(names, class_names)
         loaded = [load(one, engine=engine, device=device, precision=precision) for one in checkpoints]
+        several = [model for model in loaded if model.checkpoint.outputs == "labels"]
+        if several:
+            asked = fitting | pictures | {"two models": len(loaded) > 1}
+            name = safe(several[0].checkpoint.name)
+            refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
         for model in loaded:
             refuse_batches(batch_size, model)
+        if several:
+            with Telling() as told:
+                found = evaluate_labels(
+                    loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
+                    ignore_unknown=ignore_unknown_classes, note=told.note, progress=told.progress,
+                )  # fmt: skip
+            show_labels(form, found)
+            _say_failed(found.failed)
+            return
         with Telling() as told:
             if calibrate:
                 result = calibration.calibrate(

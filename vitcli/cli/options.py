@@ -132,6 +132,10 @@ PosembKernelOpt = Annotated[
         help="How position embeddings are resampled for --img-size; timm by default.",
     ),
 ]
+MultiLabelOpt = Annotated[
+    bool,
+    typer.Option("--multi-label", help="Several labels may hold for an image; so it is where a manifest has `labels`."),
+]
 KeepClassesOpt = Annotated[
     bool,
     typer.Option(

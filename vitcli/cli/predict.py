@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from vitcli.inference.predict import Model
     from vitcli.inference.stream import Stream
 
-TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
+TopOpt = Annotated[
+    int | None,
+    typer.Option("--top", "-k", min=1, help="Classes for each image; 5, or every label above its threshold."),
+]
 RejectOpt = Annotated[
     str | None,
     typer.Option("--reject", help="Answer unknown to images less familiar than all but this share of the model's own."),
@@ -50,7 +53,7 @@ MOST_BYTES = 1 << 16  # of a line of such a list
 def predict(
     images: ImagesArg = None,
     model: ModelOpt = None,
-    top: TopOpt = 5,
+    top: TopOpt = None,
     json: JsonOpt = False,
     jsonl: JsonlOpt = False,
     csv: CsvOpt = False,
@@ -88,7 +91,8 @@ def predict(
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     if checkpoint.outputs == "labels" and checkpoint.num_classes > 1:
-        note("each label is judged by itself (multi-label): probabilities do not add up to 1")
+        which = "; those above their thresholds are shown" if loaded.thresholds and top is None else ""
+        note(f"each label is judged by itself (multi-label): probabilities do not add up to 1{which}")
     predictions = loaded.predict(found, top_k=top, batch_size=batch_size, exact=exact, reject=rejected, sets=held)
     said = prediction_view.Said(
         checkpoint,

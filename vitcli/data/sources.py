@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vitcli.data import idx, manifest
 from vitcli.data.folders import alike, like_empty_cells, read_folders
 from vitcli.data.layout import listing, quoted
-from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored
+from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored, label_counts
 from vitcli.data.split import content_split
 from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
@@ -95,9 +96,10 @@ def open_data(
         notes += _copies(train, contents, found.classes)
         notes.append(f"{mask.sum()} of {len(mask)} training images validate, chosen by content")
         train, val = train.keep(~mask), train.keep(mask)
-    unseen = set(range(found.known, len(found.classes))) - set(val.labels.tolist())
+    seen = label_counts(val.labels, len(found.classes)) > 0
+    unseen = [label for label in range(found.known, len(found.classes)) if not seen[label]]
     if len(val) and unseen:
-        notes.append(f"no validation images of {quoted([found.classes[label] for label in sorted(unseen)])}")
+        notes.append(f"no validation images of {quoted([found.classes[label] for label in unseen])}")
     return DataSet(
         found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes), found.known
     )
@@ -158,7 +160,7 @@ def _with_unlisted(found: Splits, root: Path) -> Splits:
 
 
 def _check_classes(found: Splits, train: Stored) -> None:
-    counts = np.bincount(train.labels, minlength=len(found.classes))
+    counts = label_counts(train.labels, len(found.classes))
     empty = [name for i, name in enumerate(found.classes) if i >= found.known and not counts[i]]
     if empty:
         raise DataError(
@@ -172,6 +174,11 @@ def _check_classes(found: Splits, train: Stored) -> None:
         )
 
 
+def _named(label: Any, classes: Sequence[str]) -> str:
+    """The class, or the classes, of an image."""
+    return quoted([classes[k] for k in np.flatnonzero(label)]) if np.ndim(label) else safe(classes[label])
+
+
 def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:
     """Notes on identical images: harmless within a class, a contradiction across classes."""
     first: dict[bytes, int] = {}
@@ -179,10 +186,12 @@ def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) 
     for i, content in enumerate(contents):
         original = first.setdefault(content, i)
         copies += original != i
-        if samples.labels[original] != samples.labels[i]:
+        if not np.array_equal(samples.labels[original], samples.labels[i]):
             contradictions.append((original, i))
     notes = [f"{copies} training images are exact copies of others"] if copies else []
     if contradictions:
-        pair = " and ".join(f"{safe(samples.name(i))} ({safe(classes[samples.labels[i]])})" for i in contradictions[0])
+        pair = " and ".join(
+            f"{safe(samples.name(i))} ({_named(samples.labels[i], classes)})" for i in contradictions[0]
+        )
         notes.append(f"{len(contradictions)} images stand under two classes, such as {pair}")
     return notes

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, require_one_label
 from vitcli.errors import UsageError
 
 
@@ -33,12 +33,18 @@ def content_split(
         digest: int.from_bytes(hashlib.blake2b(digest, digest_size=8, key=key).digest()) / 2**64 for digest in digests
     }
     chosen = {digest for digest, value in rank.items() if value < fraction}
-    for label in np.unique(labels):
-        contents = sorted({digests[i] for i in np.flatnonzero(labels == label).tolist()}, key=rank.__getitem__)
-        if all(content in chosen for content in contents):
+    # (K, N)
+    members = labels.T.astype(bool) if labels.ndim == 2 else labels == np.unique(labels)[:, None]
+    of_class = [sorted({digests[i] for i in np.flatnonzero(one).tolist()}, key=rank.__getitem__) for one in members]
+    for contents in of_class:
+        if contents and all(content in chosen for content in contents):
             chosen.remove(contents[-1])
         elif len(contents) > 1 and not any(content in chosen for content in contents):
             chosen.add(contents[0])
+    if labels.ndim == 2:  # what was added for one label may have been the last of another: training goes before
+        for contents in of_class:
+            if contents and all(content in chosen for content in contents):
+                chosen.remove(contents[-1])
     return np.array([digest in chosen for digest in digests], dtype=bool)
 
 
@@ -48,6 +54,7 @@ def subset(data: DataSet, share: float, seed: int = 0) -> DataSet:
     Each class is put in an order that `seed` draws once, and the first of it are taken: what 3 % holds, 10 % holds.
     """
     keep = np.zeros(len(data.train), bool)
+    require_one_label(data, "a share of each class's images")
     for label in range(len(data.classes)):
         members = np.flatnonzero(data.train.labels == label)
         order = np.random.default_rng((seed, label)).permutation(len(members))

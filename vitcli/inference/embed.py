@@ -135,7 +135,10 @@ class Embedder:
             if samples is not None:
                 found = self._embeddings(sources_of(samples, range(len(samples))))
                 for one, label in zip(found, samples.labels.tolist(), strict=True):
-                    yield Embedding(one.path, one.vector, one.error, splits.classes[label], split)
+                    several = isinstance(label, list)  # 0 and 1 for each class
+                    names = [splits.classes[k] for k, holds in enumerate(label) if holds] if several else []
+                    said = ";".join(names) if several else splits.classes[label]
+                    yield Embedding(one.path, one.vector, one.error, said, split)
 
     def _embeddings(self, sources: Iterator[Source]) -> Iterator[Embedding]:
         answers = self._stream.answers(sources, batch_size=self._batch_size, exact=self._exact)

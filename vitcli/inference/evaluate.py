@@ -202,11 +202,13 @@ class Scoring:
         if model.checkpoint.outputs != "classes":
             raise CheckpointError(
                 f"{safe(model.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
-                "measures are for one class an image; `vit predict` gives its probabilities"
+                "measures are for one class an image; evaluate_labels() has the others"
             )
+        if samples.labels.ndim == 2:
+            raise DataError(f"the data give several labels an image, and {safe(model.checkpoint.name)} knows one class")
         labels, notes = model_labels(model, samples.labels, classes, ignore_unknown=self.ignore_unknown)
         wanted = np.flatnonzero(labels >= 0)
-        logits, read, failed = self._answers(model, samples, wanted)
+        logits, read, failed = self.answers(model, samples, wanted)
         if not read.any():
             raise DataError(f"none of the {len(wanted)} images could be read, such as {failed[0].error}")
         indices = wanted[read]
@@ -223,7 +225,7 @@ class Scoring:
             notes=notes,
         )
 
-    def _answers(
+    def answers(
         self, model: Model, samples: Samples, wanted: Labels
     ) -> tuple[Array, npt.NDArray[np.bool_], list[Unreadable]]:
         """Logits (W, K) of the W images `wanted`, which of them could be read, (W,), and the others."""

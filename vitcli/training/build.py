@@ -19,7 +19,7 @@ from vitcli.checkpoint.model_args import checked_settings, require_sound
 from vitcli.checkpoint.naming import only_numbered
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, require_one_label
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.class_names import map_classes
@@ -56,6 +56,7 @@ def build_task(
     else:
         task = _from_scratch(settings, data)
     if settings.teacher:
+        require_one_label(data, "learning from a teacher")
         teacher = load_teacher(settings.teacher, task.preprocess, data.classes, resolver)
         task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
     if settings.teacher_answers:
@@ -163,7 +164,8 @@ def _begun(new: list[nn.Linear], old: list[nn.Linear], checkpoint: Checkpoint, d
     """
     if data.known and not old:
         raise UsageError(f"--keep-classes: {safe(checkpoint.name)} does not end with one linear layer to keep rows of")
-    if not old or checkpoint.outputs != "classes" or only_numbered(checkpoint.labels):
+    alike = checkpoint.outputs == ("labels" if data.multi_label else "classes")
+    if not old or not alike or only_numbered(checkpoint.labels):
         return []
     rows = [*range(data.known)]
     if not rows:

@@ -1,8 +1,9 @@
 """`--tune head`: the trunk's features once, then a linear classifier on them by L-BFGS.
 
-Multinomial logistic regression with an L2 penalty that is chosen on a held-out slice of train (as in the linear probes
-of CLIP, arXiv 2103.00020, appendix A.3). Features are standardised for the fit; the layer that comes out takes them
-plain. A run keeps them in its folder, so that one that was interrupted computes them once.
+Multinomial logistic regression (of several labels an image: one regression for each) with an L2 penalty that is chosen
+on a held-out slice of train (as in the linear probes of CLIP, arXiv 2103.00020, appendix A.3). Features are
+standardised for the fit; the layer that comes out takes them plain. A run keeps them in its folder, so that one that
+was interrupted computes them once.
 """
 
 import time
@@ -71,7 +72,7 @@ def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device:
 
 
 def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int, kept: tuple[Tensor, Tensor] | None = None) -> Fitted:
-    """The linear layer for features `x` (N, D) and `labels` (N,).
+    """The linear layer for features `x` (N, D) and `labels` (N,) or, where several may hold, (N, K) of 0 and 1.
 
     Of the first classes the rows and biases `kept` (k, D), (k,) stay as they are, and the others are solved for beside
     them; their biases are then penalised as well, for without images of the kept classes nothing else would bound them.
@@ -112,8 +113,8 @@ def _try(
         logits = F.linear(x[held_out], *start)
         if old is not None:
             logits = torch.cat([old[held_out], logits], dim=1)
-        loss = F.cross_entropy(logits, labels[held_out]).item()
-        yield PenaltyTried(penalty, loss, (logits.argmax(dim=1) == labels[held_out]).float().mean().item())
+        loss = _mean_loss(logits, labels[held_out]).item()
+        yield PenaltyTried(penalty, loss, _right(logits, labels[held_out]).float().mean().item())
         worse = worse + 1 if loss > best else 0
         best = min(best, loss)
         if worse == 2:
@@ -146,12 +147,24 @@ def logistic_regression(
         penalised = weight.square().sum()
         if old is not None:
             logits, penalised = torch.cat([old, logits], dim=1), penalised + bias.square().sum()
-        value = F.cross_entropy(logits, labels) + penalty / 2 * penalised
+        value = _mean_loss(logits, labels) + penalty / 2 * penalised
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, K) for labels (N,); for labels (N, K) of 0 and 1 the sum of each one's."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum") / len(labels)
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which answers are right, (N,); of several labels an image (N, K), the decisions at ½."""
+    return logits.argmax(dim=1) == labels if labels.ndim == 1 else (logits > 0) == labels.bool()
 
 
 def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, float]:
@@ -182,12 +195,12 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     yield event
     exact = replace(task, recipe=replace(task.recipe, amp="fp32"))  # as its features are
     validation = validate(task.model, exact, task.data.val, world)
-    loss = F.cross_entropy(x @ fitted.weight.T + fitted.bias, labels).item()
+    loss = _mean_loss(x @ fitted.weight.T + fitted.bias, labels).item()
     evaluated = Evaluated(0, 0, 0.0, loss, validation, is_best=True)
     run.log(evaluated)
     run.keep(task.model, task, evaluated)
     yield evaluated
-    return validation.accuracy
+    return validation.score
 
 
 def _kept_rows(heads: list[nn.Linear], known: int) -> tuple[Tensor, Tensor] | None:

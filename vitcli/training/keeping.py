@@ -14,7 +14,7 @@ import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.naming import only_numbered
-from vitcli.data.samples import DataSet, Splits
+from vitcli.data.samples import DataSet, Splits, require_one_label, with_many_labels
 from vitcli.errors import UsageError
 from vitcli.inference.class_names import map_classes
 from vitcli.text import plural, safe, some
@@ -49,21 +49,29 @@ def require_keepable(checkpoint: Checkpoint) -> None:
         raise UsageError(f"--keep-classes: the classifier of {name} has a hidden layer, which fine-tuning drops")
 
 
-def kept_classes(checkpoint: Checkpoint | None) -> Callable[[Splits], Splits] | None:
-    """What `open_data` does to the splits where those of `checkpoint` are kept. Raises UsageError where none can be."""
+def kept_classes(checkpoint: Checkpoint | None, *, multi_label: bool = False) -> Callable[[Splits], Splits] | None:
+    """`arrangement` where the classes of `checkpoint` are kept. Raises UsageError where none can be."""
     if checkpoint is None:
         raise UsageError("--keep-classes: name the model whose classes are kept, with --model")
     require_keepable(checkpoint)
-    return arrangement(checkpoint.labels, checkpoint.label_ids)
+    return arrangement(checkpoint.labels, checkpoint.label_ids, multi_label=multi_label)
 
 
-def arrangement(old: Sequence[str], ids: Sequence[str] = ()) -> Callable[[Splits], Splits] | None:
-    """What `open_data` does to the splits where the classes `old` are kept; None where there are none."""
-    return partial(with_old_classes, old=old, ids=ids) if old else None
+def arrangement(
+    old: Sequence[str] = (), ids: Sequence[str] = (), *, multi_label: bool = False
+) -> Callable[[Splits], Splits] | None:
+    """What `open_data` does to the splits where the classes `old` are kept, or images have several labels.
+
+    None where there is nothing to do. Raises UsageError for both at once.
+    """
+    if old and multi_label:
+        raise UsageError("--keep-classes and --multi-label: classes are kept where one holds for an image")
+    return partial(with_old_classes, old=old, ids=ids) if old else with_many_labels if multi_label else None
 
 
 def with_old_classes(found: Splits, old: Sequence[str], ids: Sequence[str] = ()) -> Splits:
     """`found` with the classes `old`, whose WordNet ids are `ids` or nothing, in their order, then its new ones."""
+    require_one_label(found, "--keep-classes")
     mapped = map_classes(found.classes, old, ids)
     new = [name for name, label in zip(found.classes, mapped.labels, strict=True) if label is None]
     numbers = {name: len(old) + i for i, name in enumerate(new)}

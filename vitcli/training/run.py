@@ -28,9 +28,9 @@ from vitcli.training.build import Resolver, build_task, fitting_model, retuned
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
-from vitcli.training.keeping import kept_classes, require_keepable, warning
-from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
-from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, score_run
+from vitcli.training.keeping import arrangement, kept_classes, require_keepable, warning
+from vitcli.training.recipe import Recipe, finetuning_recipe, for_labels, load_recipe, override
+from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
 from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
@@ -96,6 +96,7 @@ def train(
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
     folders: str | None = None,
+    multi_label: bool = False,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -115,7 +116,7 @@ def train(
     of_model |= {name: list(value) for name, value in sizes.items() if value}
     settings = scratch_settings(
         str(data), model, recipe, changes, of_model, teacher=teacher, teacher_answers=teacher_answers,
-        time_budget=time_budget, val_fraction=val_fraction, folders=folders,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders, multi_label=multi_label,
     )  # fmt: skip
     samples = open_settings_data(settings)
     if model is None and recipe is None:
@@ -139,6 +140,7 @@ def finetune(
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
     folders: str | None = None,
+    multi_label: bool = False,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -156,17 +158,18 @@ def finetune(
     """
     began = time.monotonic()
     named = resolve(model) if model else None
-    kept = kept_classes(named) if keep_classes else None
+    kept = kept_classes(named, multi_label=multi_label) if keep_classes else arrangement(multi_label=multi_label)
     samples = open_data(data, val_fraction=val_fraction, folders=folders, arrange=kept)
     checkpoint = named or resolve(bundled=bundled_start(samples))
     settings_of = partial(
         finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
         time_budget=time_budget, val_fraction=val_fraction, folders=folders, keep_classes=keep_classes,
+        multi_label=multi_label,
     )  # fmt: skip
     size = _pair(img_size)
     if named is None and size is None:
-        size = affordable_size(settings_of(), samples, checkpoint, device, began)
+        size = affordable_size(suited(settings_of(), samples)[0], samples, checkpoint, device, began)
     planned = plan(
         settings_of(img_size=size), samples, out, score=score, device=device, began=began, base=checkpoint,
         choose=tune == "auto",
@@ -279,6 +282,9 @@ def plan(
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
     _require_split(settings, data, score)
+    if data.multi_label and not alone():
+        raise UsageError("several labels an image are learnt in one process: start it without torchrun")
+    settings, off = suited(settings, data)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()
     left_open, settings = settings.recipe, on_machine(settings, place)
@@ -300,8 +306,14 @@ def plan(
         recipe = _as_measured(settings.recipe, left_open, cost, place)
         settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
     slow = moved(settings.recipe, place) if training else None
-    notes = tuple(note for note in (slow, warning(data)) if note)
+    notes = tuple(note for note in (slow, off, warning(data)) if note)
     return PlannedRun(settings, task, folder, place, cost, why, notes=notes)
+
+
+def suited(settings: Settings, data: DataSet) -> tuple[Settings, str | None]:
+    """`settings` whose recipe suits data of one or of several labels an image; and what was switched off, in a line."""
+    recipe, off = for_labels(settings.recipe, several=data.multi_label)
+    return replace(settings, recipe=recipe), off
 
 
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
@@ -382,6 +394,7 @@ def carry_out(
     if not leads():
         return FinishedRun(folder, None)
     data = final_data(settings, data)
+    keep_thresholds(folder / "best", data)
     keep_familiarity(folder / "best", data)
     return FinishedRun(folder, score_run(folder, data, score, settings.start.checkpoint if settings.start else ""))
 

@@ -57,6 +57,7 @@ class Settings:
     share_seed: int = 0  # which ones
     teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
     folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
+    multi_label: bool = False  # several labels an image, though the data give one each
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:

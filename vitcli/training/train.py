@@ -41,7 +41,11 @@ def open_settings_data(settings: Settings, progress: Progress | None = None) -> 
         val_fraction=settings.val_fraction,
         folders=settings.folders,
         progress=progress,
-        arrange=arrangement(settings.start.keep, settings.start.keep_ids) if settings.start else None,
+        arrange=arrangement(
+            settings.start.keep if settings.start else (),
+            settings.start.keep_ids if settings.start else (),
+            multi_label=settings.multi_label,
+        ),
     )
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
