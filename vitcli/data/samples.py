@@ -7,11 +7,11 @@ Legend: C channels, H W pixels, K classes, N samples.
 
 import hashlib
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -225,6 +225,11 @@ def label_counts(labels: Labels, classes: int) -> Labels:
 def multi_hot(labels: Labels, classes: int) -> Labels:
     """`labels` (N,) as 0 and 1, (N, K); such ones as they are."""
     return labels if labels.ndim == 2 else np.eye(classes, dtype=np.int64)[labels]
+
+
+def labelled(label: Any, classes: Sequence[str]) -> str:
+    """The class of an image by its `label`; where several may hold (0 and 1 for each), they with semicolons."""
+    return ";".join(classes[k] for k in np.flatnonzero(label)) if np.ndim(label) else classes[label]
 
 
 def with_many_labels(found: Splits) -> Splits:
