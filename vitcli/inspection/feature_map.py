@@ -146,9 +146,9 @@ def show(found: Mapping[str, Placed]) -> Exhibit:
     return Exhibit(
         name="map",
         title="Map of the features",
-        words="What the head sees of each image, laid out in two dimensions. Near one another lies what the model finds "
-        "alike; how far that can be believed is the trustworthiness, 1 where every neighbour in the picture is one of "
-        "the features'. Distances between far groups, and the axes, mean nothing.",
+        words="What the head sees of each image, laid out in two dimensions. Near one another lies what the model "
+        "finds alike; how far that can be believed is the trustworthiness, 1 where every neighbour in the picture is "
+        "one of the features'. Distances between far groups, and the axes, mean nothing.",
         table=table,
         findings=findings,
         records=records,
