@@ -107,7 +107,11 @@ def evaluate(
     if few_shot is None:
         refuse({"--seeds": seeds}, "that belongs to --few-shot")
     if few_shot is not None or knn is not None:
-        own = {"two models": len(names) > 1, "--ignore-unknown-classes": ignore_unknown_classes, "--exact": exact}
+        own: dict[str, object] = {
+            "two models": len(names) > 1,
+            "--ignore-unknown-classes": ignore_unknown_classes,
+            "--exact": exact,
+        }
         own |= {"--class-names": class_names}
         refuse(fitting | pictures | own, "--few-shot and --knn learn the data's classes from one model's features")
     if len(names) > 1:
@@ -140,7 +144,7 @@ def evaluate(
         loaded = [load(one, engine=engine, device=device, precision=precision) for one in checkpoints]
         several = [model for model in loaded if model.checkpoint.outputs == "labels"]
         if several:
-            asked = fitting | pictures | {"two models": len(loaded) > 1}
+            asked: dict[str, object] = fitting | pictures | {"two models": len(loaded) > 1}
             name = safe(several[0].checkpoint.name)
             refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
         for model in loaded:

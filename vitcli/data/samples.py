@@ -229,7 +229,7 @@ def multi_hot(labels: Labels, classes: int) -> Labels:
 
 def labelled(label: Any, classes: Sequence[str]) -> str:
     """The class of an image by its `label`; where several may hold (0 and 1 for each), they with semicolons."""
-    return ";".join(classes[k] for k in np.flatnonzero(label)) if np.ndim(label) else classes[label]
+    return ";".join(classes[k] for k in np.flatnonzero(label).tolist()) if np.ndim(label) else classes[label]
 
 
 def with_many_labels(found: Splits) -> Splits:

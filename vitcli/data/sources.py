@@ -176,7 +176,7 @@ def _check_classes(found: Splits, train: Stored) -> None:
 
 def _named(label: Any, classes: Sequence[str]) -> str:
     """The class, or the classes, of an image."""
-    return quoted([classes[k] for k in np.flatnonzero(label)]) if np.ndim(label) else safe(classes[label])
+    return quoted([classes[k] for k in np.flatnonzero(label).tolist()]) if np.ndim(label) else safe(classes[label])
 
 
 def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:

@@ -241,7 +241,7 @@ def _model_labels(
         notes.append("the data give one label an image: the others are taken not to hold")
     hot = multi_hot(labels, len(classes))
     strange = [k for k, label in enumerate(mapped.labels) if label is None and hot[:, k].any()]
-    kept = ~hot[:, strange].any(axis=1)
+    kept: npt.NDArray[np.bool_] = np.logical_not(hot[:, strange].any(axis=1))
     unknown = [classes[k] for k in strange]
     if unknown and (not ignore_unknown or not kept.any()):
         raise DataError(f"{unknown_line(unknown, known, name)} --ignore-unknown-classes leaves their images out")

@@ -179,8 +179,7 @@ def draw(found: Mapping[str, Placed]) -> "Figure":
             for label, (colour, marker) in looks.items():
                 chosen = one.points[labels == label]
                 place.scatter(chosen[:, 0], chosen[:, 1], s=12, c=colour, marker=marker, linewidths=0, alpha=0.8)
-            place.set_xticks([])
-            place.set_yticks([])
+            place.set_axis_off()
             place.set_title(f"{fitted(safe(title), WIDE / len(found) / 2)}: {one.method}, trust {one.trust:.3f}")
         if 1 < len(looks) <= NAMED:
             names = [fitted(safe(label), 1.3) or "no class" for label in looks]
@@ -188,7 +187,8 @@ def draw(found: Mapping[str, Placed]) -> "Figure":
                 drawing.axes[0].scatter([], [], s=12, c=colour, marker=marker, linewidths=0)
                 for colour, marker in looks.values()
             ]
-            drawing.legend(marks, names, loc="outside lower center", ncols=min(7, len(names)))
+            widest = (max(map(len, names)) + 5) * 0.66 * 8 / 72  # inches, with the mark
+            drawing.legend(marks, names, loc="outside lower center", ncols=max(1, min(len(names), int(WIDE / widest))))
     return drawing
 
 

@@ -113,7 +113,7 @@ def predict_command(folder: Path) -> str:
 def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
     """report.html of the run in `folder`. What is missing (no outcome, no steps yet) leaves its section out."""
     page = Page(safe(folder.name))
-    measures = outcome.evaluation.measures if outcome else None
+    measures: Any = outcome.evaluation.measures if outcome else None  # of one or of several labels an image
     if outcome and data.multi_label:
         page.paragraph(
             f"Mean average precision {measures.mean_average_precision:.4f} on {measures.n} {outcome.split} images."

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from vitcli.data.samples import Samples
 from vitcli.images.preprocess import Preprocess
-from vitcli.inference.multilabel import average_precision
 from vitcli.machine import decoding_threads, on_cpu
 from vitcli.training.distributed import World
 from vitcli.training.precision import autocast
@@ -59,6 +58,8 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
 
 def _validate_labels(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
     """`validate` for several labels an image, in one process: a ranking cannot be put together from parts."""
+    from vitcli.inference.multilabel import average_precision  # with what predicts, for which no start waits
+
     recipe = task.recipe
     size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
     found = []
