@@ -29,9 +29,9 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import load_file
 from timm.optim import create_optimizer_v2
 
-from vitcli.checkpoint.tensor_file import read_tensors
 from vitcli.data.samples import ArraySamples, DataSet
 from vitcli.inference.engines import operations
 from vitcli.machine import default_device, default_workers, on_cpu, wait_for
@@ -195,25 +195,22 @@ def waiting(task: Task, size: Size, device: torch.device) -> None:
 
 @torch.inference_mode()
 def inference(name: str, args: dict, size: Size, device: torch.device, compiled: bool) -> None:
-    """As `vit predict` computes on a GPU (float16, not compiled), and as timm's `inference.py --amp --torchcompile`."""
+    """As `vit predict` computes on a GPU (weights in float16, not compiled), and as timm's `inference.py` does."""
     from vitcli.model.architectures import architecture
     from vitcli.model.vit import VisionTransformer
 
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
-    own = VisionTransformer(replace(architecture(name), num_classes=10, **tuples)).to(device).eval()
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    own = VisionTransformer(replace(architecture(name), num_classes=10, **tuples)).to(device, half).eval()
     other = timm.create_model(name, num_classes=10, **tuples).to(device).eval()
     other = torch.compile(other) if compiled else other
     images = torch.randn(size.batch, 3, *own.config.img_size, device=device)
 
-    def run(model: torch.nn.Module, half: torch.dtype) -> Work:
-        def work() -> object:
-            with torch.autocast(device.type, half):
-                return model(images)
+    def theirs() -> object:
+        with torch.autocast(device.type, half):
+            return other(images)
 
-        return work
-
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    a, b, ratio = in_turns(run(own, half), run(other, half), size, device)
+    a, b, ratio = in_turns(lambda: own(images.to(half)), theirs, size, device)
     print(f"{name}, inference, batch {size.batch}: vit {a:.0f}, timm {b:.0f} images/s, ratio {ratio:.2f}", flush=True)
 
 
@@ -264,7 +261,7 @@ def killed_and_resumed(device: torch.device) -> bool:
 
 def digest(state: Path) -> str:
     found = hashlib.sha256()
-    for name, array in sorted(read_tensors(state).items()):
+    for name, array in sorted(load_file(state).items()):
         found.update(name.encode() + array.tobytes())
     return found.hexdigest()
 

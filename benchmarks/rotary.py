@@ -3,7 +3,7 @@
     python benchmarks/rotary.py [--threads 1] [--rounds 15] [--batch 8]
 
 Random weights, ViT-Ti, S and B, 14×14 patches and a class token. Both are the block of `relatives.py`, in one process
-and in turns (A B A B …); a ratio is the median over the rounds of "with turning by without, in the same round".
+and in turns (A B A B …), in processor time; a ratio is the median over the rounds of "with turning by without, in the same round".
 """
 
 import argparse
@@ -46,9 +46,9 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 seconds = []
                 for block in blocks:
-                    start = time.perf_counter()
+                    start = time.process_time()
                     block(x)
-                    seconds.append(time.perf_counter() - start)
+                    seconds.append(time.process_time() - start)
                 ratios.append(seconds[1] / seconds[0])
             print(
                 f"{name:6} {kind:38} ×{statistics.median(ratios):.3f}  ({min(ratios):.2f} to {max(ratios):.2f})",

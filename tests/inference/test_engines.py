@@ -139,6 +139,26 @@ def test_half_precision_is_near_and_in_range(precision: Any, tiny: Checkpoint, m
     np.testing.assert_array_equal(engine.logits(images), exact)
 
 
+@pytest.mark.parametrize("output", ["logits", "features", "both", "signature", "patches", "blocks.0"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_of_half_the_size_compute_the_same(
+    precision: Any, output: str, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator: a copy of the weights is rounded, and what it cannot hold is computed by the exact ones."""
+    images = random_images(tiny)
+    exact = open_engine(tiny, "torch", device="cpu", precision="fp32", output=output).logits(images)
+    monkeypatch.setattr(engines, "on_cpu", lambda kind: False)
+    engine = open_engine(tiny, "torch", device="cpu", precision=precision, output=output)
+    dtypes: list[torch.dtype] = []
+    rounding = engine._halved  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "_halved", lambda x: (dtypes.append(x.dtype), rounding(x))[1])
+    rounded = engine.logits(images)
+    assert dtypes == [{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]]
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * np.abs(exact).max())
+    monkeypatch.setattr(engine, "_halved", lambda x: rounding(x) * np.inf)
+    np.testing.assert_array_equal(engine.logits(images), exact)
+
+
 def test_a_driver_without_a_torch_that_knows_it_is_no_gpu(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "gpu_visible", lambda: True)
     monkeypatch.setattr(engines, "default_device", lambda: "cpu")

@@ -2,8 +2,8 @@
 
 The file lies beside model.safetensors and is of exactly these weights. An image is known by its signature, numbers that
 the model computes on the way to its answer; `inference.familiarity` fits the statistics, here they are kept, read and
-asked. The score is the sum of a few distances from what is usual, each in units of its own spread (Lee et al. 2018,
-"A Simple Unified Framework for Detecting Out-of-Distribution Samples", take such a sum over layers, too).
+asked. The score is made of a few distances from what is usual, each in units of its own spread (Lee et al. 2018, "A
+Simple Unified Framework for Detecting Out-of-Distribution Samples", sum them over layers); the strangest counts most.
 docs/evaluation.md has the measurements that chose it. Nothing here needs torch.
 
 Legend: N held-out images, W signature, d of its numbers are a part, p directions of a part, P parts, K classes.
@@ -31,13 +31,14 @@ from vitcli.model.shapes import Array
 from vitcli.onnx.protobuf import read_metadata
 from vitcli.text import safe
 
-FORMAT = "familiarity/1"  # the one key of the metadata (of several the order is not ours), facts as its value
+FORMAT = "familiarity/2"  # the one key of the metadata (of several the order is not ours), facts as its value
 KEY = "vit.familiarity"  # of an exported file's metadata: the bytes of the file, in base 64
 AGAIN = "delete the file; vit evaluate --calibrate writes another"
 MAX_BYTES = 64 << 20
 MAX_IMAGES = 10_000  # held-out images of which scores are kept
 MAX_PARTS = 8
 LARGEST = 1e8  # of any number in the file: distances must not overflow
+STRANGEST = 100.0  # deviations from the mean: beyond them nothing is stranger
 
 Scores = npt.NDArray[np.float64]
 
@@ -77,7 +78,7 @@ class Familiarity:
 
     facts: Facts
     parts: tuple[Part, ...]  # in the order of the signature
-    usual: Array  # (P, 2): mean of each part's distance, and its deviation by the part's weight
+    usual: Array  # (P, 3): mean and deviation of each part's distance, and the part's weight
     reference: Array  # (N,) scores of the held-out images, rising; each was scored by statistics of the others
     truths: Array  # (N,) probabilities of the held-out images' right classes, rising; none for several labels an image
     known: Array  # (W,) signature of the self-test's image
@@ -101,9 +102,13 @@ class Familiarity:
         return np.stack([part.distance(signature[:, at]) for part, at in places], axis=1)
 
     def total(self, distances: Scores) -> Scores:
-        """(N, P) → scores (N,)."""
-        usual = self.usual.astype(np.float64)
-        return np.asarray(-((distances - usual[:, 0]) / usual[:, 1]).sum(axis=1))
+        """(N, P) → scores (N,).
+
+        Of exponentials, because one strange part must not be made up for by others that look all too usual: to what the
+        head sees noise is as usual as can be.
+        """
+        mean, deviation, weight = self.usual.astype(np.float64).T
+        return np.asarray(-(weight * np.exp(np.minimum((distances - mean) / deviation, STRANGEST) / 2)).sum(axis=1))
 
     def share(self, scores: Scores) -> Scores:
         """Scores (N,) → the shares of the held-out images that score less, in [0, 1], (N,)."""
@@ -213,8 +218,8 @@ def _checked(facts: Facts, tensors: Mapping[str, Array]) -> Familiarity:
             raise ValueError(f"the shapes of part {i} do not fit each other")
         parts.append(Part(origin, axes, centers))
     usual, reference, truths, known = (tensors[name] for name in ("usual", "reference", "truths", "known"))
-    if usual.shape != (count, 2) or not (usual[:, 1] > 0).all():
-        raise ValueError("usual must hold a mean and a positive deviation for each part")
+    if usual.shape != (count, 3) or not (usual[:, 1:] > 0).all():
+        raise ValueError("usual must hold a mean, a positive deviation and a positive weight for each part")
     for name, array in (("reference", reference), ("truths", truths)):
         if array.ndim != 1 or len(array) > MAX_IMAGES or (np.diff(array) < 0).any():
             raise ValueError(f"{name} must be up to {MAX_IMAGES} rising numbers")

@@ -6,6 +6,7 @@ and for models that are not plain ViTs. Knows no files of images and no labels.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from vitcli.checkpoint.selftest import TOLERANCE, check_selftest, selftest_input
 from vitcli.checkpoint.weights import read_weights
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.inference.exported import ExportPrecision, Options, check_file
-from vitcli.machine import available_cpus, default_device, gpu_visible
+from vitcli.machine import available_cpus, default_device, gpu_visible, on_cpu
 from vitcli.model.config import ViTConfig
 from vitcli.model.shapes import Array
 from vitcli.onnx.graph import Precision, build
@@ -169,6 +170,7 @@ class TorchEngine:
         import torch
 
         from vitcli.checkpoint.load import load_any
+        from vitcli.model.vit import VisionTransformer
 
         self._device = torch.device(device or default_device())
         if precision == "auto":
@@ -176,11 +178,10 @@ class TorchEngine:
         self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self.exact = self._half is None  # float32, as the checkpoint's own tests were made
         model = load_any(checkpoint).to(self._device)
-        self._compute: Callable[[Any], Any] = model
-        if output in ("features", "both", "signature"):
-            self._compute = _seen_by(model, output)
-        elif output != "logits":
-            self._compute = partial(_tokens_of, model, output)
+        self._exact, self._halved = _output_of(model, output), None
+        # Casting at every layer costs a GPU a fifth of its rate; models of timm may not bear another type of weights.
+        if self._half is not None and isinstance(model, VisionTransformer) and not on_cpu(self._device.type):
+            self._halved = _output_of(deepcopy(model).to(self._half), output)
         self._alone = Lock()  # one call uses all cores, or the GPU
 
     def logits(self, pixels: Array) -> Array:
@@ -196,14 +197,26 @@ class TorchEngine:
             return found
 
     def _run(self, images: Any, half: Any) -> Array:
+        """In float32; or in `half`, by weights of that type where there is a copy of them, by autocast elsewhere."""
         import torch
 
         # TF32, the default of cuDNN's convolutions, would move probabilities by 1e-4.
         exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-        numbers = torch.autocast(self._device.type, half, enabled=half is not None)
+        numbers = torch.autocast(self._device.type, half, enabled=half is not None and self._halved is None)
         with torch.inference_mode(), exact, numbers:
-            found = self._compute(images.to(self._device, non_blocking=True))
+            images = images.to(self._device, non_blocking=True)
+            if half is not None and self._halved is not None:
+                found = self._halved(images.to(half))
+            else:
+                found = self._exact(images)
             return found.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _output_of(model: Any, output: Output) -> Callable[[Any], Any]:
+    """Images (B, C, H, W) → the `output` of a torch model."""
+    if output in ("features", "both", "signature"):
+        return _seen_by(model, output)
+    return model if output == "logits" else partial(_tokens_of, model, output)  # type: ignore[no-any-return]
 
 
 def _seen_by(model: Any, output: Output) -> Callable[[Any], Any]:

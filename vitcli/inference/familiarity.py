@@ -36,7 +36,7 @@ from vitcli.text import safe
 
 LEAST_IMAGES = 100  # held-out images for which statistics are made: with fewer, a hundredth of them is no image
 MOST_IMAGES = MAX_IMAGES
-WEIGHTS = (2.0, 1.0, 1.0)  # of the distances of mean, spread and features (docs/evaluation.md)
+WEIGHTS = (1.0, 1.0, 2.0)  # of the distances of mean, spread and features (docs/evaluation.md)
 DIRECTIONS = 128  # at most, of a part without classes: those in which images vary most
 FOLDS = 5
 FLOOR = 1e-6  # of a direction's variance, in units of the largest
@@ -133,14 +133,15 @@ def fit(
     folds = np.random.default_rng(0).permutation(len(labels)) % FOLDS
     parts = parts_of(signatures, labels, widths)
     empty = np.zeros(0, np.float32)
-    made = Familiarity(facts, parts, np.ones((len(parts), 2), np.float32), empty, empty, known.astype(np.float32))
+    made = Familiarity(facts, parts, np.ones((len(parts), 3), np.float32), empty, empty, known.astype(np.float32))
     distances = np.empty((len(labels), len(widths)))
     for fold in range(FOLDS):
         out = folds == fold
         of_others = replace(made, parts=parts_of(signatures[~out], labels[~out], widths))
         distances[out] = of_others.distances(signatures[out])
-    deviation = np.maximum(distances.std(axis=0), 1e-6) / WEIGHTS[-len(widths) :]
-    made = replace(made, usual=np.stack([distances.mean(axis=0), deviation], axis=1).astype(np.float32))
+    deviation, weights = np.maximum(distances.std(axis=0), 1e-6), np.array(WEIGHTS[-len(widths) :])
+    usual = np.stack([distances.mean(axis=0), deviation, weights], axis=1)
+    made = replace(made, usual=usual.astype(np.float32))
     truths = np.zeros(0)
     if exclusive:
         truths = np.sort(probabilities(logits, facts.temperature)[np.arange(len(labels)), labels])

@@ -264,6 +264,14 @@ class ViTConfig:
         raise ValueError(f"there are pre_logits, class, mean, patches, and blocks.0 to blocks.{self.depth - 1}")
 
     @property
+    def signature_block(self) -> int:
+        """Number of the block whose incoming tokens an image's signature is made of: two thirds up.
+
+        There they tell most strangers (docs/evaluation.md); higher up they know little but the classes.
+        """
+        return min(2 * self.depth // 3, self.depth - 1)
+
+    @property
     def signature_width(self) -> int:
         """Numbers of an image's signature (`VisionTransformer.signature`)."""
         return 2 * self.embed_dim + self.num_features

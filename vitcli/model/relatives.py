@@ -178,10 +178,15 @@ class Rotary(nn.Module):
         """Queries (B, n, M, d) of the first M tokens and keys (B, n, N, d) of all, turned for the block `layer`."""
         M = q.shape[-2]
         cos, sin = self._tables(layer, q.dtype)
+        still = M <= self.prefix  # queries that are no patches have no place
+        if _in_place(q) and _in_place(k):
+            turns = torch.complex(cos, sin)
+            q, k = _paired(q, self.halves), _paired(k, self.halves)
+            if not still:
+                q.mul_(turns[..., :M, :])
+            return _unpaired(q), _unpaired(k.mul_(turns))
         turn = _turn_halves if self.halves else _turn_neighbours
-        if self.prefix >= M:  # what is not a patch has no place
-            return q, turn(k, cos, sin)
-        return turn(q, cos[..., :M, :], sin[..., :M, :]), turn(k, cos, sin)
+        return q if still else turn(q, cos[..., :M, :], sin[..., :M, :]), turn(k, cos, sin)
 
     def _tables(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines, (N, d/2) or (n, N, d/2), of the block `layer`."""
@@ -193,21 +198,36 @@ class Rotary(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _in_place(x: Tensor) -> bool:
+    """Whether nobody asks for x again: no gradient, and no compiler, which fuses what a CPU takes several passes for."""
+    learning = torch.is_grad_enabled() and x.requires_grad
+    return x.dtype == torch.float32 and x.device.type == "cpu" and not learning and not torch.compiler.is_compiling()
+
+
+def _paired(x: Tensor, halves: bool) -> Tensor:
+    """x (…, d) as complex numbers (…, d/2), which a CPU turns by one product in place: x itself, pairs beside each other.
+
+    Pairs `halves` of a head apart are brought together, in a copy. That is another order of the head's numbers, the same
+    for queries and keys, so their products are the same.
+    """
+    if halves:
+        return torch.complex(*x.chunk(2, dim=-1))
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+def _unpaired(x: Tensor) -> Tensor:
+    """(…, d/2) complex → (…, d) real."""
+    return torch.view_as_real(x).flatten(-2)
+
+
 def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Pairs (a, b) of x (…, d), half a head apart → (a cos − b sin, b cos + a sin); as few passes as there can be."""
-    half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    turned = x * torch.cat([cos, cos], dim=-1)
-    turned[..., :half].addcmul_(b, sin, value=-1)
-    turned[..., half:].addcmul_(a, sin)
-    return turned
+    """Pairs (a, b) of x (…, d), half a head apart → (a cos − b sin, b cos + a sin)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
 def _turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same of pairs beside each other, which on a CPU are complex numbers: one product."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+    """The same of pairs beside each other."""
     a, b = x[..., ::2], x[..., 1::2]
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
 

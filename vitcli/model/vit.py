@@ -91,19 +91,23 @@ class VisionTransformer(nn.Module):
     def signature(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) → by what they are recognised as familiar or strange, and logits (B, K).
 
-        The signature (B, 2 D + F): mean, and logarithm of the deviation, of the patch tokens that enter the last block,
-        and what the head sees.
+        The signature (B, 2 D + F): mean, and logarithm of the deviation, of the patch tokens that enter block
+        `config.signature_block`, and what the head sees.
         """
-        tokens = self._before_last_block(x)
-        features = self._last_block_and_pool(tokens)
+        at = self.config.signature_block
+        tokens = self._through(self.embed(x), 0, at)
+        features = self._last_block_and_pool(self._through(tokens, at, self.config.depth - 1))
         patches = tokens[:, self.config.num_prefix_tokens :]
         spread = (patches.std(dim=1, unbiased=False) + SPREAD_EPS).log()
         return torch.cat([patches.mean(dim=1), spread, features], dim=1), self.classify(features)
 
     def _before_last_block(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) → the tokens that enter the last block (B, N, D)."""
-        x = self.embed(x)
-        for block in list(self.blocks)[:-1]:
+        return self._through(self.embed(x), 0, self.config.depth - 1)
+
+    def _through(self, x: Tensor, first: int, end: int) -> Tensor:
+        """Tokens that enter block `first` → those that enter block `end`, both (B, N, D)."""
+        for block in list(self.blocks)[first:end]:
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
         return x
 

@@ -147,10 +147,11 @@ class ViTWriter(RelatedWriter):
     def encode(self, x: str) -> str:
         """Tokens z_0 (B·N, D) → the representation y (B, D): encoded, pooled and normalised."""
         config, last = self.config, f"blocks.{self.config.depth - 1}."
-        for i in range(config.depth - 1):
-            x = self._mlp(self._attention(x, f"blocks.{i}."), f"blocks.{i}.")
-        if self.signing:
-            self._seen = self._mean_and_spread(x)
+        for i in range(config.depth):
+            if self.signing and i == config.signature_block:
+                self._seen = self._mean_and_spread(x)
+            if i < config.depth - 1:
+                x = self._mlp(self._attention(x, f"blocks.{i}."), f"blocks.{i}.")
         if config.global_pool == "token":
             x = self._final_norm(self._mlp(self._class_attention(x, last), last))
             return self.graph.node("Reshape", x, self.graph.ints(-1, 2 * config.embed_dim)) if config.distilled else x
