@@ -139,10 +139,14 @@ def test_names_are_matched_and_unknown_ones_refused(model: Path, tmp_path: Path)
     assert any("'Four' is the model's 'four'" in line for line in result.notes)
 
 
-def test_one_label_an_image_is_taken_at_its_word(model: Path, data: Path, tmp_path: Path) -> None:
+def test_one_label_an_image_says_nothing_of_others_unless_it_is_said_to(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     with (data.parent / "single.csv").open("w") as file:
         file.write("file_name,label\nall-1-0.png,four\nall-8-0.png,one\n")
-    result = evaluate_labels(str(model), data.parent / "single.csv")
+    with pytest.raises(DataError, match="--multi-label says that no others hold"):
+        evaluate_labels(str(model), data.parent / "single.csv")
+    result = evaluate_labels(str(model), data.parent / "single.csv", multi_label=True)
     assert result.labels.tolist() == [[0, 0, 0, 1], [1, 0, 0, 0]]
     assert any("the others are taken not to hold" in line for line in result.notes)
 

@@ -16,6 +16,7 @@ from vitcli.cli.options import (
     ExactOpt,
     FoldersOpt,
     JsonOpt,
+    MultiLabelOpt,
     TogetherOpt,
 )
 from vitcli.cli.predict import refuse_batches
@@ -88,6 +89,7 @@ def evaluate(
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
     class_names: ClassNamesOpt = None,
+    multi_label: MultiLabelOpt = False,
 ) -> None:
     """Score a model on labelled images, with its uncertainty; two models: which is better.
 
@@ -112,7 +114,7 @@ def evaluate(
             "--ignore-unknown-classes": ignore_unknown_classes,
             "--exact": exact,
         }
-        own |= {"--class-names": class_names}
+        own |= {"--class-names": class_names, "--multi-label": multi_label}
         refuse(fitting | pictures | own, "--few-shot and --knn learn the data's classes from one model's features")
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
@@ -147,13 +149,16 @@ def evaluate(
             asked: dict[str, object] = fitting | pictures | {"two models": len(loaded) > 1}
             name = safe(several[0].checkpoint.name)
             refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
+        elif multi_label:
+            refuse({"--multi-label": True}, f"{safe(loaded[0].checkpoint.name)} gives one class an image")
         for model in loaded:
             refuse_batches(batch_size, model)
         if several:
             with Telling() as told:
                 found = evaluate_labels(
                     loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
-                    ignore_unknown=ignore_unknown_classes, note=told.note, progress=told.progress,
+                    ignore_unknown=ignore_unknown_classes, multi_label=multi_label, note=told.note,
+                    progress=told.progress,
                 )  # fmt: skip
             show_labels(form, found)
             _say_failed(found.failed)

@@ -175,6 +175,7 @@ def evaluate_labels(
     *,
     split: Split | None = None,
     folders: str | None = None,
+    multi_label: bool = False,
     ignore_unknown: bool = False,
     batch_size: int | None = None,
     exact: bool = False,
@@ -183,7 +184,8 @@ def evaluate_labels(
 ) -> LabelEvaluation:
     """A multi-label `model` on labelled images; arguments and errors are those of `evaluate`.
 
-    Images with one label each are taken at their word: the others do not hold for them.
+    Data that give one label an image say nothing of the others, which may hold, too: they are a DataError, unless with
+    `multi_label` the others are taken not to hold.
     """
     loaded = model if isinstance(model, Model) else load(model)
     if loaded.checkpoint.outputs != "labels":
@@ -192,16 +194,23 @@ def evaluate_labels(
     if not isinstance(data, str | Path):
         if classes is None:
             raise UsageError("samples have labels alone: give the names of their classes, too")
-        return _of_samples(scoring, loaded, data, classes)
+        return _of_samples(scoring, loaded, data, classes, multi_label)
     scored = open_scored(data, split, folders, note=note, progress=progress)
-    result = _of_samples(scoring, loaded, scored.samples, scored.splits.classes)
+    result = _of_samples(scoring, loaded, scored.samples, scored.splits.classes, multi_label)
     for line in result.notes:
         if note:
             note(line)
     return replace(result, data=scored.data, split=scored.described)
 
 
-def _of_samples(scoring: Scoring, model: Model, samples: Samples, classes: Sequence[str]) -> LabelEvaluation:
+def _of_samples(
+    scoring: Scoring, model: Model, samples: Samples, classes: Sequence[str], multi_label: bool
+) -> LabelEvaluation:
+    if samples.labels.ndim == 1 and not multi_label:
+        raise DataError(
+            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data give "
+            "one: a manifest's `labels` column gives all, --multi-label says that no others hold"
+        )
     truth, kept, notes = _model_labels(model, samples.labels, classes, scoring.ignore_unknown)
     wanted = np.flatnonzero(kept)
     logits, read, failed = scoring.answers(model, samples, wanted)

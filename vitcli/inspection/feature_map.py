@@ -22,7 +22,7 @@ from torch import Tensor
 from vitcli.errors import ImageError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.inspection.aspect import OfAnyModel, Subject
-from vitcli.inspection.exhibit import Exhibit, ModelTable, arrays_of, said_of
+from vitcli.inspection.exhibit import Array, Exhibit, ModelTable, arrays_of, said_of
 from vitcli.inspection.images import Picture
 from vitcli.model.vit import VisionTransformer
 from vitcli.report.figures import COLOURS, STYLE, WIDE, figure, fitted
@@ -133,7 +133,8 @@ def show(found: Mapping[str, Placed]) -> Exhibit:
     """The maps of the models side by side."""
     table = ModelTable(found, "map", "trustworthiness", "images", "classes")
     records = ModelTable(found, "image", "class", "x", "y")
-    findings, arrays = [], {}
+    findings: list[str] = []
+    arrays: dict[str, Array] = {}
     for title, one in found.items():
         known = sorted(set(one.labels) - {""})
         table.add(title, one.method, f"{one.trust:.4f}", str(len(one.points)), str(len(known) or "-"))
