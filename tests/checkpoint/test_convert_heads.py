@@ -138,14 +138,12 @@ class TestProblemType:
         assert answer.exit_code == 0, answer.output
         processor = transformers.AutoImageProcessor.from_pretrained(folder)
         pipe = transformers.pipeline("image-classification", str(folder), image_processor=processor, device="cpu")
-        shares = np.array([
-            [{one["label"]: one["score"] for one in pipe(str(tmp_path / f"{i}.png"), top_k=3)}[label] for label in LABELS]
-            for i in range(4)
-        ])  # fmt: skip
+        found = [{one["label"]: one["score"] for one in pipe(str(tmp_path / f"{i}.png"), top_k=3)} for i in range(4)]
+        shares = np.array([[one[label] for label in LABELS] for one in found])
         truth = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1]])
-        found = json.loads(answer.stdout)["measures"]
-        assert found["nll"] == pytest.approx(measure_labels(shares, truth, LABELS).nll, abs=2e-3)
-        assert [one["threshold"] for one in found["labels"]] == [0.5] * 3
+        measures = json.loads(answer.stdout)["measures"]
+        assert measures["nll"] == pytest.approx(measure_labels(shares, truth, LABELS).nll, abs=2e-3)
+        assert [one["threshold"] for one in measures["labels"]] == [0.5] * 3
 
     def test_what_is_for_one_class_an_image_is_refused(self, tmp_path: Path) -> None:
         for label in LABELS:

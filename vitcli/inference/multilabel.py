@@ -208,8 +208,8 @@ def _of_samples(
 ) -> LabelEvaluation:
     if samples.labels.ndim == 1 and not multi_label:
         raise DataError(
-            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data give "
-            "one: a manifest's `labels` column gives all, --multi-label says that no others hold"
+            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data "
+            "give one: a manifest's `labels` column gives all, --multi-label says that no others hold"
         )
     truth, kept, notes = _model_labels(model, samples.labels, classes, scoring.ignore_unknown)
     wanted = np.flatnonzero(kept)
