@@ -146,7 +146,7 @@ def evaluate(
         loaded = [load(one, engine=engine, device=device, precision=precision) for one in checkpoints]
         several = [model for model in loaded if model.checkpoint.outputs == "labels"]
         if several:
-            asked: dict[str, object] = fitting | pictures | {"two models": len(loaded) > 1}
+            asked: dict[str, object] = {**fitting, **pictures, "two models": len(loaded) > 1}
             name = safe(several[0].checkpoint.name)
             refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
         elif multi_label:

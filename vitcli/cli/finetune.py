@@ -88,7 +88,8 @@ def finetune(
     from vitcli.cli.console import bytes_shown, data_opened, resolved
     from vitcli.training.keeping import arrangement, kept_classes
     from vitcli.training.recipe import Recipe
-    from vitcli.training.run import finetuning_settings, plan, suited
+    from vitcli.training.run import finetuning_settings, plan
+    from vitcli.training.settings import suited
     from vitcli.training.start import affordable_size, better_start, bundled_start
 
     if data is None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vitcli.checkpoint.write import store_thresholds
 from vitcli.data.samples import DataSet, Samples
-from vitcli.errors import ImageError
+from vitcli.errors import ImageError, UsageError
 from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, risk_figure, svg
 from vitcli.report.page import Page
@@ -94,6 +94,15 @@ def keep_familiarity(folder: Path, data: DataSet) -> None:
         # Of several labels an image none is the one whose mean it would be near.
         labels = np.zeros(len(data.val), np.int64) if data.multi_label else None
         store(folder, familiarise(resolve(str(folder)), data.val, labels=labels, data=data.root.resolve().name))
+
+
+def require_split(name: str, data: DataSet, score: ScoredSplit) -> None:
+    """Raises UsageError before the work when the split that was asked for cannot be scored after it.
+
+    `name` is what the user calls the data.
+    """
+    if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
+        raise UsageError(f"--score {score}: {safe(name)} has no such split")
 
 
 def _split(data: DataSet, score: ScoredSplit) -> tuple[str, Samples | None]:

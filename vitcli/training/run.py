@@ -21,7 +21,6 @@ from vitcli.data.split import subset
 from vitcli.errors import UsageError
 from vitcli.machine import default_device, default_workers, memory_free, on_cpu
 from vitcli.model.resample import Kernel
-from vitcli.text import safe
 from vitcli.training.auto import moved, worth_compiling
 from vitcli.training.budget import Clock, seconds
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
@@ -29,9 +28,9 @@ from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_t
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
 from vitcli.training.keeping import arrangement, kept_classes, require_keepable, warning
-from vitcli.training.recipe import Recipe, finetuning_recipe, for_labels, load_recipe, override
-from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run
-from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
+from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
+from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, require_split, score_run
+from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings, suited
 from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
 from vitcli.training.train import (
@@ -281,7 +280,7 @@ def plan(
         raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
-    _require_split(settings, data, score)
+    require_split(settings.data, data, score)
     if data.multi_label and not alone():
         raise UsageError("several labels an image are learnt in one process: start it without torchrun")
     settings, off = suited(settings, data)
@@ -308,12 +307,6 @@ def plan(
     slow = moved(settings.recipe, place) if training else None
     notes = tuple(note for note in (slow, off, warning(data)) if note)
     return PlannedRun(settings, task, folder, place, cost, why, notes=notes)
-
-
-def suited(settings: Settings, data: DataSet) -> tuple[Settings, str | None]:
-    """`settings` whose recipe suits data of one or of several labels an image; and what was switched off, in a line."""
-    recipe, off = for_labels(settings.recipe, several=data.multi_label)
-    return replace(settings, recipe=recipe), off
 
 
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
@@ -350,7 +343,7 @@ def plan_resumption(
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
-    _require_split(settings, data, score)
+    require_split(settings.data, data, score)
     place = device or default_device()
     settings = on_machine(settings, place)
     task = build_task(settings, data, resolver=resolver)
@@ -361,12 +354,6 @@ def plan_resumption(
     if settings.tune != "head" and (slow := moved(settings.recipe, place)):
         notes.append(slow.partition(":")[0] + ", with which this run began; it goes on in them, several times slower")
     return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes))
-
-
-def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:
-    """Raises UsageError before the work when the split that was asked for cannot be scored after it."""
-    if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
-        raise UsageError(f"--score {score}: {safe(settings.data)} has no such split")
 
 
 def carry_out(

@@ -1,14 +1,15 @@
 """What a training run was asked for, from scratch or from a checkpoint: enough to begin it again. Kept in run.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vitcli.checkpoint.model_args import checked_settings
+from vitcli.data.samples import DataSet
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, shown
 from vitcli.model.resample import Kernel
-from vitcli.training.recipe import Recipe, as_dict, override
+from vitcli.training.recipe import Recipe, as_dict, for_labels, override
 
 Tune = Literal["head", "all", "head+all", "lora"]
 
@@ -96,3 +97,9 @@ class Settings:
         except (ValueError, CheckpointError) as error:
             raise VitError(f"run.json is not that of a run: {error}; start again in a new folder") from None
         return settings
+
+
+def suited(settings: Settings, data: DataSet) -> tuple[Settings, str | None]:
+    """`settings` whose recipe suits data of one or of several labels an image; and what was switched off, in a line."""
+    recipe, off = for_labels(settings.recipe, several=data.multi_label)
+    return replace(settings, recipe=recipe), off
