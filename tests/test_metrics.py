@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
-from vitcli.metrics import BINS, confused_pairs, measure, mistakes, paired, wilson
+from vitcli.metrics import BINS, clustered, confused_pairs, measure, mistakes, paired, wilson
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 7, 400)
@@ -177,3 +177,39 @@ class TestMistakes:
         off = confusion - np.diag(np.diag(confusion))
         assert sum(pair.n for pair in pairs) == off.sum()
         assert pairs[0].n == off.max() == len(pairs[0].names)
+
+
+def test_groups_of_one_give_wilsons_interval() -> None:
+    right = np.arange(2000) % 5 > 0
+    found, plain = clustered(right, np.arange(2000)), wilson(1600, 2000)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=1e-4)
+
+
+def test_images_that_are_copies_count_once() -> None:
+    """Up to Student's t for so many groups."""
+    right = np.arange(100) % 4 > 0
+    found, plain = clustered(np.repeat(right, 10), np.repeat(np.arange(100), 10)), wilson(75, 100)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=3e-3)
+    for all_or_none in (0, 1):
+        alike = clustered(np.full(1000, all_or_none, bool), np.repeat(np.arange(100), 10))
+        assert alike == wilson(100 * all_or_none, 100)
+
+
+def test_groups_say_nothing_when_there_is_one_and_never_more_than_images() -> None:
+    assert clustered(np.array([True, False, True]), np.zeros(3, np.int64)) == wilson(0, 0)
+    even = clustered(np.tile([True, False], 50), np.repeat(np.arange(50), 2))  # they vary less than by chance
+    assert even == wilson(50, 100)
+
+
+def test_the_interval_of_groups_covers_the_truth() -> None:
+    """Accuracy that differs from group to group, as that of patients does; Wilson's interval would miss it often."""
+    rng = np.random.default_rng(0)
+    inside = np.zeros(2)
+    for _ in range(400):
+        sizes = rng.integers(5, 30, 40)
+        groups = np.repeat(np.arange(40), sizes)
+        right = rng.random(len(groups)) < np.repeat(rng.beta(4, 1, 40), sizes)
+        for i, one in enumerate((clustered(right, groups), wilson(int(right.sum()), len(right)))):
+            inside[i] += one.low <= 0.8 <= one.high
+    assert inside[0] / 400 > 0.92
+    assert inside[1] / 400 < 0.8

@@ -100,9 +100,12 @@ class Paired:
     p_value: float  # McNemar's, exact, two-sided
 
 
-def measure(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -> Measures:
+def measure(
+    probabilities: Probabilities, labels: Labels, names: Sequence[str], groups: Labels | None = None
+) -> Measures:
     """All measures of `probabilities` (N, K) for `labels` (N,), indices of `names` (K,).
 
+    Samples of the same one of `groups` (N,) are alike, and the interval is as wide as that makes it.
     With more than 2000 classes, `classes` and `confusion` hold those that occur as a label or as a prediction.
     Raises ValueError for no samples, shapes that do not fit, labels or probabilities out of range.
     """
@@ -115,7 +118,7 @@ def measure(probabilities: Probabilities, labels: Labels, names: Sequence[str]) 
     return Measures(
         n=n,
         top1=correct / n,
-        top1_interval=wilson(correct, n),
+        top1_interval=wilson(correct, n) if groups is None else clustered(predicted == labels, groups),
         top5=_top_k(probabilities, labels, 5) if k > 5 else None,
         balanced_accuracy=float(np.mean([row.recall for row in present])),
         macro_f1=float(np.mean([row.f1 for row in present])),
@@ -151,7 +154,26 @@ def t_quantile(freedom: int) -> float:
     return sqrt(freedom) * tan((low + high) / 2)
 
 
-def wilson(correct: int, n: int) -> Interval:
+def clustered(right: npt.NDArray[np.bool_], groups: Labels) -> Interval:
+    """Wilson's interval for the share of `right` (N,) where samples of one of `groups` (N,) are alike.
+
+    For as many samples as would, each by itself, vary as the groups do (Korn and Graubard 1998, Surv. Methodol. 24,
+    193: the effective sample size, with Student's t for few groups); at most all of them, and as many as there are
+    groups where all or none are right.
+    """
+    sizes = np.bincount(np.unique(groups, return_inverse=True)[1])
+    n, g, share = len(right), len(sizes), float(right.mean())
+    if g < 2:
+        return Interval(0.0, 1.0)
+    rights = np.bincount(np.unique(groups, return_inverse=True)[1], right)
+    variance = g / (g - 1) * float(((rights - share * sizes) ** 2).sum()) / n**2
+    spread = share * (1 - share)
+    few = (Z / t_quantile(g - 1)) ** 2
+    effective = float(g) if not spread else min(n, few * spread / variance) if variance else float(n)
+    return wilson(share * effective, effective)
+
+
+def wilson(correct: float, n: float) -> Interval:
     """Score interval of a share (Wilson 1927); the whole range when there is nothing to go by."""
     if not n:
         return Interval(0.0, 1.0)

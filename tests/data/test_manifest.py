@@ -4,11 +4,13 @@ import json
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vitcli.data.check import check
 from vitcli.data.samples import Splits
 from vitcli.data.sources import open_data, read_splits
 from vitcli.errors import DataError
@@ -282,3 +284,68 @@ def test_any_bytes_give_splits_or_a_data_error(root: Path, suffix: str, data: by
         assert len(read_splits(path).classes) > 0
     except DataError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+GROUPS = {"images/1.png": "anna", "images/2.png": " anna ", "images/3.png": "", "images/4.png": 7}
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl"])
+def test_groups_in_every_dress(root: Path, name: str) -> None:
+    mark = "\t" if name == "m.tsv" else ","
+    rows = [("path", "label", "Group"), *((file, "cat", str(group)) for file, group in GROUPS.items())]
+    text = "\n".join(mark.join(row) for row in rows)
+    if name == "m.jsonl":
+        text = "\n".join(json.dumps({"path": file, "label": "cat", "Group": group}) for file, group in GROUPS.items())
+    (root / name).write_text(text)
+    samples = read_splits(root / name).named["train"]
+    assert samples.groups == ("anna", "anna", "", "7")
+    assert samples.keep(np.array([True, False, False, True])).groups == ("anna", "7")
+
+
+def test_without_groups_nobody_says_any(root: Path) -> None:
+    (root / "m.csv").write_text("path,label,group\nimages/1.png,cat,\nimages/2.png,dog, \n")
+    assert read_splits(root / "m.csv").named["train"].groups is None
+
+
+@pytest.mark.parametrize("value", ["true", "[1]", "1.5"])
+def test_a_group_that_is_no_text_is_named(root: Path, value: str) -> None:
+    (root / "m.jsonl").write_text(f'{{"path": "images/1.png", "label": "cat", "group": {value}}}')
+    with pytest.raises(DataError, match=r"line 1: group .* is not text"):
+        read_splits(root / "m.jsonl")
+
+
+def grouped(root: Path, groups: str, splits: str = "") -> Path:
+    """A manifest of nine images of two classes by turns, with a letter each for its group, and perhaps its split."""
+    split = {"t": "train", "v": "val", "e": "test"}
+    lines = ["path,label,group" + ",split" * bool(splits)]
+    for i, group in enumerate(groups):
+        lines.append(f"images/{i + 1}.png,{['cat', 'dog'][i % 2]},{group}" + (f",{split[splits[i]]}" if splits else ""))
+    (root / "m.csv").write_text("\n".join(lines))
+    return root / "m.csv"
+
+
+def test_the_validation_split_takes_whole_groups(root: Path) -> None:
+    """And the fingerprint knows them, since they decide what is trained on."""
+    data = open_data(grouped(root, "aabbccdd"), val_fraction=0.3)
+    assert len(data.train) + len(data.val) == 8
+    assert len(data.val) > 0
+    assert data.train.groups is not None
+    assert data.val.groups is not None
+    assert not {*data.train.groups} & {*data.val.groups}
+    assert "group by group" in " ".join(data.notes)
+    assert open_data(grouped(root, "aabbccde"), val_fraction=0.3).fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("groups", ["aaaaaaaa", "abababab"])
+def test_groups_that_cannot_be_parted_are_an_error(root: Path, groups: str) -> None:
+    with pytest.raises(DataError, match="no validation images can be drawn"):
+        open_data(grouped(root, groups))
+    assert len(open_data(grouped(root, groups), val_fraction=0.0).train) == 8
+
+
+def test_groups_that_the_datas_own_splits_tear_are_said(root: Path) -> None:
+    data = open_data(grouped(root, "aabbccdd", "ttttveve"))
+    assert any("2 groups in more than one split of the data's own: 'c' in val and test" in note for note in data.notes)
+    (finding,) = (one for one in check(root / "m.csv").findings if one.kind == "group-leak")
+    assert (finding.grade, finding.count) == ("spoils a measurement", 2)
+    assert finding.examples == ("c (val, test)", "d (val, test)")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitcli.data.split import content_split
+from vitcli.data.split import content_split, folds, in_one_fold, together
 from vitcli.errors import UsageError
 
 
@@ -72,3 +72,72 @@ def test_copies_under_two_classes_stay_together_too() -> None:
 def test_senseless_fractions(fraction: float) -> None:
     with pytest.raises(UsageError, match="fraction"):
         content_split(digests(3), np.zeros(3, np.int64), fraction, 0)
+
+
+grouped = st.lists(
+    st.tuples(st.integers(0, 25), st.sampled_from(["", "a", "b", "c", "d", "e"]), st.integers(0, 3)),
+    min_size=1,
+    max_size=60,
+)
+
+
+def sides_of(names: list[str], found: np.ndarray) -> dict[str, set[int]]:
+    return {
+        name: {int(side) for side, own in zip(found, names, strict=True) if own == name} for name in {*names} - {""}
+    }
+
+
+@given(grouped, st.integers(2, 5), st.integers(0, 3))
+def test_groups_and_copies_stay_together(samples: list[tuple[int, str, int]], k: int, seed: int) -> None:
+    """In the validation split and in folds; every class keeps training images."""
+    contents = [f"image {image}".encode() for image, _, _ in samples]
+    names = [group for _, group, _ in samples]
+    labels = np.array([label for _, _, label in samples], np.int64)
+    keys = together(contents, names)
+    for found in (content_split(keys, labels, 0.3, seed), folds(keys, labels, k, seed)):
+        assert all(len(sides) == 1 for sides in sides_of(names, found).values())
+        assert all(len(sides) == 1 for sides in sides_of([c.decode() for c in contents], found).values())
+    assert set(labels[~content_split(keys, labels, 0.3, seed)]) == set(labels)
+    assert found.min() >= 0
+    assert found.max() < k
+
+
+def test_a_copy_joins_two_groups_and_nothing_else_does() -> None:
+    contents = [b"p", b"q", b"q", b"r", b"s"]
+    keys = together(contents, ["anna", "anna", "bert", "cem", ""])
+    assert len({*keys[:3]}) == 1
+    assert len({keys[0], keys[3], keys[4]}) == 3
+    assert together(contents, None) == contents
+    assert together(contents, [""] * 5) == contents  # so that an empty column splits as none does
+
+
+def test_a_new_image_of_a_group_moves_no_other() -> None:
+    names = [f"patient {i % 40}" for i in range(400)]
+    contents, labels = digests(500), np.arange(500) % 3
+    before = content_split(together(contents[:400], names), labels[:400], 0.2)
+    after = content_split(together(contents, [*names, *[f"patient {i % 40}" for i in range(100)]]), labels, 0.2)
+    assert (after[:400] == before).all()
+
+
+@pytest.mark.parametrize("k", [2, 5, 7])
+def test_folds_have_equal_shares_of_each_class(k: int) -> None:
+    labels = np.repeat([0, 1, 2], [100, 33, 7])
+    found = folds(digests(140), labels, k)
+    counts = np.array([np.bincount(labels[found == fold], minlength=3) for fold in range(k)])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    order = np.random.default_rng(0).permutation(140)
+    shuffled = folds([digests(140)[i] for i in order], labels[order], k)
+    assert (shuffled == found[order]).all()
+    assert (folds(digests(140), labels, k, seed=1) != found).any()
+
+
+def test_a_class_of_two_groups_is_in_two_folds() -> None:
+    """Small ones too, whose groups are full of a larger class."""
+    names = [f"house {i // 10}" for i in range(60)]
+    labels = np.zeros(60, np.int64)
+    labels[[3, 17]] = 1
+    labels[[22, 44]] = 2
+    found = folds(together(digests(60), names), labels, 2)
+    assert in_one_fold(found, labels) == []
+    labels[44] = 0
+    assert in_one_fold(folds(together(digests(60), names), labels, 2), labels) == [2]

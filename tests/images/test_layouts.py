@@ -118,6 +118,24 @@ def packed_12_bits(pixels: np.ndarray, order: str, white: str) -> bytes:
     return data
 
 
+@pytest.mark.parametrize("kind", [b"\2\0", b"\1\0", b"\7\0"], ids=["text", "bytes", "undefined"])
+@pytest.mark.parametrize("tag", [254, 258, 259, 262, 277, 284, 338, 339])
+def test_tags_that_hold_no_numbers_are_damage(tag: int, kind: bytes) -> None:
+    """Pillow gives them as they are, and what they held was said on the terminal: 8 bits were a backspace."""
+    pixels = np.zeros((4, 6, 4), np.uint8)
+    data = bytearray(tiff(pixels, photometric="rgb", extrasamples=[2], planarconfig="contig", subfiletype=0))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = {struct.unpack_from("<H", data, at)[0]: at for at in range(start + 2, start + 2 + 12 * count, 12)}
+    if tag not in entries:  # the last one is overwritten: order does not matter to the reader
+        entries[tag] = max(entries.values())
+        struct.pack_into("<HHII", data, entries[tag], tag, 3, 1, 8)
+    data[entries[tag] + 2 : entries[tag] + 4] = kind
+    with pytest.raises(ImageError) as error:
+        open_image(bytes(data), name="image")
+    assert str(error.value).isprintable()
+
+
 def test_a_12_bit_tiff_is_as_bright_as_it_says() -> None:
     """Pillow puts 4095 where 65535 would be white, so that it came 16 times too dark."""
     check(packed_12_bits(np.full((4, 6), 4095), "<", "minisblack"), np.ones((4, 6)))

@@ -75,7 +75,7 @@ def test_a_head_beside_old_rows_is_at_its_minimum() -> None:
     torch.manual_seed(0)
     x, labels = torch.randn(60, 5), torch.arange(60) % 4
     kept = torch.randn(3, 5), torch.randn(3)
-    fitted = fit_head(x, labels, 4, 0, kept)
+    fitted = fit_head(x, labels, 4, 0, kept=kept)
     assert torch.equal(fitted.weight[:3], kept[0])
     assert torch.equal(fitted.bias[:3], kept[1])
     std, mean = x.std(dim=0, unbiased=False), x.mean(dim=0)

@@ -21,13 +21,13 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     provenance = checkpoint.provenance
-    data, accuracy = provenance.get("data", {}), provenance.get("validation_accuracy")
+    data, (accuracy, split) = provenance.get("data", {}), _accuracy(provenance)
     name = data.get("name") if isinstance(data, dict) else None
     results = []
     if isinstance(accuracy, float) and name and not provenance.get("resized"):  # else it is that of another size
         results = [
             EvalResult("image-classification", safe(name), safe(name), "accuracy", accuracy,
-                       dataset_split="validation", task_name="Image classification")
+                       dataset_split=split, task_name="Image classification")
         ]  # fmt: skip
     base = checkpoint.base_model or provenance.get("base_model")
     task = "image-feature-extraction" if checkpoint.why_no_classes else "image-classification"
@@ -48,6 +48,15 @@ def model_card(checkpoint: Checkpoint, repo: str, license: str | None) -> str:
         _use(checkpoint, repo),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _accuracy(provenance: Mapping[str, Any]) -> tuple[Any, str]:
+    """How good the model is said to be, None where nobody measured it, and on which images."""
+    folds = provenance.get("cross_validation")
+    if isinstance(folds, dict):
+        return folds.get("accuracy"), f"{folds.get('folds')} folds of train, by {folds.get('folds')} other models"
+    measured = provenance.get("validation_images") != 0
+    return provenance.get("validation_accuracy") if measured else None, "validation"
 
 
 def use_command(name: str, *, classifies: bool) -> str:

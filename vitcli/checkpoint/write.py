@@ -157,6 +157,16 @@ def store_thresholds(folder: Path, thresholds: Sequence[float]) -> None:
         raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
 
 
+def store_provenance(checkpoint: Checkpoint, more: Mapping[str, Any]) -> None:
+    """Add `more` to the provenance of a checkpoint in a folder of ours. Raises CheckpointError."""
+    config = read_config(checkpoint.config_path)
+    config["vit"]["provenance"] = {**config["vit"].get("provenance", {}), **more}
+    try:
+        _write_config(checkpoint.folder, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or checkpoint.folder)}: {error.strerror}") from error
+
+
 def _names(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
     """Class names that `config` does not have: of a Hub checkpoint of timm's by its name, or those a user gave it."""
     if not checkpoint.label_ids:

@@ -90,6 +90,12 @@ def row(grid: "Table", *cells: Any, style: str = "") -> None:
     grid.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in cells), style=style or None)
 
 
+def pictures_shown() -> bool:
+    """Whether standard output is a terminal that small pictures can be drawn in."""
+    console = stdout()
+    return console.is_terminal and console.color_system == "truecolor"
+
+
 def half_blocks(image: "Image.Image", columns: int = 20) -> "Text":
     """`image` (RGB) at most `columns` characters wide and half as many lines high.
 

@@ -14,6 +14,7 @@ from vitcli.cli.options import (
     DryRunOpt,
     EpochsOpt,
     FoldersOpt,
+    FoldsOpt,
     ImgSizeOpt,
     JsonOpt,
     KeepClassesOpt,
@@ -63,6 +64,7 @@ def finetune(
     compile_: CompileOpt = False,
     time_budget: TimeBudgetOpt = None,
     val_fraction: ValFractionOpt = VAL_FRACTION,
+    folds: FoldsOpt = None,
     score: ScoreOpt = "auto",
     set_: SetOpt = None,
     device: DeviceOpt = None,
@@ -94,6 +96,9 @@ def finetune(
 
     if data is None:
         raise UsageError("--data is missing: a folder of class folders, a manifest, or MNIST-style IDX files")
+    if folds is not None:
+        unheld = {"--val-fraction": val_fraction != VAL_FRACTION, "--score": score != "auto"}
+        refuse(unheld, "--folds scores every image, by a model trained without it")
     if tune == "head":
         unused: dict[str, Any] = {"--recipe": recipe, "--epochs": epochs, "--batch-size": batch_size, "--lr": lr}
         unused |= {
@@ -107,7 +112,7 @@ def finetune(
     view = terms.view()
     named = resolved(model) if model else None  # a wrong name is told before the data are read
     kept = kept_classes(named, multi_label=multi_label) if keep_classes else arrangement(multi_label=multi_label)
-    samples = data_opened(data, val_fraction=val_fraction, folders=folders, arrange=kept)
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders, arrange=kept, pooled=folds is not None)
     if classes is not None and classes != len(samples.classes):
         names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
         raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
@@ -135,6 +140,7 @@ def finetune(
         folders=folders,
         keep_classes=keep_classes,
         multi_label=multi_label,
+        folds=folds or 0,
     )
     chosen = (pixels[0], pixels[1]) if pixels else None
     if not named and not chosen:

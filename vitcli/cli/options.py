@@ -116,6 +116,14 @@ VAL_FRACTION = 0.1
 ValFractionOpt = Annotated[
     float, typer.Option("--val-fraction", help="Share of train that validates when the data has no validation split.")
 ]
+FoldsOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--folds",
+        min=2,
+        help="Train on all images, and score each by one of so many other models, which was trained without it.",
+    ),
+]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")]
 JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, as soon as it is known.")]
 CsvOpt = Annotated[bool, typer.Option("--csv", help="Comma-separated values with a header.")]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from vitcli.errors import UsageError
@@ -64,6 +65,18 @@ def size(text: str | None, option: str) -> list[int] | None:
     if len(sides) not in (1, 2) or min(sides, default=0) < 1:
         raise UsageError(f"{option} {safe(text)}: write one number of pixels, or HEIGHTxWIDTH")
     return sides * 2 if len(sides) == 1 else sides
+
+
+def new_file(text: str, option: str, endings: tuple[str, ...], force: bool) -> Path:
+    """The file `text` that is to be written, before any work. Raises UsageError for one that must not be."""
+    path = Path(text)
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{option} {safe(text)}: the name must end in {' or '.join(endings)}")
+    if path.exists() and not force:
+        raise UsageError(f"{safe(path)} is there already; --force replaces it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{safe(path.parent)}: no such folder")
+    return path
 
 
 def _value(text: str) -> Any:

@@ -7,6 +7,7 @@ import typer
 
 from vitcli.cli.options import DeviceOpt, EngineOpt, ForceOpt, FromFileOpt, JsonOpt, ModelOpt
 from vitcli.cli.predict import images_named, refuse_inputs
+from vitcli.cli.settings import new_file
 from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
 from vitcli.text import plural, safe
 
@@ -50,7 +51,7 @@ def similar(
         refuse_inputs(queries, from_file)
     elif queries or from_file or k is not None:
         raise UsageError("--duplicates compares the images with one another: no queries and no -k")
-    sheet = _sheet_path(html, force) if html else None
+    sheet = new_file(html, "--html", (".html", ".htm"), force) if html else None
     from vitcli.cli.console import note, progress, resolved
     from vitcli.cli.views import similar as view
     from vitcli.inference.embed import Embedder
@@ -120,14 +121,3 @@ def _said(stored: "Stored", checkpoint: "Checkpoint") -> dict[str, object]:
     said = about.get("precision")
     precision = said if said in ("int8", "bf16", "fp16") else "fp32"
     return {"what": about["what"], "precision": precision, "exact": about.get("exact") is True}
-
-
-def _sheet_path(text: str, force: bool) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--html {safe(text)}: the name must end in .html")
-    if path.exists() and not force:
-        raise UsageError(f"{safe(path)} is there already; --force replaces it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{safe(path.parent)}: no such folder")
-    return path

@@ -27,7 +27,7 @@ from PIL import Image
 from vitcli.data.folders import alike, like_empty_cells
 from vitcli.data.layout import split_of
 from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts, require_one_label
-from vitcli.data.sources import read_splits
+from vitcli.data.sources import read_splits, torn_groups
 from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import oddities
 from vitcli.text import plural, safe
@@ -192,6 +192,12 @@ def _layout(found: Splits, folders: str | None) -> Iterator[Finding]:
             "left-out", "spoils a measurement", len(found.left_out),
             f"{plural(len(found.left_out), 'file or folder')} with images that belong to no split and no class",
             "give them a class and a split, or move them away", tuple(found.left_out),
+        )  # fmt: skip
+    if torn := torn_groups(found.named):
+        yield Finding(
+            "group-leak", "spoils a measurement", len(torn), f"{plural(len(torn), 'group')} in more than one split",
+            "give each group one split, or leave the column out: vit keeps groups on one side when it splits",
+            tuple(f"{group} ({', '.join(splits)})" for group, splits in torn.items()),
         )  # fmt: skip
     held_out = tuple(name for name in found.classes if split_of(name) in ("val", "test"))
     if held_out and found.kind == "folders" and folders is None:

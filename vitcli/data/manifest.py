@@ -1,4 +1,5 @@
-"""CSV, TSV and JSONL manifests: one image a line, with columns `file_name` (or `path`), `label` and perhaps `split`.
+"""CSV, TSV and JSONL manifests: one image a line, with columns `file_name` (or `path`) and `label`, and perhaps `split`
+and `group`: what an image belongs to, such as a patient, whose images stay together when they are split.
 
 `labels` instead of `label` gives an image several: `a;b`, a JSON list, in JSONL a list.
 
@@ -26,8 +27,8 @@ from vitcli.text import safe
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _FILE_COLUMNS = ("file_name", "path")
 _MAX_LINE = 1 << 20  # characters
-_COLUMNS = (*_FILE_COLUMNS, "label", "labels", "split")
-_Row = tuple[int, str, tuple[str, ...], Split]  # line, file, labels, split
+_COLUMNS = (*_FILE_COLUMNS, "label", "labels", "split", "group")
+_Row = tuple[int, str, tuple[str, ...], Split, str]  # line, file, labels, split, group
 _Fields = dict[str, Any]
 
 
@@ -68,17 +69,19 @@ def read_manifest(path: Path) -> Splits:
     if not rows:
         raise DataError(f"{safe(path)} lists no images")
     others.require_none(path)
-    classes = tuple(sorted({label for _, _, labels, _ in rows for label in labels}))
+    classes = tuple(sorted({label for _, _, labels, *_ in rows for label in labels}))
     if not classes:
         raise DataError(f"{safe(path)} gives no image a label")
-    named = {
-        split: FileSamples(
+    grouped = any(group for *_, group in rows)
+    named = {}
+    for split in dict.fromkeys(of for *_, of, _ in rows):
+        own = [row for row in rows if row[3] == split]
+        named[split] = FileSamples(
             path.parent,
-            tuple(file for _, file, _, of in rows if of == split),
-            _as_numbers([labels for _, _, labels, of in rows if of == split], classes, several=several.said is True),
+            tuple(file for _, file, *_ in own),
+            _as_numbers([labels for _, _, labels, *_ in own], classes, several=several.said is True),
+            groups=tuple(group for *_, group in own) if grouped else None,
         )
-        for split in dict.fromkeys(of for *_, of in rows)
-    }
     return Splits(path, "manifest", classes, named)
 
 
@@ -175,7 +178,7 @@ def _records(file: TextIO, path: Path) -> Iterator[tuple[int, _Fields | _LineErr
     if not {"label", "labels"} & set(columns):
         raise DataError(
             f"{safe(path)}: line 1 must name the columns {' or '.join(_FILE_COLUMNS)}, label (or labels, as a;b) and, "
-            "if wanted, split; "
+            "if wanted, split and group; "
             f"it reads '{safe(header.strip(), 80)}'"
         )
     if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
@@ -260,7 +263,7 @@ def _row(line: int, fields: _Fields, files: _Stored) -> _Row:
     names = tuple(class_name(label, files.folder) for label in labels)
     if len(set(names)) < len(names):
         raise _LineError(f"a label twice in {quoted(names)}")
-    return line, file, names, split
+    return line, file, names, split, _group(fields.get("group"))
 
 
 def _text(label: Any) -> str:
@@ -285,6 +288,15 @@ def _several(cell: Any) -> tuple[str, ...]:
     if not isinstance(cell, str | list):
         raise _LineError(f"labels {safe(cell, 60)} are neither text nor a list")
     return tuple(_text(label) for label in (cell.split(";") if isinstance(cell, str) else cell))
+
+
+def _group(cell: Any) -> str:
+    """What an image belongs to, "" for nothing; a number counts as it is written."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        cell = str(cell)
+    if not isinstance(cell, str | None):
+        raise _LineError(f"group {safe(cell, 60)} is not text")
+    return unicodedata.normalize("NFC", (cell or "").strip())
 
 
 def manifest_in(folder: Path) -> Path | None:

@@ -81,6 +81,10 @@ class ArraySamples:
         """A hash of each image, (N,)."""
         return [hashlib.blake2b(image, digest_size=16).digest() for image in self.images]
 
+    @property
+    def groups(self) -> None:
+        """Nobody says what the images of such files belong to."""
+
     @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(repr(self.images.shape).encode())
@@ -101,6 +105,7 @@ class FileSamples:
     names: tuple[str, ...]  # paths, relative to root or absolute, (N,)
     labels: Labels
     contents: list[bytes] | None = None  # a hash of each file, (N,), where the split was drawn from it
+    groups: tuple[str, ...] | None = None  # what each image belongs to, "" for nothing, (N,); None: nobody says
 
     def __len__(self) -> int:
         return len(self.names)
@@ -121,13 +126,15 @@ class FileSamples:
     def fingerprint(self) -> str:
         """A digest of names, labels and contents where those were hashed, of names, labels and sizes otherwise.
 
-        Times do not count, so that a copy of the data on another disk resumes a run.
+        Groups count where there are any. Times do not count, so that a copy of the data on another disk resumes a run.
         """
         digest = hashlib.sha256()
         for i, name in enumerate(self.names):
             content = self.contents[i].hex() if self.contents else _size(self.path(i))
             label = ",".join(map(str, np.flatnonzero(self.labels[i]))) if self.labels.ndim == 2 else self.labels[i]
             digest.update(f"{name}\0{label}\0{content}\0".encode("utf-8", "surrogateescape"))
+            if self.groups:
+                digest.update(f"{self.groups[i]}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def hashed(self, progress: Progress | None = None) -> "FileSamples":
@@ -146,8 +153,17 @@ class FileSamples:
     def keep(self, mask: npt.NDArray[np.bool_]) -> "FileSamples":
         """The samples where `mask` (N,) is true, in the same order."""
         kept = np.flatnonzero(mask).tolist()
+        names, labels = tuple(self.names[i] for i in kept), self.labels[mask]
         contents = None if self.contents is None else [self.contents[i] for i in kept]
-        return replace(self, names=tuple(self.names[i] for i in kept), labels=self.labels[mask], contents=contents)
+        groups = None if self.groups is None else tuple(self.groups[i] for i in kept)
+        return replace(self, names=names, labels=labels, contents=contents, groups=groups)
+
+    def joined(self, other: "FileSamples") -> "FileSamples":
+        """These samples and then those of `other`, of the same root; what one of them lacks, both lack."""
+        contents = None if self.contents is None or other.contents is None else [*self.contents, *other.contents]
+        groups = None if self.groups is None or other.groups is None else (*self.groups, *other.groups)
+        labels = np.concatenate([self.labels, other.labels])
+        return replace(self, names=(*self.names, *other.names), labels=labels, contents=contents, groups=groups)
 
 
 Stored = ArraySamples | FileSamples

@@ -6,10 +6,11 @@ of it (`open_data`: images of every class, a validation split); scoring asks for
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from vitcli.data import idx, manifest
 from vitcli.data.folders import alike, like_empty_cells, read_folders
 from vitcli.data.layout import listing, quoted
 from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored, label_counts
-from vitcli.data.split import content_split
+from vitcli.data.split import content_split, together
 from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
 from vitcli.text import plural, safe
@@ -64,16 +65,20 @@ def open_data(
     *,
     val_fraction: float = 0.1,
     folders: str | None = None,
+    pooled: bool = False,
     progress: Progress | None = None,
     arrange: Callable[[Splits], Splits] | None = None,
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
-    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content;
-    `progress` is told how many files have been read for that. `folders` is as in `read_splits`. `arrange` changes what
+    Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content,
+    those of a group together; `progress` is told how many files have been read for that. `folders` is as in
+    `read_splits`. `pooled`: a validation split is among the training images, and none is drawn. `arrange` changes what
     was read before anything is asked of it.
     """
     found = read_splits(path, folders=folders)
+    if pooled:
+        found, val_fraction = _pooled(found), 0.0
     if arrange:
         found = arrange(found)
     train = found.named.get("train")
@@ -92,10 +97,18 @@ def open_data(
         if isinstance(train, FileSamples):
             train = train.hashed(progress)
         contents = train.contents or []
-        mask = content_split(contents, train.labels, val_fraction)
+        mask = content_split(together(contents, train.groups), train.labels, val_fraction)
+        if train.groups and val_fraction and not mask.any():
+            raise DataError(
+                f"{safe(path)}: no validation images can be drawn, since without any one of its groups a class would "
+                "have no training images: add a split column, or train on all with --val-fraction 0"
+            )
         notes += _copies(train, contents, found.classes)
-        notes.append(f"{mask.sum()} of {len(mask)} training images validate, chosen by content")
+        how = "group by group" if train.groups else "chosen by content"
+        if not pooled:
+            notes.append(f"{mask.sum()} of {len(mask)} training images validate, {how}")
         train, val = train.keep(~mask), train.keep(mask)
+    notes += _torn_groups({**found.named, "train": train, "val": val})
     seen = label_counts(val.labels, len(found.classes)) > 0
     unseen = [label for label in range(found.known, len(found.classes)) if not seen[label]]
     if len(val) and unseen:
@@ -177,6 +190,33 @@ def _check_classes(found: Splits, train: Stored) -> None:
 def _named(label: Any, classes: Sequence[str]) -> str:
     """The class, or the classes, of an image."""
     return quoted([classes[k] for k in np.flatnonzero(label).tolist()]) if np.ndim(label) else safe(classes[label])
+
+
+def _pooled(found: Splits) -> Splits:
+    """`found` with its validation images in train."""
+    train, val = found.named.get("train"), found.named.get("val")
+    if train is None or val is None:
+        return found
+    assert isinstance(train, FileSamples)  # IDX files have no validation split
+    assert isinstance(val, FileSamples)
+    named: dict[Split, Stored] = {split: part for split, part in found.named.items() if split != "val"}
+    note = f"the {len(val)} validation images are among the others"
+    return replace(found, named={**named, "train": train.joined(val)}, notes=(*found.notes, note))
+
+
+def torn_groups(named: Mapping[Split, Stored]) -> dict[str, list[Split]]:
+    """The groups that have images in more than one split, with those."""
+    found: defaultdict[str, list[Split]] = defaultdict(list)
+    for split in [split for split in get_args(Split) if split in named]:
+        for group in sorted(set(named[split].groups or ()) - {""}):
+            found[group].append(split)
+    return {group: splits for group, splits in found.items() if len(splits) > 1}
+
+
+def _torn_groups(named: Mapping[Split, Stored]) -> list[str]:
+    torn = torn_groups(named)
+    where = ", ".join(f"'{safe(group, 60)}' in {' and '.join(splits)}" for group, splits in list(torn.items())[:1])
+    return [f"{plural(len(torn), 'group')} in more than one split of the data's own: {where}"] if torn else []
 
 
 def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) -> list[str]:

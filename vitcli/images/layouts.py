@@ -7,6 +7,7 @@ compared with another reader; all else is refused under its name. Tags: TIFF 6.0
 """
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import IO, Any
 
 _GRAY, _RGB, _PALETTE, _CMYK, _YCBCR = (0, 1), 2, 3, 5, 6
@@ -168,8 +169,12 @@ def _counted(bands: int) -> str:
 
 
 def _all(tags: Mapping[int, Any], tag: int, default: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The numbers of a tag. Raises ValueError where it holds text or bytes, which no tag that is asked for may."""
     value = tags.get(tag, default)
-    return value if isinstance(value, tuple) else (value,)
+    values = value if isinstance(value, tuple) else (value,)
+    if not all(one is None or isinstance(one, Number) for one in values):
+        raise ValueError(f"its tag {tag} does not hold numbers")
+    return values
 
 
 def _first(tags: Mapping[int, Any], tag: int, default: Any) -> Any:

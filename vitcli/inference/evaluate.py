@@ -58,6 +58,7 @@ class Evaluation:
     notes: tuple[str, ...]  # how classes were matched, and what was left out
     data: str | None = None  # as it was named; None where samples were given
     split: str | None = None  # "test", "val", "train"; "all" where there are no splits
+    groups: Labels | None = None  # which images belong together, (N,); None: each is by itself
 
     @cached_property
     def probabilities(self) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -66,7 +67,7 @@ class Evaluation:
 
     @cached_property
     def measures(self) -> Measures:
-        return measure(self.probabilities, self.labels, self.classes)
+        return measure(self.probabilities, self.labels, self.classes, self.groups)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:

@@ -1,21 +1,28 @@
 """One self-contained HTML page: sections of text, tables and pictures. No script, no address outside the file.
 
-Everything that comes in is text and is escaped here; only `svg` and `png` put markup and data into the page, and they
-are made by `figures`. Knows nothing of what the page is about.
+Everything that comes in is text and is escaped here; only `svg` and `pictures` put markup and data into the page, made
+by `figures` and `small_png`. Knows nothing of what the page is about.
 """
 
 import base64
 import html
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vitcli.files import write_file
 from vitcli.text import safe
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 # What the page may load: its own style and pictures inside it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+MOST_PICTURES = 2000  # of a page that is still usable
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #5c6670; --line: #d8dee4; --paper: #fff; }
@@ -134,6 +141,17 @@ class Page:
         """Write the page to `path`, whole or not at all."""
         write_file(path, [self.html().encode("utf-8")])
         return path
+
+
+def small_png(image: "Image.Image", side: int) -> bytes:
+    """`image` as a PNG whose longer side has `side` pixels; a much smaller one is enlarged pixel by pixel."""
+    from PIL import Image
+
+    scale = side / max(image.size)
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS).save(file, "PNG")
+    return file.getvalue()
 
 
 def text(value: object) -> str:

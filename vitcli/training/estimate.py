@@ -55,7 +55,8 @@ class Estimate:
     def seconds(self, settings: Settings) -> float:
         """What the whole run of `settings` takes, within its time budget."""
         tune = settings.tune
-        seconds = self.head_seconds * ("head" in tune) + self.all_seconds * (tune != "head")
+        # Of k folds each model but the last is trained on all but a kth of the images: k passes over all of them.
+        seconds = self.head_seconds * ("head" in tune) + self.all_seconds * (tune != "head") * max(settings.folds, 1)
         seconds *= 1 + len(settings.recipe.lrs)
         return min(seconds, settings.budget or seconds)
 

@@ -86,10 +86,20 @@ class Uncompiled:
 
 
 @dataclass(frozen=True)
+class FoldScored:
+    """A model was scored on the images that it was trained without."""
+
+    fold: int  # from 1
+    folds: int
+    n: int  # images
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class Lost:
     """A file of the run folder was damaged, and the run goes on without what it held."""
 
     what: str  # one line
 
 
-Event = Stepped | Evaluated | Featured | Asked | HeadFitted | Shrunk | Tried | FellBack | Uncompiled | Lost
+Event = Stepped | Evaluated | Featured | Asked | HeadFitted | Shrunk | Tried | FellBack | Uncompiled | FoldScored | Lost

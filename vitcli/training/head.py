@@ -7,18 +7,19 @@ was interrupted computes them once.
 """
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from vitcli.checkpoint.tensor_file import read_header, read_tensors
-from vitcli.data.samples import Samples
-from vitcli.data.split import content_split
+from vitcli.data.samples import Labels, Samples, Stored
+from vitcli.data.split import content_split, together
 from vitcli.errors import CheckpointError, Stopped, UsageError
 from vitcli.files import write_file
 from vitcli.images.preprocess import Preprocess
@@ -37,6 +38,7 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-6, 2))  # on the mean lo
 HELD_OUT = 0.1  # of train, for the choice
 CHOICE_IMAGES = 20_000  # at most as many are used to choose; all of them for the fit itself
 STEPS = 100  # of L-BFGS
+FEATURES = "features.safetensors"  # in the run folder
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,26 @@ def features(model: nn.Module, samples: Samples, preprocess: Preprocess, device:
         yield found.float().cpu()
 
 
-def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int, kept: tuple[Tensor, Tensor] | None = None) -> Fitted:
+def fit_head(
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    seed: int,
+    keys: Sequence[bytes] | None = None,
+    kept: tuple[Tensor, Tensor] | None = None,
+) -> Fitted:
     """The linear layer for features `x` (N, D) and `labels` (N,) or, where several may hold, (N, K) of 0 and 1.
 
-    Of the first classes the rows and biases `kept` (k, D), (k,) stay as they are, and the others are solved for beside
-    them; their biases are then penalised as well, for without images of the kept classes nothing else would bound them.
+    Images with the same one of `keys` (N,) stay together when a slice is held out. Of the first classes the rows and
+    biases `kept` (k, D), (k,) stay as they are, and the others are solved for beside them; their biases are then
+    penalised as well, for without images of the kept classes nothing else would bound them.
     """
     if kept is not None and len(kept[0]) == classes:
         return Fitted(*kept, 0.0, ())
     old = None if kept is None else F.linear(x, *kept)  # (N, k)
     mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp(min=1e-6)
     standard = (x - mean) / std
-    digests = [i.to_bytes(8, "little") for i in range(len(x))]
+    digests = keys or [i.to_bytes(8, "little") for i in range(len(x))]
     held_out = torch.from_numpy(content_split(digests, labels.numpy(), HELD_OUT, seed))
     tried: list[PenaltyTried] = []
     if held_out.any():
@@ -96,6 +106,29 @@ def fit_head(x: Tensor, labels: Tensor, classes: int, seed: int, kept: tuple[Ten
     if kept is not None:
         weight, bias = torch.cat([kept[0], weight]), torch.cat([kept[1], bias])
     return Fitted(weight, bias, penalty, tuple(tried))
+
+
+def group_keys(samples: Stored) -> list[bytes] | None:
+    """What keeps the images of a group together, (N,); None where there are no groups."""
+    if samples.groups is None:
+        return None
+    return together([i.to_bytes(8, "little") for i in range(len(samples))], samples.groups)
+
+
+def held_out_logits(
+    x: Tensor, labels: Tensor, classes: int, folds: Labels, seed: int, keys: Sequence[bytes] | None = None
+) -> Tensor:
+    """Logits (N, K) for features `x` (N, D), those of each fold by a head that was fitted without it.
+
+    `folds` (N,) numbers the fold of each image; the rest as in `fit_head`.
+    """
+    logits = torch.empty(len(x), classes)
+    for fold in np.unique(folds):
+        kept, out = (torch.from_numpy(np.flatnonzero(mask)) for mask in (folds != fold, folds == fold))
+        own = [keys[i] for i in kept.tolist()] if keys else None
+        fitted = fit_head(x[kept], labels[kept], classes, seed, own)
+        logits[out] = F.linear(x[out], fitted.weight, fitted.bias)
+    return logits
 
 
 def _try(
@@ -181,7 +214,9 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
     heads = heads_of(task.model)
-    fitted = fit_head(x, labels, task.classes, task.recipe.seed, _kept_rows(heads, task.data.known))
+    fitted = fit_head(
+        x, labels, task.classes, task.recipe.seed, group_keys(task.data.train), _kept_rows(heads, task.data.known)
+    )
     with torch.no_grad():
         for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):
             head.weight.copy_(weight * len(heads))  # their mean is the model's answer
@@ -214,10 +249,10 @@ def _kept_rows(heads: list[nn.Linear], known: int) -> tuple[Tensor, Tensor] | No
 
 def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, Tensor]:
     """What the head sees of the training images (N, D): as an earlier part of the run left it, or computed and kept."""
-    cache, samples = run.folder / "features.safetensors", task.data.train
+    cache, samples = run.folder / FEATURES, task.data.train
     if cache.exists():
         try:
-            return _read_features(cache, len(samples), sum(head.in_features for head in heads_of(task.model)))
+            return stored_features(task, run.folder)
         except CheckpointError as error:
             yield Lost(f"{error}; the features are computed again")
     parts: list[Tensor] = []
@@ -229,12 +264,25 @@ def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Genera
         if stop.exit_code:
             raise Stopped(f"stopped at image {done} of {len(samples)}; to go on: {run.resume_command}", stop.exit_code)
     x = torch.cat(parts)
-    write_file(cache, [save({"features": x})])
+    store_features(x, run.folder)
     return x
 
 
-def _read_features(path: Path, images: int, width: int) -> Tensor:
-    """The features (images, width) in a file of `_kept_features`. Raises CheckpointError for anything else."""
+def store_features(x: Tensor, folder: Path) -> None:
+    """Keep features (N, D) for `stored_features`."""
+    write_file(folder / FEATURES, [save({"features": x})])
+
+
+def stored_features(task: Task, folder: Path) -> Tensor:
+    """The features (N, D) of the training images that `tune_head` left in the run folder `folder`.
+
+    Raises CheckpointError for anything else.
+    """
+    path, images, width = (
+        folder / FEATURES,
+        len(task.data.train),
+        sum(head.in_features for head in heads_of(task.model)),
+    )
     tensors = read_header(path).tensors
     if set(tensors) != {"features"} or tensors["features"].shape != (images, width):
         raise CheckpointError(f"{safe(path)}: not {images} features of {width} numbers")

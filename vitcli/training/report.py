@@ -3,21 +3,19 @@
 The page says what was done, how it went, how good the result is, and where it fails.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from vitcli.checkpoint.write import store_thresholds
 from vitcli.data.samples import DataSet, Samples
-from vitcli.errors import ImageError, UsageError
+from vitcli.errors import ImageError
 from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, risk_figure, svg
-from vitcli.report.page import Page
+from vitcli.report.page import Page, small_png
 from vitcli.text import command, safe
 from vitcli.training.folder import read_config, read_metrics
 from vitcli.training.keeping import Forgotten, forgotten, in_words
@@ -36,13 +34,27 @@ SHOWN = 160  # pixels of a picture's longer side
 class Outcome:
     """How good the best checkpoint of a run is."""
 
-    split: str  # "test" or "val"
+    split: str  # "test", "val" or "folds"
     evaluation: "Evaluation | LabelEvaluation"
     mistakes: tuple[Mistake, ...]  # the most confident first
     report: Path
     note: str = ""  # what should be known about the number
+    folds: int = 0  # models whose answers to their own folds these are; 0: they are those of the best checkpoint
     forgotten: Forgotten | None = None  # of the classes that were kept, where images of them were scored
     kept: str = ""  # the same in a line; nothing where none were kept
+
+    @property
+    def whose(self) -> str:
+        """Who answered what, in a few words."""
+        if self.folds:
+            return f"{self.folds} models, each on the images that it was trained without"
+        return f"best checkpoint on the {self.split} split"
+
+    def samples(self, data: DataSet) -> Samples:
+        """The images of `data` that were scored."""
+        if self.folds:
+            return data.train
+        return data.test if self.split == "test" and data.test is not None else data.val
 
 
 def score_run(folder: Path, data: DataSet, score: ScoredSplit, start: str = "") -> Outcome | None:
@@ -70,7 +82,7 @@ def score_run(folder: Path, data: DataSet, score: ScoredSplit, start: str = "") 
     wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
     lost = forgotten(start, replace(evaluation, split=split), data) if data.known else None
     kept = in_words(lost, data) if data.known else ""
-    outcome = Outcome(split, evaluation, wrong, folder / "report.html", note, lost, kept)
+    outcome = Outcome(split, evaluation, wrong, folder / "report.html", note, forgotten=lost, kept=kept)
     write_report(folder, data, outcome)
     return outcome
 
@@ -94,15 +106,6 @@ def keep_familiarity(folder: Path, data: DataSet) -> None:
         # Of several labels an image none is the one whose mean it would be near.
         labels = np.zeros(len(data.val), np.int64) if data.multi_label else None
         store(folder, familiarise(resolve(str(folder)), data.val, labels=labels, data=data.root.resolve().name))
-
-
-def require_split(name: str, data: DataSet, score: ScoredSplit) -> None:
-    """Raises UsageError before the work when the split that was asked for cannot be scored after it.
-
-    `name` is what the user calls the data.
-    """
-    if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
-        raise UsageError(f"--score {score}: {safe(name)} has no such split")
 
 
 def _split(data: DataSet, score: ScoredSplit) -> tuple[str, Samples | None]:
@@ -130,9 +133,9 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
         )
     elif outcome and measures:
         low, high = measures.top1_interval.low, measures.top1_interval.high
-        split = "validation" if outcome.split == "val" else outcome.split
+        split = {"val": "validation images", "folds": f"images, of {outcome.whose}"}.get(outcome.split, "test images")
         page.paragraph(
-            f"Accuracy {measures.top1:.4f} on {measures.n} {split} images (95 % interval {low:.4f} to {high:.4f})."
+            f"Accuracy {measures.top1:.4f} on {measures.n} {split} (95 % interval {low:.4f} to {high:.4f})."
             + (f" But {outcome.note}." if outcome.note else "")
         )
         if outcome.kept:
@@ -148,9 +151,8 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
     elif outcome and measures:
         _scores(page, measures, outcome.evaluation)  # type: ignore[arg-type]
     if outcome and outcome.mistakes:
-        samples = data.test if outcome.split == "test" and data.test is not None else data.val
         page.section("Most confidently wrong")
-        page.pictures(_pictures(outcome.mistakes[:MISTAKES], samples))
+        page.pictures(_pictures(outcome.mistakes[:MISTAKES], outcome.samples(data)))
     page.write(folder / "report.html")
 
 
@@ -259,13 +261,9 @@ def _pictures(wrong: Sequence[Mistake], samples: Samples) -> list[tuple[bytes, s
     pictures = []
     for mistake in wrong:
         try:
-            image = samples.image(places[mistake.name])
+            picture = small_png(samples.image(places[mistake.name]), SHOWN)
         except ImageError:
             continue  # the file went away since it was scored
-        scale = SHOWN / max(image.size)
-        size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-        file = io.BytesIO()
-        image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS).save(file, "PNG")
         said = f"{mistake.predicted} {mistake.probability:.2f}, is {mistake.true}: {Path(mistake.name).name}"
-        pictures.append((file.getvalue(), said))
+        pictures.append((picture, said))
     return pictures

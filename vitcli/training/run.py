@@ -1,8 +1,7 @@
 """A whole run, from what was asked for to its report: `train`, `finetune`, `resume`. The commands show these steps.
 
 settings = finetuning_settings(checkpoint, weights_digest(checkpoint), "photos/", tune="all")
-planned = plan(settings, open_settings_data(settings), base=checkpoint)  # a model and its cost; writes nothing
-finished = carry_out(planned)  # trains, scores, reports
+finished = carry_out(plan(settings, open_settings_data(settings), base=checkpoint))  # trains, scores, reports
 """
 
 import time
@@ -22,15 +21,16 @@ from vitcli.errors import UsageError
 from vitcli.machine import default_device, default_workers, memory_free, on_cpu
 from vitcli.model.resample import Kernel
 from vitcli.training.auto import moved, worth_compiling
-from vitcli.training.budget import Clock, seconds
+from vitcli.training.budget import Clock
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
+from vitcli.training.folds import require_scorable
 from vitcli.training.keeping import arrangement, kept_classes, require_keepable, warning
 from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
-from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, require_split, score_run
-from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings, suited
+from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run
+from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings, further, suited
 from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
 from vitcli.training.train import (
@@ -138,6 +138,7 @@ def finetune(
     teacher_answers: str | Path | None = None,
     time_budget: float | str | None = None,
     val_fraction: float = Settings.val_fraction,
+    folds: int = 0,
     folders: str | None = None,
     multi_label: bool = False,
     out: str | Path | None = None,
@@ -150,21 +151,22 @@ def finetune(
     """Fine-tune the checkpoint `model` on the images in `data`, score it, and leave a run folder with a report.
 
     Without `model` it is the default one of `resolve`, which among the bundled ones depends on the images, as does the
-    image size then. The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text such as
-    "20m", `changes` are settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and epoch.
-    Raises UsageError for what cannot be, CheckpointError and DataError for a model and data that cannot be used,
+    image size then. With `folds` it is trained on all images, and so many other models, each trained without a part of
+    them, are scored instead. The arguments are the options of `vit finetune`; `time_budget` is in seconds or a text
+    such as "20m", `changes` are settings of the recipe (`epochs=3`, `lr=1e-4`). `on_event` is told of every step and
+    epoch. Raises UsageError for what cannot be, CheckpointError and DataError for a model and data that cannot be used,
     Stopped after a signal.
     """
     began = time.monotonic()
     named = resolve(model) if model else None
     kept = kept_classes(named, multi_label=multi_label) if keep_classes else arrangement(multi_label=multi_label)
-    samples = open_data(data, val_fraction=val_fraction, folders=folders, arrange=kept)
+    samples = open_data(data, val_fraction=val_fraction, folders=folders, arrange=kept, pooled=bool(folds))
     checkpoint = named or resolve(bundled=bundled_start(samples))
     settings_of = partial(
         finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
         time_budget=time_budget, val_fraction=val_fraction, folders=folders, keep_classes=keep_classes,
-        multi_label=multi_label,
+        multi_label=multi_label, folds=folds,
     )  # fmt: skip
     size = _pair(img_size)
     if named is None and size is None:
@@ -210,7 +212,7 @@ def scratch_settings(
         model_args = {}  # the recipe's sizes were written for its own architecture
     model_args.pop("architecture", None)
     chosen = override(file.recipe, changes, "options")
-    return Settings(architecture, {**model_args, **of_model}, data, chosen, **_further(**more))
+    return Settings(architecture, {**model_args, **of_model}, data, chosen, **further(**more))
 
 
 def fitted(settings: Settings, data: DataSet) -> Settings:
@@ -254,7 +256,7 @@ def finetuning_settings(
         keep_ids=checkpoint.label_ids if keep_classes else (),
     )
     chosen = finetuning_recipe(recipe, changes or {}, img_size or checkpoint.preprocess.size)
-    return Settings(checkpoint.architecture, {}, data, chosen, start=start, **_further(**more))
+    return Settings(checkpoint.architecture, {}, data, chosen, start=start, **further(**more))
 
 
 def plan(
@@ -274,13 +276,13 @@ def plan(
     With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `base`
     and `resolver` as `build_task` takes them.
     """
-    if settings.tune == "head" and not alone():
-        raise UsageError("--tune head works in one process; under torchrun choose --tune all")
+    if (settings.tune == "head" or settings.folds) and not alone():
+        raise UsageError("--tune head works in one process, as --folds does; under torchrun choose --tune all alone")
     if out is None and not alone():
         raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
-    require_split(settings.data, data, score)
+    require_scorable(settings, data, score)
     if data.multi_label and not alone():
         raise UsageError("several labels an image are learnt in one process: start it without torchrun")
     settings, off = suited(settings, data)
@@ -324,7 +326,8 @@ def _choice(
 ) -> tuple[Settings, DataSet, str]:
     """What is trained, on which data, and why."""
     left = settings.budget and settings.budget - Clock(settings.budget, began).used
-    tune, why = choose_tune(cost, len(data.classes), left, memory_free(place))
+    whole = replace(cost, epochs=cost.epochs * max(settings.folds, 1))  # a model for each fold, and that of all
+    tune, why = choose_tune(whole, len(data.classes), left, memory_free(place))
     assert settings.start
     settings = replace(settings, start=replace(settings.start, tune=tune))
     if tune == "head" and left is not None:
@@ -343,7 +346,7 @@ def plan_resumption(
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
-    require_split(settings.data, data, score)
+    require_scorable(settings, data, score)
     place = device or default_device()
     settings = on_machine(settings, place)
     task = build_task(settings, data, resolver=resolver)
@@ -380,6 +383,10 @@ def carry_out(
             on_event(event)
     if not leads():
         return FinishedRun(folder, None)
+    if settings.folds and not settings.fold:
+        from vitcli.training.cross_validation import scored_by_folds
+
+        return FinishedRun(folder, scored_by_folds(planned.task, settings, folder, planned.device, count, on_event))
     data = final_data(settings, data)
     keep_thresholds(folder / "best", data)
     keep_familiarity(folder / "best", data)
@@ -388,12 +395,3 @@ def carry_out(
 
 def _pair(pixels: Pixels | None) -> tuple[int, int] | None:
     return (pixels, pixels) if isinstance(pixels, int) else pixels
-
-
-def _further(
-    *, teacher_answers: str | Path | None = None, time_budget: float | str | None = None, **fields: Any
-) -> dict[str, Any]:
-    """Fields of `Settings`: a path that holds wherever a run may be resumed, and a time span in seconds."""
-    budget = seconds(time_budget) if isinstance(time_budget, str) else time_budget
-    answers = None if teacher_answers is None else str(Path(teacher_answers).resolve())
-    return {**fields, "budget": budget, "teacher_answers": answers}

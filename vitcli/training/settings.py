@@ -9,6 +9,7 @@ from vitcli.data.samples import DataSet
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, shown
 from vitcli.model.resample import Kernel
+from vitcli.training.budget import seconds
 from vitcli.training.recipe import Recipe, as_dict, for_labels, override
 
 Tune = Literal["head", "all", "head+all", "lora"]
@@ -59,12 +60,23 @@ class Settings:
     teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
     folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
     multi_label: bool = False  # several labels an image, though the data give one each
+    folds: int = 0  # parts of the images, each scored by a model trained on the others; 0: none, there is a split
+    fold: int = 0  # the part that this run leaves out, from 1; 0: none, it is trained on all
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"val_fraction is {shown(self.val_fraction)}, it must be at least 0 and below 1")
         if not 0 < self.share <= 1 or self.share_seed < 0:
             raise UsageError(f"share is {shown(self.share)} of seed {shown(self.share_seed)}, a part of the images")
+        if self.folds < 0 or self.folds == 1 or not 0 <= self.fold <= self.folds:
+            raise UsageError(
+                f"folds is {shown(self.folds)} and fold {shown(self.fold)}; of 2 folds or more one is left out"
+            )
+        if self.folds and (self.budget or self.recipe.lrs or self.recipe.patience or self.share != 1):
+            raise UsageError(
+                "--folds trains every model alike, on all images that it has: no time budget, no patience and no "
+                "search for a learning rate"
+            )
         if self.budget is not None and not self.budget > 0:
             raise UsageError(f"budget is {shown(self.budget)}, it must be above 0 seconds")
 
@@ -103,3 +115,12 @@ def suited(settings: Settings, data: DataSet) -> tuple[Settings, str | None]:
     """`settings` whose recipe suits data of one or of several labels an image; and what was switched off, in a line."""
     recipe, off = for_labels(settings.recipe, several=data.multi_label)
     return replace(settings, recipe=recipe), off
+
+
+def further(
+    *, teacher_answers: str | Path | None = None, time_budget: float | str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Fields of `Settings`: a path that holds wherever a run may be resumed, and a time span in seconds."""
+    budget = seconds(time_budget) if isinstance(time_budget, str) else time_budget
+    answers = None if teacher_answers is None else str(Path(teacher_answers).resolve())
+    return {**fields, "budget": budget, "teacher_answers": answers}

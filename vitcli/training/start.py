@@ -11,7 +11,7 @@ from vitcli.checkpoint.catalog import STARTS
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.hub import find_cached
 from vitcli.checkpoint.layout import DEFAULT_BUNDLED
-from vitcli.data.samples import DataSet, Samples
+from vitcli.data.samples import DataSet, Samples, usual_side
 from vitcli.errors import ImageError
 from vitcli.machine import default_device
 from vitcli.model.cost import cost
@@ -29,7 +29,12 @@ WORTH_EPOCHS = 8.0  # of the whole model; a size that leaves fewer in a time bud
 
 def bundled_start(data: DataSet) -> str:
     """The bundled model that suits `data`: for small gray images the one of clothes, else the one of photographs."""
-    return "fashion-vit" if data.side <= SMALL and are_gray(data.train) else DEFAULT_BUNDLED
+    return bundled_for(data.train)
+
+
+def bundled_for(samples: Samples) -> str:
+    """The bundled model that suits these images, as in `bundled_start`."""
+    return "fashion-vit" if usual_side(samples) <= SMALL and are_gray(samples) else DEFAULT_BUNDLED
 
 
 def are_gray(samples: Samples) -> bool:

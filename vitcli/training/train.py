@@ -22,6 +22,7 @@ from vitcli.training.events import Event, Shrunk, Tried, Uncompiled
 from vitcli.training.faults import explained
 from vitcli.training.fit import fit
 from vitcli.training.folder import Run, create_run_folder, follow, read_config, went_on, what_is_left, write_config
+from vitcli.training.folds import without_fold
 from vitcli.training.head import tune_head
 from vitcli.training.keeping import arrangement
 from vitcli.training.learner import CannotCompile, OutOfMemory
@@ -35,11 +36,12 @@ from vitcli.training.teacher import kept_answers
 
 
 def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:
-    """The data of `settings`, or the share of them that it names."""
+    """The data of `settings`, or what it names of them: a share, or all but a fold."""
     data = open_data(
         settings.data,
         val_fraction=settings.val_fraction,
         folders=settings.folders,
+        pooled=bool(settings.folds),
         progress=progress,
         arrange=arrangement(
             settings.start.keep if settings.start else (),
@@ -47,6 +49,8 @@ def open_settings_data(settings: Settings, progress: Progress | None = None) -> 
             multi_label=settings.multi_label,
         ),
     )
+    if settings.fold:
+        return without_fold(data, settings)
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)
 
 
@@ -92,6 +96,8 @@ def resumed(
     settings = _settings(folder, config)
     if epochs is not None and settings.recipe.steps:
         raise UsageError(f"{safe(folder)} is a run of {settings.recipe.steps} steps; --epochs cannot make it longer")
+    if epochs is not None and settings.folds:
+        raise UsageError(f"{safe(folder)} has folds, which all end with the same epoch; --epochs is for a new run")
     if epochs is not None and epochs < settings.recipe.epochs:
         raise UsageError(f"{safe(folder)} is a run of {settings.recipe.epochs:g} epochs; --resume can only add to them")
     if epochs is not None:

@@ -141,7 +141,7 @@ def show_outcome(console: Console, outcome: "Outcome") -> None:
     """The held-out result at the end of a run, and where its report lies."""
     result = outcome.evaluation
     console.print()
-    console.print(Text(f"best checkpoint on the {outcome.split} split, {_count(result.measures.n)}", style="bold"))
+    console.print(Text(f"{outcome.whose}, {_count(result.measures.n)}", style="bold"))
     if outcome.note:
         console.print(Text(safe(outcome.note), style="dim"))
     if outcome.kept:

@@ -1,6 +1,5 @@
 """Neighbours and duplicates: a table with small pictures, JSON, and a page of the pictures."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,16 +8,15 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vitcli.cli.console import document, half_blocks, note, shown, stdout
+from vitcli.cli.console import document, half_blocks, note, pictures_shown, shown, stdout
 from vitcli.errors import ImageError
 from vitcli.images.decode import open_image
 from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.similar import Group, Neighbour
-from vitcli.report.page import Page
+from vitcli.report.page import MOST_PICTURES, Page, small_png
 from vitcli.text import plural, safe
 
 THUMBNAIL = 160  # pixels of the longer side, on a page
-MOST_PICTURES = 2000  # of a page
 COLUMNS = 12  # of a picture in the terminal
 
 
@@ -45,7 +43,7 @@ def show_neighbours(
         ]
         document({"schema": "vit.similar/1", "queries": queries, "failed": [asdict(one) for one in failed]})
         return
-    console, pictures = stdout(), _pictures_shown()
+    console, pictures = stdout(), pictures_shown()
     for name, nearest in zip(names, found, strict=True):
         console.print(Text(shown(name), style="bold", overflow="fold"))
         grid = Table.grid(padding=(0, 2))
@@ -68,7 +66,7 @@ def show_groups(groups: Sequence[Group], threshold: float, *, json: bool, sheet:
     if json:
         document({"schema": "vit.duplicates/1", "threshold": threshold, "groups": [asdict(group) for group in groups]})
         return
-    console, pictures = stdout(), _pictures_shown()
+    console, pictures = stdout(), pictures_shown()
     for number, group in enumerate(groups, start=1):
         console.print(Text(f"group {number}, {plural(len(group.paths), 'image')}", style="bold"))
         grid = Table.grid(padding=(0, 2))
@@ -81,11 +79,6 @@ def show_groups(groups: Sequence[Group], threshold: float, *, json: bool, sheet:
 
 def _said(similarity: float, path: str) -> str:
     return f"{similarity:.4f} {path}"
-
-
-def _pictures_shown() -> bool:
-    console = stdout()
-    return console.is_terminal and console.color_system == "truecolor"
 
 
 def _small(path: str) -> Text:
@@ -113,13 +106,9 @@ def _add_pictures(page: Page, pictures: Sequence[tuple[str, str]]) -> None:
 
 def _png(path: str) -> bytes | None:
     try:
-        picture = open_image(Path(path))
+        return small_png(open_image(Path(path)), THUMBNAIL)
     except (ImageError, OSError):
         return None
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
 
 
 def _write(page: Page, sheet: Path) -> None:

@@ -23,6 +23,7 @@ from vitcli.training.events import (
     Event,
     Featured,
     FellBack,
+    FoldScored,
     HeadFitted,
     Lost,
     Shrunk,
@@ -71,6 +72,9 @@ class TrainingView:
         if settings.teacher:
             rows += [("teacher", f"{settings.teacher}, {recipe.teacher_weight:g} of the loss")]
         rows += [("data", f"{data.root}: {_splits(data)}"), ("classes", _classes(data))]
+        if settings.folds and not settings.fold:
+            how = "group by group, " if data.train.groups else ""
+            rows += [("folds", f"{settings.folds}, {how}each scored by a model trained without it; this one is on all")]
         if not start or start.tune != "head":
             length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
             lr = f"one of {', '.join(f'{lr:g}' for lr in recipe.lrs)}" if recipe.lrs else f"{recipe.lr:g}"
@@ -139,6 +143,11 @@ class TrainingView:
                 self.console.print(Text(f"goes on from step {event.step}, an older state: {safe(lost)}", "yellow"))
             case Uncompiled():
                 self.console.print(Text(f"goes on without --compile: {safe(event.why)}", "yellow"))
+            case FoldScored():
+                images = f"{event.n} images that its model was trained without"
+                self.console.print(
+                    Text(f"fold {event.fold} of {event.folds}: accuracy {event.accuracy:.4f} on {images}")
+                )
             case Lost():
                 self.console.print(Text(safe(event.what), "yellow"))
             case Tried():
@@ -186,7 +195,7 @@ def _result(run: FinishedRun) -> dict[str, Any]:
     result |= {"best": next((one for one in reversed(epochs) if one["is_best"]), None)}
     result |= {"last": epochs[-1] if epochs else None}
     if outcome := run.outcome:
-        result |= {"split": outcome.split, "measures": asdict(outcome.evaluation.measures)}
+        result |= {"split": outcome.split, "folds": outcome.folds, "measures": asdict(outcome.evaluation.measures)}
         result |= {"failed": len(outcome.evaluation.failed)}
         if outcome.forgotten:
             result |= {"forgotten": asdict(outcome.forgotten)}
