@@ -122,11 +122,18 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in `data`. A UTF-8 byte-order mark is allowed.
+    """The JSON object in `data`, as `parse_value` reads it. Raises CheckpointError for anything else, too."""
+    value = parse_value(data, where)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: a JSON object was expected, not {_KINDS.get(type(value), 'something else')}")
+    return value
+
+
+def parse_value(data: bytes, where: str) -> Any:
+    """The JSON value in `data`. A UTF-8 byte-order mark is allowed.
 
     Raises CheckpointError, beginning with `where`, for other encodings, NaN and infinities (which Python takes, 1e400
-    too), duplicate keys (the last would win silently), numbers of thousands of digits, deep nesting, and anything that
-    is not an object.
+    too), duplicate keys (the last would win silently), numbers of thousands of digits, and deep nesting.
     """
     try:
         value = json.loads(
@@ -149,8 +156,6 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
         ) from None
     except ValueError:  # an integer of more than 4300 digits
         raise CheckpointError(f"{where}: a number has too many digits") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: a JSON object was expected, not {_KINDS.get(type(value), 'something else')}")
     return value
 
 

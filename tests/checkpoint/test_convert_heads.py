@@ -29,6 +29,7 @@ from vitcli.cli.app import app
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.inference.engines import probabilities
 from vitcli.inference.export import Options, export
+from vitcli.inference.multilabel import measure_labels
 from vitcli.inference.predict import load
 from vitcli.model.architectures import ARCHITECTURES, NOT_COVERED
 from vitcli.training.teacher import load_teacher
@@ -122,6 +123,27 @@ class TestProblemType:
         for name in ("base", "larger"):
             assert resolve(str(tmp_path / name)).outputs == "labels"
         assert json.loads((tmp_path / "larger" / "config.json").read_text())["problem_type"] == MULTI
+
+    def test_it_is_scored_on_several_labels_an_image(self, tmp_path: Path) -> None:
+        """By the sigmoids of transformers' own model, at a half."""
+        folder = original(tmp_path / "original", problem_type=MULTI, id2label=dict(enumerate(LABELS)))
+        assert run("convert", folder, "-o", tmp_path / "out").exit_code == 0
+        rows = []
+        for i, labels in enumerate((["cat"], ["dog", "bird"], [], ["cat", "bird"])):
+            pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+            rows.append(json.dumps({"file_name": f"{i}.png", "labels": labels}))
+        (tmp_path / "data.jsonl").write_text("\n".join(rows))
+        answer = run("evaluate", tmp_path / "out", "-d", tmp_path / "data.jsonl", "--json", "--exact")
+        assert answer.exit_code == 0, answer.output
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        pipe = transformers.pipeline("image-classification", str(folder), image_processor=processor, device="cpu")
+        found = [{one["label"]: one["score"] for one in pipe(str(tmp_path / f"{i}.png"), top_k=3)} for i in range(4)]
+        shares = np.array([[one[label] for label in LABELS] for one in found])
+        truth = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 0, 1]])
+        measures = json.loads(answer.stdout)["measures"]
+        assert measures["nll"] == pytest.approx(measure_labels(shares, truth, LABELS).nll, abs=2e-3)
+        assert [one["threshold"] for one in measures["labels"]] == [0.5] * 3
 
     def test_what_is_for_one_class_an_image_is_refused(self, tmp_path: Path) -> None:
         for label in LABELS:

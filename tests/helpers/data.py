@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 
 def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -23,6 +24,17 @@ def write_stripes(folder: Path, labels: np.ndarray, side: int) -> None:
     for image, label in zip(images, labels, strict=True):
         image[:, width * label : width * label + width] += 150
     write_idx(folder, "train", images, labels)
+
+
+def write_class_stripes(folder: Path, classes: dict[str, int], each: int = 6, first: int = 0) -> Path:
+    """Images of 28×28 whose quarter number `classes[name]` is bright, in class folders."""
+    for name, part in classes.items():
+        (folder / name).mkdir(parents=True)
+        for n in range(first, first + each):
+            pixels = np.random.default_rng((part, n)).integers(0, 90, (28, 28), np.uint8)
+            pixels[:, 7 * part : 7 * part + 7] += 150
+            Image.fromarray(pixels).save(folder / name / f"{n}.png")
+    return folder
 
 
 def rgb16_png(gray: np.ndarray) -> bytes:

@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from typer.testing import CliRunner
 
-from tests.helpers.checkpoints import write_tiny
+from tests.helpers.checkpoints import edit_config, write_tiny
 from tests.helpers.data import write_stripes
 from tests.helpers.finetuning import RECIPE, SMALL, settings_of
 from tests.helpers.runs import run_and_signal, run_to_end, state_digest
@@ -156,6 +156,7 @@ class TestStart:
         small = replace(RECIPE, epochs=0.2, ema_decay=0.0)
         cnn = Settings("resnet10t", {}, str(data), small)
         run_to_end(cnn, tmp_path / "cnn")
+        edit_config(tmp_path / "cnn" / "best", label_names=["a", "b", "c"])
         settings = settings_of(tmp_path / "cnn" / "best", data, "head", small)
         assert one_step(settings)[0] == pytest.approx(math.log(3), abs=1e-5)
         broken = settings_of(tmp_path / "cnn" / "best", data, "lora", small, rank=2)
@@ -417,7 +418,7 @@ class TestObjective:
 
     def test_the_same_classes_keep_their_head(self, data: Path, tmp_path: Path) -> None:
         known = write_tiny(tmp_path / "known", replace(SMALL, num_classes=3), labels=("0", "1", "2"))
-        other = write_tiny(tmp_path / "other", replace(SMALL, num_classes=3), labels=("1", "0", "2"))
+        other = write_tiny(tmp_path / "other", replace(SMALL, num_classes=3), labels=("1", "0", "x"))
         heads = []
         for checkpoint in (known, other):
             task = build_task(settings_of(checkpoint, data), training.open_settings_data(settings_of(checkpoint, data)))

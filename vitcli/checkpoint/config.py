@@ -5,8 +5,9 @@ could change the arithmetic is checked or refused; fields that choose code or fi
 `url`, `first_conv`, …) are never read. Imports no torch; knows nothing of where files come from.
 
 Our own data is under the root key "vit", which other readers ignore: `format`, `grid` (of the position embedding),
-`selftest`, `provenance`, `outputs` ("embedding" for a head that is a projection and no classifier), `crop_margin`
-("floor" for crops that lie as transformers' do), and `model`. The last holds what timm's `model_args` cannot say in
+`selftest`, `provenance`, `temperature`, `thresholds` (from which probability on each label holds), `outputs`
+("embedding" for a head that is a projection and no classifier), `crop_margin` ("floor" for crops that lie as
+transformers' do), and `model`. The last holds what timm's `model_args` cannot say in
 JSON (`norm_eps`, `mlp`, the pre-training head, another stem) and is empty when the architecture's defaults already say
 it. Where it is not empty, timm and transformers compute other logits (norm_eps; `vit convert` measures how far off) or
 refuse the weights (the others). At the root, transformers' `problem_type` says whether classes exclude each other.
@@ -59,6 +60,7 @@ class Description:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     base_model: str | None = None
     temperature: float | None = None  # what logits are divided by; None: not calibrated
+    thresholds: Sequence[float] = ()  # from which probability each label holds, where several may; (): not chosen
     licence: str | None = None
 
 
@@ -146,7 +148,7 @@ def _parse(
     vit, timm_args, arg_notes = read_model_args(
         architecture, args, own.get("model", {}), num_classes, preprocess, proven="selftest" in own
     )
-    labels = _labels(_first(config, cfg, "label_names", "labels"), num_classes)
+    labels = labels_in(config)
     licence, grid = cfg.get("license"), own.get("grid")
     return Checkpoint(
         name=name,
@@ -163,6 +165,7 @@ def _parse(
         provenance=own.get("provenance", {}),
         base_model=own.get("base_model"),
         temperature=own.get("temperature"),
+        thresholds=_thresholds(own.get("thresholds"), config, num_classes),
         licence=licence if isinstance(licence, str) else None,
         grid=(grid[0], grid[1]) if grid else None,
         selftest=own.get("selftest"),
@@ -226,6 +229,7 @@ def _said_of_weights(described: Description) -> dict[str, Any]:
     said = {
         "base_model": described.base_model,
         "temperature": described.temperature,
+        "thresholds": list(described.thresholds) or None,
         "provenance": dict(described.provenance) or None,
     }
     return {key: value for key, value in said.items() if value is not None}
@@ -267,6 +271,12 @@ def _first(config: Mapping[str, Any], cfg: Mapping[str, Any], *keys: str) -> Any
     return None
 
 
+def labels_in(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names that `config` has, in logit order; empty where it has none. Raises CheckpointError."""
+    cfg = config.get("pretrained_cfg", config)
+    return _labels(_first(config, cfg, "label_names", "labels"), _num_classes(config, cfg))
+
+
 def _labels(names: Any, num_classes: int) -> tuple[str, ...]:
     """Class names in logit order; empty when the config has none."""
     if names is None:
@@ -287,6 +297,19 @@ def _labels(names: Any, num_classes: int) -> tuple[str, ...]:
             raise CheckpointError(f"two classes are called '{safe(name, 80)}'")
         seen.add(normal)
     return tuple(names)
+
+
+def _thresholds(values: Any, config: Mapping[str, Any], num_classes: int) -> tuple[float, ...]:
+    """One number from 0 to 1 for each label of a multi-label head; empty where the config has none."""
+    if values is None:
+        return ()
+    if outputs_of(config.get("problem_type"), num_classes) != "labels":
+        raise CheckpointError("vit.thresholds are for labels of which several may hold (problem_type)")
+    if not isinstance(values, list) or len(values) != num_classes:
+        raise CheckpointError(f"vit.thresholds must be a list of {num_classes} numbers, one for each label")
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
+        raise CheckpointError("vit.thresholds must be numbers from 0 to 1")
+    return tuple(map(float, values))
 
 
 def _descriptions(value: Any, labels: tuple[str, ...]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from vitcli.checkpoint.layout import (
     bundled_folder,
     bundled_names,
 )
+from vitcli.checkpoint.naming import nameless_note, placeholders
 from vitcli.checkpoint.tensor_file import INDEX_SUFFIX, PICKLE_HINT
 from vitcli.errors import CheckpointError, HubError
 from vitcli.files import OnProgress, parse_object, read_config
@@ -229,8 +230,7 @@ def _with_names(checkpoint: Checkpoint) -> Checkpoint:
     names = imagenet_names(checkpoint.name, count) if checkpoint.source == "hub" else None
     if names:
         return replace(checkpoint, labels=names.names, label_ids=names.ids)
-    note = f"the checkpoint has no class names; its {count} classes are shown by number"
-    return replace(checkpoint, labels=tuple(f"class {i}" for i in range(count)), notes=(*checkpoint.notes, note))
+    return replace(checkpoint, labels=placeholders(count), notes=(*checkpoint.notes, nameless_note(count)))
 
 
 def _is_architecture(name: str) -> bool:

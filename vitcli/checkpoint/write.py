@@ -7,7 +7,7 @@ two moments config.json carries the self-tests of both.
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitcli.checkpoint.config import FORMAT, Checkpoint, Description, build_config
+from vitcli.checkpoint.config import FORMAT, Checkpoint, Description, build_config, labels_in
 from vitcli.checkpoint.layout import CONFIG_NAME, FAMILIARITY_NAME, WEIGHTS_NAME
+from vitcli.checkpoint.naming import only_numbered
 from vitcli.checkpoint.selftest import selftest_entry
 from vitcli.checkpoint.tensor_file import StoredType, as_stored, write_tensors
 from vitcli.checkpoint.weights import stored_files
@@ -131,6 +132,7 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
     check_writable(checkpoint, out)
     config = read_config(checkpoint.config_path)
     config["vit"] = {"format": FORMAT, **config.get("vit", {}), "temperature": temperature}
+    config |= _names(checkpoint, config)
     folder = out or checkpoint.folder
     try:
         if out is not None:
@@ -138,12 +140,21 @@ def store_temperature(checkpoint: Checkpoint, temperature: float, out: Path | No
             for name, path in stored_files(checkpoint.weights_path).items():
                 with open_regular(path) as weights:
                     write_file(out / name, iter(partial(weights.read, BLOCK), b""))
-            config |= _names(checkpoint)
         (folder / FAMILIARITY_NAME).unlink(missing_ok=True)
         _write_config(folder, config)
     except OSError as error:
         raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
     return folder
+
+
+def store_thresholds(folder: Path, thresholds: Sequence[float]) -> None:
+    """Write the `thresholds` (K,) of a multi-label checkpoint into its config, in one piece. Raises CheckpointError."""
+    config = read_config(folder / CONFIG_NAME)
+    config["vit"] = {"format": FORMAT, **config.get("vit", {}), "thresholds": list(thresholds)}
+    try:
+        _write_config(folder, config)
+    except OSError as error:
+        raise CheckpointError(f"{safe(error.filename or folder)}: {error.strerror}; nothing was stored") from error
 
 
 def store_provenance(checkpoint: Checkpoint, more: Mapping[str, Any]) -> None:
@@ -156,10 +167,11 @@ def store_provenance(checkpoint: Checkpoint, more: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{safe(error.filename or checkpoint.folder)}: {error.strerror}") from error
 
 
-def _names(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The class names that a Hub checkpoint of timm's has by its name alone, and a copy would not."""
+def _names(checkpoint: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Class names that `config` does not have: of a Hub checkpoint of timm's by its name, or those a user gave it."""
     if not checkpoint.label_ids:
-        return {}
+        given = not only_numbered(checkpoint.labels) and only_numbered(labels_in(config))
+        return {"label_names": list(checkpoint.labels)} if given else {}
     descriptions = dict(zip(checkpoint.label_ids, checkpoint.labels, strict=True))
     return {"label_names": list(checkpoint.label_ids), "label_descriptions": descriptions}
 

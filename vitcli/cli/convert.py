@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitcli.cli.options import DryRunOpt, JsonOpt
+from vitcli.cli.options import ClassNamesOpt, DryRunOpt, JsonOpt
 from vitcli.errors import UsageError
 from vitcli.text import as_json, did_you_mean, safe
 
@@ -46,6 +46,7 @@ def convert(
     allow_pickle: PickleOpt = False,
     no_head: NoHeadOpt = False,
     settings: SaidOpt = None,
+    class_names: ClassNamesOpt = None,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
@@ -65,7 +66,7 @@ def convert(
     if out is None and not dry_run:
         raise UsageError("say where the checkpoint goes: --out FOLDER (or --dry-run)")
     folder = new_folder(out) if out is not None else None
-    said = _said(settings or [], no_head)
+    said = _said(settings or [], no_head, class_names)
     with downloads() as progress:
         original = open_source(source, allow_pickle=allow_pickle, progress=progress, check_config=check_config)
     converted, architecture = recognise(original, said)
@@ -95,7 +96,7 @@ def convert(
         console.note(f"use it: {use_command(str(folder), classifies=classifies)}")
 
 
-def _said(assignments: list[str], no_head: bool) -> "Settings":
+def _said(assignments: list[str], no_head: bool, class_names: str | None) -> "Settings":
     from vitcli.checkpoint.convert.result import Settings
     from vitcli.checkpoint.model_args import checked_facts
     from vitcli.cli.settings import assigned
@@ -106,7 +107,7 @@ def _said(assignments: list[str], no_head: bool) -> "Settings":
             raise UsageError(f"--set: no setting '{safe(name)}'.{did_you_mean(name, _FACTS + _PREPROCESS)}")
     facts = checked_facts({name: value for name, value in values.items() if name in _FACTS}, "--set")
     preprocess = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in _PREPROCESS}
-    return Settings(facts, preprocess, head=not no_head)
+    return Settings(facts, preprocess, head=not no_head, class_names=class_names)
 
 
 def _report(source: "Source", converted: "Converted", architecture: str, folder: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitcli.cli.options import (
+    ClassNamesOpt,
     CsvOpt,
     DataOpt,
     DeviceOpt,
@@ -15,6 +16,7 @@ from vitcli.cli.options import (
     ExactOpt,
     FoldersOpt,
     JsonOpt,
+    MultiLabelOpt,
     TogetherOpt,
 )
 from vitcli.cli.predict import refuse_batches
@@ -86,6 +88,8 @@ def evaluate(
     precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
+    class_names: ClassNamesOpt = None,
+    multi_label: MultiLabelOpt = False,
 ) -> None:
     """Score a model on labelled images, with its uncertainty; two models: which is better.
 
@@ -105,15 +109,22 @@ def evaluate(
     if few_shot is None:
         refuse({"--seeds": seeds}, "that belongs to --few-shot")
     if few_shot is not None or knn is not None:
-        own = {"two models": len(names) > 1, "--ignore-unknown-classes": ignore_unknown_classes, "--exact": exact}
+        own: dict[str, object] = {
+            "two models": len(names) > 1,
+            "--ignore-unknown-classes": ignore_unknown_classes,
+            "--exact": exact,
+        }
+        own |= {"--class-names": class_names, "--multi-label": multi_label}
         refuse(fitting | pictures | own, "--few-shot and --knn learn the data's classes from one model's features")
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
     from vitcli.cli.console import Telling
     from vitcli.cli.views.evaluation import show
+    from vitcli.cli.views.labels import show_labels
     from vitcli.inference import calibrate as calibration
     from vitcli.inference import evaluate as scoring
     from vitcli.inference import few_shot as learning
+    from vitcli.inference.multilabel import evaluate_labels
     from vitcli.inference.predict import load
     from vitcli.inference.stream import Stream
 
@@ -121,7 +132,7 @@ def evaluate(
     form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
     result: calibration.Calibration | scoring.Evaluation | scoring.Pairs | learning.FewShot
     if few_shot is not None or knn is not None:
-        stream = Stream(_resolved(names[0]), engine=engine, device=device, precision=precision, output="features")
+        stream = Stream(_resolved(names)[0], engine=engine, device=device, precision=precision, output="features")
         refuse_batches(batch_size, stream)
         shots = [] if few_shot is None else _numbers(few_shot)
         with Telling() as told:
@@ -131,9 +142,27 @@ def evaluate(
                 note=told.note, progress=told.progress,
             )  # fmt: skip
     else:
-        loaded = [load(_resolved(name), engine=engine, device=device, precision=precision) for name in names]
+        checkpoints = _resolved(names, class_names)
+        loaded = [load(one, engine=engine, device=device, precision=precision) for one in checkpoints]
+        several = [model for model in loaded if model.checkpoint.outputs == "labels"]
+        if several:
+            asked: dict[str, object] = {**fitting, **pictures, "two models": len(loaded) > 1}
+            name = safe(several[0].checkpoint.name)
+            refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
+        elif multi_label:
+            refuse({"--multi-label": True}, f"{safe(loaded[0].checkpoint.name)} gives one class an image")
         for model in loaded:
             refuse_batches(batch_size, model)
+        if several:
+            with Telling() as told:
+                found = evaluate_labels(
+                    loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
+                    ignore_unknown=ignore_unknown_classes, multi_label=multi_label, note=told.note,
+                    progress=told.progress,
+                )  # fmt: skip
+            show_labels(form, found)
+            _say_failed(found.failed)
+            return
         with Telling() as told:
             if calibrate:
                 result = calibration.calibrate(
@@ -177,15 +206,20 @@ def _numbers(text: str) -> list[int]:
         raise UsageError(f"--few-shot {safe(text)}: write images a class, such as 1,5,10,25") from None
 
 
-def _resolved(name: str | None) -> "Checkpoint":
+def _resolved(names: "Sequence[str | None]", class_names: str | None = None) -> "list[Checkpoint]":
+    """The checkpoints of these names, those without class names with those of a file; of two, one may have its own."""
+    from vitcli.checkpoint.naming import named, only_numbered
     from vitcli.cli.console import note, resolved
 
-    checkpoint = resolved(name)
-    for line in checkpoint.notes:
-        note(line)
-    if name is None:
-        note(checkpoint.why)
-    return checkpoint
+    found = [resolved(name) for name in names]
+    nameless = [one for one in found if only_numbered(one.labels)] or found[:1]
+    checkpoints = [named(one, class_names) if one in nameless else one for one in found]
+    for checkpoint in checkpoints:
+        for line in checkpoint.notes:
+            note(line)
+        if names == [None]:
+            note(checkpoint.why)
+    return checkpoints
 
 
 def _draw(evaluation: "Evaluation", path: Path) -> None:

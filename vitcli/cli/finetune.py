@@ -18,9 +18,11 @@ from vitcli.cli.options import (
     FoldsOpt,
     ImgSizeOpt,
     JsonOpt,
+    KeepClassesOpt,
     LoraRankOpt,
     LrOpt,
     ModelOpt,
+    MultiLabelOpt,
     OutOpt,
     PosembKernelOpt,
     RecipeOpt,
@@ -43,12 +45,14 @@ from vitcli.text import safe
 def finetune(
     data: DataOpt = None,
     folders: FoldersOpt = None,
+    multi_label: MultiLabelOpt = False,
     classes: ClassesOpt = None,
     model: ModelOpt = None,
     tune: TuneOpt = "auto",
     lora_rank: LoraRankOpt = None,
     img_size: ImgSizeOpt = None,
     posemb_kernel: PosembKernelOpt = None,
+    keep_classes: KeepClassesOpt = False,
     recipe: RecipeOpt = None,
     out: OutOpt = None,
     resume: ResumeOpt = None,
@@ -86,8 +90,10 @@ def finetune(
 
     from vitcli.checkpoint.weights import weights_digest
     from vitcli.cli.console import bytes_shown, data_opened, resolved
+    from vitcli.training.keeping import arrangement, kept_classes
     from vitcli.training.recipe import Recipe
     from vitcli.training.run import finetuning_settings, plan
+    from vitcli.training.settings import suited
     from vitcli.training.start import affordable_size, better_start, bundled_start
 
     if data is None:
@@ -107,7 +113,8 @@ def finetune(
         refuse(unused, "--tune head solves for one layer, on features computed once")
     view = terms.view()
     named = resolved(model) if model else None  # a wrong name is told before the data are read
-    samples = data_opened(data, val_fraction=val_fraction, folders=folders, pooled=folds is not None)
+    kept = kept_classes(named, multi_label=multi_label) if keep_classes else arrangement(multi_label=multi_label)
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders, arrange=kept, pooled=folds is not None)
     if classes is not None and classes != len(samples.classes):
         names = ", ".join(samples.classes[:8]) + (", …" if len(samples.classes) > 8 else "")
         raise UsageError(f"--classes {classes}, but {safe(data)} holds {len(samples.classes)}: {safe(names)}")
@@ -133,11 +140,13 @@ def finetune(
         teacher_answers=teacher_answers,
         time_budget=time_budget,
         folders=folders,
+        keep_classes=keep_classes,
+        multi_label=multi_label,
         folds=folds or 0,
     )
     chosen = (pixels[0], pixels[1]) if pixels else None
     if not named and not chosen:
-        chosen = affordable_size(settings_of(), samples, checkpoint, device, terms.began)
+        chosen = affordable_size(suited(settings_of(), samples)[0], samples, checkpoint, device, terms.began)
     planned = plan(
         settings_of(img_size=chosen), samples, out, score=score, device=device, began=terms.began, base=checkpoint,
         choose=tune == "auto", cache=cache, resolver=resolved,

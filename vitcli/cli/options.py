@@ -79,6 +79,13 @@ TogetherOpt = Annotated[
     int | None, typer.Option("--batch-size", "-b", min=1, help="Images computed together, with --engine torch.")
 ]
 ForceOpt = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+ClassNamesOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        help="Names for a model whose classes have none: a file with one a line, in the logits' order, or JSON.",
+    ),
+]
 ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
 OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]
@@ -138,6 +145,16 @@ PosembKernelOpt = Annotated[
     typer.Option(
         "--posemb-kernel",
         help="How position embeddings are resampled for --img-size; timm by default.",
+    ),
+]
+MultiLabelOpt = Annotated[
+    bool,
+    typer.Option("--multi-label", help="Several labels may hold for an image; so it is where a manifest has `labels`."),
+]
+KeepClassesOpt = Annotated[
+    bool,
+    typer.Option(
+        "--keep-classes", help="Keep the model's classes and their rows of its head; the data's new ones are added."
     ),
 ]
 TeacherOpt = Annotated[

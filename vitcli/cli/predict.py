@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitcli.cli.options import (
+    ClassNamesOpt,
     CsvOpt,
     DeviceOpt,
     EngineOpt,
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from vitcli.inference.predict import Model
     from vitcli.inference.stream import Stream
 
-TopOpt = Annotated[int, typer.Option("--top", "-k", min=1, help="Classes to show for each image.")]
+TopOpt = Annotated[
+    int | None,
+    typer.Option("--top", "-k", min=1, help="Classes for each image; 5, or every label above its threshold."),
+]
 RejectOpt = Annotated[
     str | None,
     typer.Option("--reject", help="Answer unknown to images less familiar than all but this share of the model's own."),
@@ -49,7 +53,7 @@ MOST_BYTES = 1 << 16  # of a line of such a list
 def predict(
     images: ImagesArg = None,
     model: ModelOpt = None,
-    top: TopOpt = 5,
+    top: TopOpt = None,
     json: JsonOpt = False,
     jsonl: JsonlOpt = False,
     csv: CsvOpt = False,
@@ -61,6 +65,7 @@ def predict(
     precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
+    class_names: ClassNamesOpt = None,
 ) -> None:
     """Name what is in each image.
 
@@ -69,11 +74,12 @@ def predict(
     refuse_inputs(images, from_file)
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
+    from vitcli.checkpoint.naming import named
     from vitcli.cli.console import note, resolved
     from vitcli.cli.views import predictions as prediction_view
     from vitcli.inference.predict import load
 
-    checkpoint = resolved(model)
+    checkpoint = named(resolved(model), class_names)
     for line in checkpoint.notes:
         note(line)
     if model is None:
@@ -85,7 +91,8 @@ def predict(
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     if checkpoint.outputs == "labels" and checkpoint.num_classes > 1:
-        note("each label is judged by itself (multi-label): probabilities do not add up to 1")
+        which = "; those above their thresholds are shown" if loaded.thresholds and top is None else ""
+        note(f"each label is judged by itself (multi-label): probabilities do not add up to 1{which}")
     predictions = loaded.predict(found, top_k=top, batch_size=batch_size, exact=exact, reject=rejected, sets=held)
     said = prediction_view.Said(
         checkpoint,

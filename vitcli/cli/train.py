@@ -14,6 +14,7 @@ from vitcli.cli.options import (
     ImgSizeOpt,
     JsonOpt,
     LrOpt,
+    MultiLabelOpt,
     OutOpt,
     PatchSizeOpt,
     RecipeOpt,
@@ -34,6 +35,7 @@ from vitcli.errors import UsageError
 def train(
     data: DataOpt = None,
     folders: FoldersOpt = None,
+    multi_label: MultiLabelOpt = False,
     model: ArchitectureOpt = None,
     recipe: RecipeOpt = None,
     out: OutOpt = None,
@@ -72,6 +74,7 @@ def train(
         return
 
     from vitcli.cli.console import data_opened, resolved
+    from vitcli.training.keeping import arrangement
     from vitcli.training.recipe import Recipe
     from vitcli.training.run import fitted, plan, scratch_settings
     from vitcli.training.settings import MODEL_SETTINGS
@@ -92,8 +95,10 @@ def train(
         teacher_answers=teacher_answers,
         time_budget=time_budget,
         folders=folders,
+        multi_label=multi_label,
     )
-    samples = data_opened(data, val_fraction=val_fraction, folders=folders)
+    several = arrangement(multi_label=multi_label)
+    samples = data_opened(data, val_fraction=val_fraction, folders=folders, arrange=several)
     if not (model or recipe):
         settings = fitted(settings, samples)
     planned = plan(

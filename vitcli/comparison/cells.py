@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vitcli.comparison.results import Size
 from vitcli.comparison.study import Pretraining, Study
-from vitcli.data.samples import DataSet, Tell
+from vitcli.data.samples import DataSet, Tell, require_one_label
 from vitcli.data.sources import READING, open_data
 from vitcli.errors import CheckpointError, DataError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
@@ -39,6 +39,7 @@ def read_sets(
     """
     moved, tell = now or {}, progress and partial(progress, READING)
     data = open_data(moved.get(place, place), folders=folders, progress=tell)
+    require_one_label(data, "vit compare")
     places = {stage.data: stage.folders for stage in pretrainings}
     before = {one: open_data(moved.get(one, one), folders=own, progress=tell) for one, own in places.items()}
     return Sets(data, before)

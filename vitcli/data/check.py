@@ -26,7 +26,7 @@ from PIL import Image
 
 from vitcli.data.folders import alike, like_empty_cells
 from vitcli.data.layout import split_of
-from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts
+from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts, require_one_label
 from vitcli.data.sources import read_splits, torn_groups
 from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import oddities
@@ -131,6 +131,7 @@ def check(
     except AmbiguousData as error:
         finding = Finding("ambiguous-folders", "spoils a measurement", 1, error.what, error.advice)
         return Report(Path(path), "folders", (), {}, None, (finding,), ())
+    require_one_label(found, "vit check")
     if not any(map(len, found.named.values())):
         raise DataError(f"{safe(found.root)} holds no images")
     images = list(_look(found, near, progress))

@@ -1,6 +1,8 @@
 """CSV, TSV and JSONL manifests: one image a line, with columns `file_name` (or `path`) and `label`, and perhaps `split`
 and `group`: what an image belongs to, such as a patient, whose images stay together when they are split.
 
+`labels` instead of `label` gives an image several: `a;b`, a JSON list, in JSONL a list.
+
 Paths are relative to the manifest; absolute ones and `..` are taken too, since the list is the user's own. Labels are
 strings: "001" and "1" are two classes. Every line is checked before anything is raised, so that one error lists what
 to mend.
@@ -18,15 +20,15 @@ import numpy as np
 
 from vitcli.data.folders import class_name
 from vitcli.data.layout import SHOWN, quoted, split_of
-from vitcli.data.samples import FileSamples, Split, Splits
+from vitcli.data.samples import FileSamples, Labels, Split, Splits
 from vitcli.errors import DataError
 from vitcli.text import safe
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 _FILE_COLUMNS = ("file_name", "path")
 _MAX_LINE = 1 << 20  # characters
-_COLUMNS = (*_FILE_COLUMNS, "label", "split", "group")
-_Row = tuple[int, str, str, Split, str]  # line, file, label, split, group
+_COLUMNS = (*_FILE_COLUMNS, "label", "labels", "split", "group")
+_Row = tuple[int, str, tuple[str, ...], Split, str]  # line, file, labels, split, group
 _Fields = dict[str, Any]
 
 
@@ -41,12 +43,14 @@ def read_manifest(path: Path) -> Splits:
     first_line: dict[str, int] = {}
     others = _SplitLike()
     files = _Stored(path.parent)
+    several = _Several()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for line, fields in _records(file, path):
                 try:
                     if isinstance(fields, _LineError):
                         raise fields
+                    several.see(fields)
                     row = _row(line, fields, files)
                     earlier = first_line.setdefault(os.path.normpath(path.parent / row[1]), line)
                     if earlier != line:
@@ -65,8 +69,9 @@ def read_manifest(path: Path) -> Splits:
     if not rows:
         raise DataError(f"{safe(path)} lists no images")
     others.require_none(path)
-    classes = tuple(sorted({label for _, _, label, _, _ in rows}))
-    index = {name: label for label, name in enumerate(classes)}
+    classes = tuple(sorted({label for _, _, labels, *_ in rows for label in labels}))
+    if not classes:
+        raise DataError(f"{safe(path)} gives no image a label")
     grouped = any(group for *_, group in rows)
     named = {}
     for split in dict.fromkeys(of for *_, of, _ in rows):
@@ -74,10 +79,35 @@ def read_manifest(path: Path) -> Splits:
         named[split] = FileSamples(
             path.parent,
             tuple(file for _, file, *_ in own),
-            np.array([index[label] for _, _, label, *_ in own], np.int64),
+            _as_numbers([labels for _, _, labels, *_ in own], classes, several=several.said is True),
             groups=tuple(group for *_, group in own) if grouped else None,
         )
     return Splits(path, "manifest", classes, named)
+
+
+class _Several:
+    """Whether a manifest gives its images several labels each; which is said alike on all lines."""
+
+    said: bool | None = None
+
+    def see(self, fields: _Fields) -> None:
+        if "label" in fields and "labels" in fields:
+            raise _LineError("both label and labels: one of them is enough")
+        here = "labels" in fields
+        if self.said not in (None, here):
+            raise _LineError(f"{'labels' if here else 'label'} here, {'label' if here else 'labels'} on lines before")
+        self.said = here
+
+
+def _as_numbers(labels: list[tuple[str, ...]], classes: tuple[str, ...], *, several: bool) -> Labels:
+    """Indices of `classes` (N,); where an image may have `several` 0 and 1, (N, K)."""
+    index = {name: label for label, name in enumerate(classes)}
+    if not several:
+        return np.array([index[label] for (label,) in labels], np.int64)
+    found = np.zeros((len(labels), len(classes)), np.int64)
+    for row, names in zip(found, labels, strict=True):
+        row[[index[name] for name in names]] = 1
+    return found
 
 
 class _SplitLike:
@@ -145,10 +175,11 @@ def _records(file: TextIO, path: Path) -> Iterator[tuple[int, _Fields | _LineErr
         return
     header = next(lines, "")
     delimiter, columns = _header(header, path)
-    if "label" not in columns:
+    if not {"label", "labels"} & set(columns):
         raise DataError(
-            f"{safe(path)}: line 1 must name the columns {' or '.join(_FILE_COLUMNS)}, label and, if wanted, split and "
-            f"group; it reads '{safe(header.strip(), 80)}'"
+            f"{safe(path)}: line 1 must name the columns {' or '.join(_FILE_COLUMNS)}, label (or labels, as a;b) and, "
+            "if wanted, split and group; "
+            f"it reads '{safe(header.strip(), 80)}'"
         )
     if twice := [name for name in _COLUMNS if columns.count(name) > 1]:
         raise DataError(f"{safe(path)}: line 1 names {quoted(twice)} twice")
@@ -225,15 +256,38 @@ def _row(line: int, fields: _Fields, files: _Stored) -> _Row:
         raise _LineError(
             f"{safe(file)} does not exist" if not os.path.exists(files.folder / file) else f"{safe(file)} is not a file"
         )
-    label = fields.get("label")
+    labels = _several(fields["labels"]) if "labels" in fields else (_text(fields.get("label")),)
+    split = split_of(str(fields.get("split") or "train"))
+    if split is None:
+        raise _LineError(f"split {safe(fields['split'], 60)} is none of train, val, test")
+    names = tuple(class_name(label, files.folder) for label in labels)
+    if len(set(names)) < len(names):
+        raise _LineError(f"a label twice in {quoted(names)}")
+    return line, file, names, split, _group(fields.get("group"))
+
+
+def _text(label: Any) -> str:
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
     if not isinstance(label, str) or not label.strip():
         raise _LineError("no label" if label in (None, "") else f"label {safe(label, 60)} is not text")
-    split = split_of(str(fields.get("split") or "train"))
-    if split is None:
-        raise _LineError(f"split {safe(fields['split'], 60)} is none of train, val, test")
-    return line, file, class_name(label.strip(), files.folder), split, _group(fields.get("group"))
+    return label.strip()
+
+
+def _several(cell: Any) -> tuple[str, ...]:
+    """The labels in `a;b`, in a JSON list or in the text of one; none in an empty cell."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            raise _LineError(f'labels {safe(cell, 60)} are no JSON list; write a;b or ["a", "b"]') from None
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return ()
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        cell = str(cell)
+    if not isinstance(cell, str | list):
+        raise _LineError(f"labels {safe(cell, 60)} are neither text nor a list")
+    return tuple(_text(label) for label in (cell.split(";") if isinstance(cell, str) else cell))
 
 
 def _group(cell: Any) -> str:
@@ -269,4 +323,4 @@ def says_labels(path: Path) -> bool:
     if path.suffix.casefold() == ".jsonl":
         fields = _json_object(first)
         columns = () if isinstance(fields, _LineError) else fields
-    return "label" in columns and not set(_FILE_COLUMNS).isdisjoint(columns)
+    return not {"label", "labels"}.isdisjoint(columns) and not set(_FILE_COLUMNS).isdisjoint(columns)

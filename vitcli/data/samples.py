@@ -7,20 +7,21 @@ Legend: C channels, H W pixels, K classes, N samples.
 
 import hashlib
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vitcli.errors import ImageError
+from vitcli.errors import DataError, ImageError
 from vitcli.images.copies import Copies, Rule
 from vitcli.images.decode import Shrink, image_size, open_image
 from vitcli.images.preprocess import Preprocess, load, load_reduced
+from vitcli.text import safe
 
 Kind = Literal["idx", "folders", "manifest"]
 Split = Literal["train", "val", "test"]
@@ -36,7 +37,7 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> Labels:
-        """Class indices, (N,)."""
+        """Class indices, (N,); where several classes may hold for an image 0 and 1, (N, K)."""
 
     @property
     def fingerprint(self) -> str:
@@ -176,7 +177,8 @@ class FileSamples:
         digest = hashlib.sha256()
         for i, name in enumerate(self.names):
             content = self.contents[i].hex() if self.contents else _size(self.path(i))
-            digest.update(f"{name}\0{self.labels[i]}\0{content}\0".encode("utf-8", "surrogateescape"))
+            label = ",".join(map(str, np.flatnonzero(self.labels[i]))) if self.labels.ndim == 2 else self.labels[i]
+            digest.update(f"{name}\0{label}\0{content}\0".encode("utf-8", "surrogateescape"))
             if self.groups:
                 digest.update(f"{self.groups[i]}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
@@ -223,11 +225,17 @@ class Splits:
     named: Mapping[Split, Stored]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()  # what holds images and stands in no split
+    known: int = 0  # so many of the classes, the first, are known to a model already and need no training images
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether several classes may hold for one image."""
+        return any(samples.labels.ndim == 2 for samples in self.named.values())
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """What training needs. `classes[label]` is the name of a label; every class has training images."""
+    """What training needs. `classes[label]` is the name of a label; every class but the `known` has training images."""
 
     root: Path
     kind: Kind
@@ -236,6 +244,12 @@ class DataSet:
     val: Stored  # may be empty
     test: Stored | None = None
     notes: tuple[str, ...] = ()  # what a user should know before training starts
+    known: int = 0  # so many of the classes, the first, the model knows already
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether several classes may hold for one image."""
+        return self.train.labels.ndim == 2
 
     @cached_property
     def fingerprint(self) -> str:
@@ -261,10 +275,38 @@ class DataSet:
 def class_counts(named: Mapping[Split, Samples], classes: int) -> dict[Split, tuple[int, ...]]:
     """Images of each of `classes` classes, (K,), in each split, in the order train, val, test."""
     return {
-        split: tuple(np.bincount(named[split].labels, minlength=classes).tolist())
-        for split in get_args(Split)
-        if split in named
+        split: tuple(label_counts(named[split].labels, classes).tolist()) for split in get_args(Split) if split in named
     }
+
+
+def label_counts(labels: Labels, classes: int) -> Labels:
+    """Images of each class, (K,), of `labels` (N,) or (N, K)."""
+    return labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
+
+
+def multi_hot(labels: Labels, classes: int) -> Labels:
+    """`labels` (N,) as 0 and 1, (N, K); such ones as they are."""
+    return labels if labels.ndim == 2 else np.eye(classes, dtype=np.int64)[labels]
+
+
+def labelled(label: Any, classes: Sequence[str]) -> str:
+    """The class of an image by its `label`; where several may hold (0 and 1 for each), they with semicolons."""
+    return ";".join(classes[k] for k in np.flatnonzero(label).tolist()) if np.ndim(label) else classes[label]
+
+
+def with_many_labels(found: Splits) -> Splits:
+    """`found`, of whose images each may have several labels, whether any has or not."""
+    named = {
+        split: replace(samples, labels=multi_hot(samples.labels, len(found.classes)))
+        for split, samples in found.named.items()
+    }
+    return replace(found, named=named)
+
+
+def require_one_label(data: Splits | DataSet, what: str) -> None:
+    """Raises DataError where several classes may hold for an image of `data`, which `what` does not know."""
+    if data.multi_label:
+        raise DataError(f"{safe(data.root)} gives several labels an image, and {what} is for one class an image")
 
 
 def usual_side(samples: Stored) -> int:

@@ -7,17 +7,17 @@ of it (`open_data`: images of every class, a validation split); scoring asks for
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from vitcli.data import idx, manifest
 from vitcli.data.folders import alike, like_empty_cells, read_folders
 from vitcli.data.layout import listing, quoted
-from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored
+from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored, label_counts
 from vitcli.data.split import content_split, together
 from vitcli.errors import DataError, UsageError
 from vitcli.images.find import walk
@@ -67,16 +67,20 @@ def open_data(
     folders: str | None = None,
     pooled: bool = False,
     progress: Progress | None = None,
+    arrange: Callable[[Splits], Splits] | None = None,
 ) -> DataSet:
     """The data set at `path`, ready to train on: at least two classes, training images in each. Raises DataError.
 
     Where it has no validation split, about `val_fraction` of the training images become one, chosen by their content,
     those of a group together; `progress` is told how many files have been read for that. `folders` is as in
-    `read_splits`. `pooled`: a validation split is among the training images, and none is drawn.
+    `read_splits`. `pooled`: a validation split is among the training images, and none is drawn. `arrange` changes what
+    was read before anything is asked of it.
     """
     found = read_splits(path, folders=folders)
     if pooled:
         found, val_fraction = _pooled(found), 0.0
+    if arrange:
+        found = arrange(found)
     train = found.named.get("train")
     if train is None:
         raise DataError(f"{safe(path)} has no training split, only {', '.join(found.named)}")
@@ -105,10 +109,13 @@ def open_data(
             notes.append(f"{mask.sum()} of {len(mask)} training images validate, {how}")
         train, val = train.keep(~mask), train.keep(mask)
     notes += _torn_groups({**found.named, "train": train, "val": val})
-    unseen = set(range(len(found.classes))) - set(val.labels.tolist())
+    seen = label_counts(val.labels, len(found.classes)) > 0
+    unseen = [label for label in range(found.known, len(found.classes)) if not seen[label]]
     if len(val) and unseen:
-        notes.append(f"no validation images of {quoted([found.classes[label] for label in sorted(unseen)])}")
-    return DataSet(found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes))
+        notes.append(f"no validation images of {quoted([found.classes[label] for label in unseen])}")
+    return DataSet(
+        found.root, found.kind, found.classes, train, val, found.named.get("test"), tuple(notes), found.known
+    )
 
 
 def open_splits(
@@ -166,8 +173,8 @@ def _with_unlisted(found: Splits, root: Path) -> Splits:
 
 
 def _check_classes(found: Splits, train: Stored) -> None:
-    counts = np.bincount(train.labels, minlength=len(found.classes))
-    empty = [name for name, count in zip(found.classes, counts, strict=True) if not count]
+    counts = label_counts(train.labels, len(found.classes))
+    empty = [name for i, name in enumerate(found.classes) if i >= found.known and not counts[i]]
     if empty:
         raise DataError(
             f"{safe(found.root)} has no training images of {quoted(empty)}: "
@@ -178,6 +185,11 @@ def _check_classes(found: Splits, train: Stored) -> None:
         raise DataError(
             f"{safe(found.root)} has only one class, {quoted(list(found.classes))}: training needs two{hint}"
         )
+
+
+def _named(label: Any, classes: Sequence[str]) -> str:
+    """The class, or the classes, of an image."""
+    return quoted([classes[k] for k in np.flatnonzero(label).tolist()]) if np.ndim(label) else safe(classes[label])
 
 
 def _pooled(found: Splits) -> Splits:
@@ -214,10 +226,12 @@ def _copies(samples: Stored, contents: Sequence[bytes], classes: Sequence[str]) 
     for i, content in enumerate(contents):
         original = first.setdefault(content, i)
         copies += original != i
-        if samples.labels[original] != samples.labels[i]:
+        if not np.array_equal(samples.labels[original], samples.labels[i]):
             contradictions.append((original, i))
     notes = [f"{copies} training images are exact copies of others"] if copies else []
     if contradictions:
-        pair = " and ".join(f"{safe(samples.name(i))} ({safe(classes[samples.labels[i]])})" for i in contradictions[0])
+        pair = " and ".join(
+            f"{safe(samples.name(i))} ({_named(samples.labels[i], classes)})" for i in contradictions[0]
+        )
         notes.append(f"{len(contradictions)} images stand under two classes, such as {pair}")
     return notes

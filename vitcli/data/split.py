@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.samples import DataSet, Labels
+from vitcli.data.samples import DataSet, Labels, require_one_label
 from vitcli.errors import UsageError
 
 DEALS = 20  # tries to bring every class into two folds
@@ -59,15 +59,14 @@ def content_split(
         return np.zeros(len(digests), dtype=bool)
     rank = _ranks(digests, seed)
     chosen = {digest for digest, value in rank.items() if value < fraction}
-    classes = [
-        sorted({digests[i] for i in np.flatnonzero(labels == label).tolist()}, key=rank.__getitem__)
-        for label in np.unique(labels)
-    ]
+    # (K, N)
+    members = labels.T.astype(bool) if labels.ndim == 2 else labels == np.unique(labels)[:, None]
+    classes = [sorted({digests[i] for i in np.flatnonzero(one).tolist()}, key=rank.__getitem__) for one in members]
     for contents in classes:
         if len(contents) > 1 and not any(content in chosen for content in contents):
             chosen.add(contents[0])
     for contents in classes:
-        if all(content in chosen for content in contents):
+        if contents and all(content in chosen for content in contents):
             chosen.remove(contents[-1])
     return np.array([digest in chosen for digest in digests], dtype=bool)
 
@@ -135,6 +134,7 @@ def subset(data: DataSet, share: float, seed: int = 0) -> DataSet:
     Each class is put in an order that `seed` draws once, and the first of it are taken: what 3 % holds, 10 % holds.
     """
     keep = np.zeros(len(data.train), bool)
+    require_one_label(data, "a share of each class's images")
     for label in range(len(data.classes)):
         members = np.flatnonzero(data.train.labels == label)
         order = np.random.default_rng((seed, label)).permutation(len(members))

@@ -20,7 +20,7 @@ from vitcli import __version__
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.data.samples import Split, Splits
+from vitcli.data.samples import Split, Splits, labelled
 from vitcli.data.sources import read_splits
 from vitcli.errors import UsageError
 from vitcli.inference.engines import Choice, EngineName, Numbers
@@ -134,8 +134,8 @@ class Embedder:
             samples = splits.named.get(split)
             if samples is not None:
                 found = self._embeddings(sources_of(samples, range(len(samples))))
-                for one, label in zip(found, samples.labels.tolist(), strict=True):
-                    yield Embedding(one.path, one.vector, one.error, splits.classes[label], split)
+                for one, label in zip(found, samples.labels, strict=True):
+                    yield Embedding(one.path, one.vector, one.error, labelled(label, splits.classes), split)
 
     def _embeddings(self, sources: Iterator[Source]) -> Iterator[Embedding]:
         answers = self._stream.answers(sources, batch_size=self._batch_size, exact=self._exact)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitcli.checkpoint.config import Checkpoint
+from vitcli.checkpoint.naming import only_numbered
 from vitcli.data.layout import quoted
 from vitcli.data.samples import Progress, Samples, Split, Splits, Tell
 from vitcli.data.sources import READING, open_splits, scored_split
@@ -202,11 +203,13 @@ class Scoring:
         if model.checkpoint.outputs != "classes":
             raise CheckpointError(
                 f"{safe(model.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
-                "measures are for one class an image; `vit predict` gives its probabilities"
+                "measures are for one class an image; evaluate_labels() has the others"
             )
+        if samples.labels.ndim == 2:
+            raise DataError(f"the data give several labels an image, and {safe(model.checkpoint.name)} knows one class")
         labels, notes = model_labels(model, samples.labels, classes, ignore_unknown=self.ignore_unknown)
         wanted = np.flatnonzero(labels >= 0)
-        logits, read, failed = self._answers(model, samples, wanted)
+        logits, read, failed = self.answers(model, samples, wanted)
         if not read.any():
             raise DataError(f"none of the {len(wanted)} images could be read, such as {failed[0].error}")
         indices = wanted[read]
@@ -223,7 +226,7 @@ class Scoring:
             notes=notes,
         )
 
-    def _answers(
+    def answers(
         self, model: Model, samples: Samples, wanted: Labels
     ) -> tuple[Array, npt.NDArray[np.bool_], list[Unreadable]]:
         """Logits (W, K) of the W images `wanted`, which of them could be read, (W,), and the others."""
@@ -266,6 +269,8 @@ def model_labels(
     notes = list(mapped.notes)
     if not (found >= 0).any():
         hint = f"fine-tune it first: {command('vit', 'finetune', '-m', model.checkpoint.name)} --data …"
+        if only_numbered(known):
+            hint = f"--class-names FILE says what they are; or {hint}"
         raise DataError(f"{name} knows none of the data's classes: {listed(unknown)}; it knows {listed(known)}; {hint}")
     if unknown and not ignore_unknown:
         raise DataError(f"{unknown_line(unknown, known, name)} --ignore-unknown-classes leaves their images out")

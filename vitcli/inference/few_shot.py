@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.resolve import resolve
-from vitcli.data.samples import Progress, Samples, Split, Tell
+from vitcli.data.samples import Progress, Samples, Split, Tell, require_one_label
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.class_names import listed
 from vitcli.inference.evaluate import Note, Unreadable, open_scored
@@ -100,6 +100,7 @@ def few_shot(
     scored = open_scored(data, split, folders, wanted=("train",), note=note, progress=progress)
     if scored.split == "train" and split is None:  # nothing else is there, so some of it is held out
         scored = open_scored(data, split, folders, wanted=("train", "val"), note=note, progress=progress)
+    require_one_label(scored.splits, "--few-shot or --knn")
     if scored.split == "train":
         raise UsageError("--few-shot and --knn learn from train, so it cannot be scored: --split test or val")
     found = few_shot_of(

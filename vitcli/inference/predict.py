@@ -16,6 +16,7 @@ import numpy as np
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.familiarity import Familiarity, check_signature, read_familiarity
+from vitcli.checkpoint.naming import named, placeholders
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
@@ -23,6 +24,9 @@ from vitcli.inference.engines import Choice, EngineName, Numbers, Output, probab
 from vitcli.inference.stream import Answer, Input, Source, Stream, sources
 from vitcli.model.shapes import Array
 from vitcli.text import safe
+
+TOP = 5  # classes of a prediction, unless another number is asked for
+DEFAULT_THRESHOLD = 0.5  # from which a label holds where none was chosen
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Prediction:
     """What the model says of one image: the most probable classes first; or why there is nothing to say."""
 
     path: str
-    labels: tuple[Score, ...] = ()
+    labels: tuple[Score, ...] = ()  # of a multi-label model with thresholds those above theirs, unless `top_k` is given
     error: str | None = None
     familiarity: float | None = None  # share of the model's own held-out images that look less familiar to it, 0 to 1
     unknown: bool | None = None  # with `reject`: too strange to be named
@@ -50,13 +54,16 @@ def load(
     engine: EngineName | Literal["auto"] = "auto",
     precision: Numbers = "auto",
     device: str | None = None,
+    class_names: str | Path | None = None,
 ) -> "Model":
     """A model by name: a bundled one, `imagenet`, a timm or Hub name, a folder, a file; None: the default.
 
     `engine` and `device` are chosen by what there is to do unless given; `precision="int8"`, on a CPU, is faster and
-    less exact. Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
+    less exact. `class_names` is a file of names, as `naming.read_names` takes it, for a model whose classes have none.
+    Weights are read when the first image comes. Raises CheckpointError, HubError and UsageError.
     """
     checkpoint = model if isinstance(model, Checkpoint) else resolve(None if model is None else str(model))
+    checkpoint = named(checkpoint, class_names)
     return Model(checkpoint, engine=engine, precision=precision, device=device)
 
 
@@ -64,7 +71,7 @@ def predict(
     inputs: Input | Iterable[Input],
     model: "str | Path | Checkpoint | Model | None" = None,
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     engine: EngineName | Literal["auto"] = "auto",
     precision: Numbers = "auto",
     device: str | None = None,
@@ -95,8 +102,9 @@ class Model:
         if why := checkpoint.why_no_classes:
             raise CheckpointError(f"{safe(checkpoint.name)}: {why}; `vit finetune -m` gives it classes")
         self.checkpoint = checkpoint
-        self.labels = checkpoint.labels or tuple(f"class {i}" for i in range(checkpoint.num_classes))
+        self.labels = checkpoint.labels or placeholders(checkpoint.num_classes)
         self.temperature = temperature_of(checkpoint)
+        self.thresholds = tuple(checkpoint.thresholds)  # of a multi-label model, (K,); nothing where none were chosen
         self.familiarity = read_familiarity(checkpoint)
         known = self.familiarity
         check = partial(check_signature, known, where=checkpoint.folder) if known else None
@@ -115,7 +123,7 @@ class Model:
         self,
         inputs: Input | Iterable[Input],
         *,
-        top_k: int = 5,
+        top_k: int | None = None,
         batch_size: int | None = None,
         exact: bool = False,
         reject: float | None = None,
@@ -123,13 +131,14 @@ class Model:
     ) -> Iterator[Prediction]:
         """Files, folders, globs (see `find_images`) and Pillow images → predictions, in that order.
 
-        `top_k` classes each. `batch_size` images are computed together, which changes no result. `exact` resizes as
-        timm does, to the bit. An image that cannot be read gives a prediction with an `error`. Of a model that has
+        `top_k` classes each, 5 if it is not given; of a multi-label model every label above its threshold, where the
+        checkpoint has thresholds. `batch_size` images are computed together, which changes no result. `exact` resizes
+        as timm does, to the bit. An image that cannot be read gives a prediction with an `error`. Of a model that has
         statistics of its held-out images, each prediction says how familiar the image is; `reject` (0.05) makes
         `unknown` what is less familiar than all but that share of them, `sets` (0.9) gives the classes among which the
         truth is with that probability. Raises UsageError for these of a model without statistics.
         """
-        if top_k < 1 or (batch_size is not None and batch_size < 1):
+        if (top_k is not None and top_k < 1) or (batch_size is not None and batch_size < 1):
             raise UsageError("top_k and batch_size must be at least 1")
         wishes = Wishes(top_k, reject, self._least_probability(sets))
         if reject is not None:
@@ -164,7 +173,15 @@ class Model:
             unknown = None if wishes.reject is None else familiarity < wishes.reject
         if wishes.least is not None:
             within = self._scores(shares, order[: int((shares >= wishes.least).sum())])
-        return Prediction(name, self._scores(shares, order[: wishes.top_k]), None, familiarity, unknown, within)
+        return Prediction(
+            name, self._scores(shares, self._named(shares, order, wishes)), None, familiarity, unknown, within
+        )
+
+    def _named(self, shares: "np.ndarray[Any, np.dtype[np.float64]]", order: Any, wishes: "Wishes") -> Any:
+        """The classes of a prediction, of all in `order`."""
+        if wishes.top_k is None and self.thresholds:
+            return order[shares[order] >= np.array(self.thresholds)[order]]
+        return order[: wishes.top_k or TOP]
 
     def _scores(self, shares: "np.ndarray[Any, np.dtype[np.float64]]", classes: Any) -> tuple[Score, ...]:
         return tuple(Score(self.labels[i], float(shares[i]), int(i)) for i in classes)
@@ -194,6 +211,6 @@ class Model:
 class Wishes:
     """What is wanted of each prediction."""
 
-    top_k: int
+    top_k: int | None
     reject: float | None  # images less familiar than this are unknown
     least: float | None  # probability of a class in the set; None: no sets

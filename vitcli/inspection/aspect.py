@@ -57,6 +57,7 @@ class Aspect:
     name: str  # of the option that asks for it, without its dashes
     show: Callable[[Mapping[str, Any]], Exhibit]  # makes the exhibit of the results by the models' titles
     most: int | None = None  # how many images it makes use of; all by default
+    of_data: bool = False  # means little without labels: of all aspects taken only where a data set is given
     lacking: Callable[[Subject], str | None] = lambda subject: None  # why a model does not have it
 
     def images(self, count: int) -> int:

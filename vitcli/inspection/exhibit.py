@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from vitcli.report.page import Dot
 from vitcli.text import finite
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Exhibit:
     arrays: Mapping[str, Array]
     draw: "Callable[[], Figure]"
     picture: Callable[[], Array] | None = None  # (H, W, 3) uint8, small enough for a terminal
+    dots: Callable[[], Mapping[str, Sequence[Dot]]] | None = None  # for the page, by the models' titles
 
     def as_dict(self) -> dict[str, Any]:
         """All but the pictures as JSON can hold it; of the arrays those of at most `MAX_INLINE` numbers."""

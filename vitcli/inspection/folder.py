@@ -114,6 +114,8 @@ def _section(page: Page, exhibit: Exhibit, markup: str) -> None:
     page.section(exhibit.title)
     page.paragraph(exhibit.words)
     page.svg(markup, "")
+    for title, dots in exhibit.dots().items() if exhibit.dots else ():
+        page.dots(dots, f"{title}: point at a dot to see its image.")
     for line in exhibit.findings:
         page.paragraph("→ " + line)
     columns = exhibit.table.columns

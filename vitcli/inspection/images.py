@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitcli.checkpoint.config import Checkpoint
-from vitcli.data.samples import Samples
+from vitcli.data.samples import Samples, labelled
 from vitcli.data.sources import open_splits, scored_split
 from vitcli.errors import ImageError
 from vitcli.images.find import find_images
@@ -62,6 +62,7 @@ class Picture:
 
     name: str
     load: Callable[[Preprocess], Pixels]
+    label: str = ""  # its class in a data set; "" where none is known, several with semicolons
 
     def pixels(self, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
         """The image as a model sees it, but as colours (H, W, 3), enlarged by whole pixels to about 224."""
@@ -93,7 +94,7 @@ def pictures_of(
         splits = open_splits(data, folders=folders)
         for line in splits.notes:
             say(line)
-        return from_samples(splits.named[scored_split(splits, None)], count)
+        return from_samples(splits.named[scored_split(splits, None)], count, classes=splits.classes)
     sheet = built_in(checkpoint)
     pictures = sheet.pictures(count)
     say(f"{doing} with {len(pictures)} built-in {sheet.called}; --images or --data takes yours")
@@ -106,10 +107,13 @@ def from_files(arguments: Iterable[str], count: int) -> list[Picture]:
     return [Picture(one.name, partial(load, one.source, name=one.name)) for one in found]
 
 
-def from_samples(samples: Samples, count: int, seed: int = 0) -> list[Picture]:
-    """`count` of a data set's images, drawn at random, in the data set's order."""
+def from_samples(samples: Samples, count: int, seed: int = 0, classes: Sequence[str] = ()) -> list[Picture]:
+    """`count` of a data set's images, drawn at random, in the data set's order, with the names of their `classes`."""
     chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
-    return [Picture(samples.name(i), partial(samples.load, i)) for i in sorted(chosen.tolist())]
+    return [
+        Picture(samples.name(i), partial(samples.load, i), labelled(samples.labels[i], classes) if classes else "")
+        for i in sorted(chosen.tolist())
+    ]
 
 
 def _prepared(tile: npt.NDArray[np.uint8], preprocess: Preprocess) -> Pixels:

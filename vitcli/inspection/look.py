@@ -18,7 +18,18 @@ from vitcli.checkpoint.layout import bundled_names
 from vitcli.checkpoint.load import load_any, load_model
 from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import UsageError, VitError
-from vitcli.inspection import distance, equivariance, filters, heads, lens, locality, maps, positions, tokens
+from vitcli.inspection import (
+    distance,
+    equivariance,
+    feature_map,
+    filters,
+    heads,
+    lens,
+    locality,
+    maps,
+    positions,
+    tokens,
+)
 from vitcli.inspection.aspect import Aspect, Cut, OfAnyModel, OfBlocks, OfParameters, Subject
 from vitcli.inspection.exhibit import Exhibit
 from vitcli.inspection.images import COUNT, Feed, Picture, pictures_of
@@ -40,6 +51,7 @@ ASPECTS: tuple[Aspect, ...] = (
     maps.ATTENTION,
     equivariance.ASPECT,
     locality.ASPECT,
+    feature_map.ASPECT,
 )
 PATCH = (16, 16)  # pixels: how images are cut where the first model is no plain ViT
 
@@ -97,7 +109,7 @@ def inspect(
         VitError: a model cannot be read or lacks an aspect that was asked for by name, or none of the images could be
             read.
     """
-    wanted = _wanted(aspects)
+    wanted = _wanted(aspects, labelled=data is not None)
     needed = _needed(wanted, images, data, count)
     names: Mapping[str, str | None] = model if isinstance(model, Mapping) else {"": model}
     checkpoints, extra = _opened(names, beside, find, say)
@@ -132,13 +144,15 @@ def inspect(
     )
 
 
-def _wanted(names: Collection[str] | None) -> list[Aspect]:
-    """The aspects called `names`, in the order of their exhibits."""
+def _wanted(names: Collection[str] | None, *, labelled: bool) -> list[Aspect]:
+    """The aspects called `names`, in the order of their exhibits; of all those that make sense, `labelled` or not."""
     known = {aspect.name: aspect for aspect in ASPECTS}
     for name in names or ():
         if name not in known:
             raise UsageError(f"there is no aspect '{safe(name)}' to look at.{did_you_mean(name, known)}")
-    return [aspect for name, aspect in known.items() if names is None or name in names]
+    if names is None:
+        return [aspect for aspect in ASPECTS if labelled or not aspect.of_data]
+    return [aspect for name, aspect in known.items() if name in names]
 
 
 def _needed(wanted: Sequence[Aspect], images: Sequence[str] | None, data: str | None, count: int | None) -> int:

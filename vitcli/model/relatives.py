@@ -215,7 +215,7 @@ def _paired(x: Tensor, halves: bool) -> Tensor:
     """
     if halves:
         return torch.complex(*x.chunk(2, dim=-1))
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # type: ignore[no-untyped-call]
 
 
 def _unpaired(x: Tensor) -> Tensor:

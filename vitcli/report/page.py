@@ -51,8 +51,27 @@ figcaption { color: #5c6670; font-size: .85rem; }
 .pictures figure { margin: 0; width: auto; }
 .pictures img { width: 100%; aspect-ratio: 1; object-fit: contain; image-rendering: auto; }
 .pictures figcaption { overflow-wrap: anywhere; line-height: 1.3; padding-top: .3rem; }
+.map { overflow: visible; padding: 1rem; }
+.dots { position: relative; width: min(36rem, 80vw); aspect-ratio: 1; }
+.dots i { position: absolute; width: 9px; height: 9px; margin: -4px; border-radius: 50%; opacity: .8; }
+.dots span { display: none; position: absolute; left: 10px; top: 10px; width: 9rem; background: #fff; color: #1b1f24;
+  border: 1px solid #d8dee4; padding: .3rem; font: .75rem/1.3 system-ui, sans-serif; overflow-wrap: anywhere; }
+.dots img { width: 100%; }
+.dots i:hover, .dots i:focus { z-index: 9; opacity: 1; outline: 2px solid #1b1f24; }
+.dots i:hover span, .dots i:focus span { display: block; }
 @media print { body { max-width: none; padding: 0; } figure { break-inside: avoid; } }
 """
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A picture at a place in a square: x to the right, y downwards, both from 0 to 1."""
+
+    x: float
+    y: float
+    colour: str  # CSS
+    png: bytes
+    caption: str
 
 
 @dataclass
@@ -89,6 +108,15 @@ class Page:
     def svg(self, markup: str, caption: str) -> None:
         """A figure drawn by `figures.svg`."""
         self.parts.append(f"<figure>{inline(markup, len(self.parts))}{_caption(caption)}</figure>")
+
+    def dots(self, dots: Iterable["Dot"], caption: str) -> None:
+        """Pictures where they belong in a square, each a dot until it is pointed at or reached by the keyboard."""
+        marks = "".join(
+            f'<i tabindex="0" style="left:{100 * dot.x:.2f}%;top:{100 * dot.y:.2f}%;background:{text(dot.colour)}">'
+            f"<span>{_image(dot.png, dot.caption)}{text(dot.caption)}</span></i>"
+            for dot in dots
+        )
+        self.parts.append(f'<figure class="map"><div class="dots">{marks}</div>{_caption(caption)}</figure>')
 
     def pictures(self, pictures: Iterable[tuple[bytes, str]]) -> None:
         """PNG files with captions, in a grid."""

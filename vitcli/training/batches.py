@@ -17,7 +17,8 @@ from vitcli.training.augment import Transform
 from vitcli.training.seeds import epoch_order, reseed
 from vitcli.training.stop import SIGNALS
 
-Batch = tuple[Tensor, Tensor, Tensor]  # images (B, C, H, W) uint8, class indices (B,), which samples they are (B,)
+# Images (B, C, H, W) uint8, class indices (B,) or 0 and 1 (B, K), which samples they are (B,).
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Plan:
 
 _order = lru_cache(maxsize=1)(epoch_order)  # one permutation an epoch instead of one a micro-batch
 
-Item = tuple[Tensor, int, int]
+Item = tuple[Tensor, Any, int]
 
 
 class _Augmented(Dataset[Item | ImageError]):
@@ -65,7 +66,8 @@ class _Augmented(Dataset[Item | ImageError]):
             image = self.transform(Sample(self.samples, index))
         except ImageError as error:
             return error  # raised by a worker it would come with a traceback for a message
-        return image, int(self.samples.labels[index]), index
+        label = self.samples.labels[index]
+        return image, label if label.ndim else int(label), index
 
 
 def _collated(samples: list[Item | ImageError]) -> Batch | ImageError:

@@ -1,8 +1,8 @@
 """From `Settings` to a `Task`: the model that a run begins with, on its data. A run and its resumption begin here.
 
 From scratch the model is freshly initialised. From a checkpoint the whole pre-training head goes, its hidden layer too,
-and a zero-initialised linear layer takes its place (paper, section 3.2); where the classes of the data are the
-checkpoint's own, that layer begins as its head. The patch size stays; for another image size the position embedding is
+and a zero-initialised linear layer takes its place (paper, section 3.2); where the checkpoint knows the classes of the
+data, that layer begins with its rows for them. The patch size stays; for another image size the position embedding is
 resampled in 2-D.
 """
 
@@ -16,11 +16,13 @@ from torch import nn
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.load import build, load_any, load_model
 from vitcli.checkpoint.model_args import checked_settings, require_sound
+from vitcli.checkpoint.naming import only_numbered
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, require_one_label
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
+from vitcli.inference.class_names import map_classes
 from vitcli.machine import memory_free
 from vitcli.model.architectures import ARCHITECTURES, architecture
 from vitcli.model.config import ViTConfig
@@ -54,6 +56,7 @@ def build_task(
     else:
         task = _from_scratch(settings, data)
     if settings.teacher:
+        require_one_label(data, "learning from a teacher")
         teacher = load_teacher(settings.teacher, task.preprocess, data.classes, resolver)
         task = replace(task, teacher=teacher, origin={**task.origin, "teacher": teacher.name})
     if settings.teacher_answers:
@@ -111,19 +114,21 @@ def _from_checkpoint(start: FineTuning, checkpoint: Checkpoint, data: DataSet, r
         _require_whole_patches(start.img_size, checkpoint.vit)
         known = load_model(checkpoint, img_size=start.img_size, kernel=start.kernel, say=notes.append)
         model = _with_head(_headless(known), classes, dropout=recipe.dropout, drop_path=recipe.drop_path)
-        if checkpoint.labels == data.classes and isinstance(known.head, nn.Linear) and known.config.head_hidden is None:
-            for new, old in zip(heads_of(model), heads_of(known), strict=True):
-                new.load_state_dict(old.state_dict())
-            notes.append("the classes are the checkpoint's own: its head is where training begins")
+        whole = known.config.head_hidden is None  # what the head sees is what the new one sees
+        notes += _begun(heads_of(model), heads_of(known) if whole and checkpoint.num_classes else [], checkpoint, data)
         size = model.config.img_size
     else:
         size = start.img_size or checkpoint.preprocess.size
         if size != checkpoint.preprocess.size and not _any_size(checkpoint.architecture):
             raise UsageError(f"{safe(checkpoint.name)} is a {checkpoint.architecture}, which timm builds for one size")
         model = load_any(checkpoint)
+        before = model.get_classifier()  # type: ignore[operator]
         model.reset_classifier(classes)  # type: ignore[operator]  # timm's name for it, on every model
-        for parameter in model.get_classifier().parameters():  # type: ignore[operator]
+        after = model.get_classifier()  # type: ignore[operator]
+        for parameter in after.parameters():
             nn.init.zeros_(parameter)
+        linear = [head for head in (before, after) if isinstance(head, nn.Linear)]
+        notes += _begun([after], [before] if len(linear) == 2 else [], checkpoint, data)
     if start.tune == "lora":
         if not isinstance(model, VisionTransformer):
             raise UsageError(
@@ -149,6 +154,35 @@ def _from_checkpoint(start: FineTuning, checkpoint: Checkpoint, data: DataSet, r
         origin=origin,
         notes=tuple(notes),
     )
+
+
+def _begun(new: list[nn.Linear], old: list[nn.Linear], checkpoint: Checkpoint, data: DataSet) -> list[str]:
+    """Give the heads `new`, which are zeros, the rows that `old` has for their classes; says so.
+
+    Where the checkpoint knows every class of the data, or those it knows are kept; else the zeros stay. Raises
+    UsageError where classes that are kept have no rows.
+    """
+    if data.known and not old:
+        raise UsageError(f"--keep-classes: {safe(checkpoint.name)} does not end with one linear layer to keep rows of")
+    alike = checkpoint.outputs == ("labels" if data.multi_label else "classes")
+    if not old or not alike or only_numbered(checkpoint.labels):
+        return []
+    rows = [*range(data.known)]
+    if not rows:
+        found = map_classes(data.classes, checkpoint.labels, checkpoint.label_ids).labels
+        if None in found:
+            return []
+        rows = [label for label in found if label is not None]
+    with torch.no_grad():
+        for head, before in zip(new, old, strict=True):
+            head.weight[: len(rows)] = before.weight[rows]
+            if head.bias is not None:
+                head.bias[: len(rows)] = 0 if before.bias is None else before.bias[rows]
+    if data.known:
+        return []
+    if len(rows) == checkpoint.num_classes:
+        return ["the classes are the checkpoint's own: its head is where training begins"]
+    return [f"the checkpoint knows these classes: {len(rows)} rows of its head are where training begins"]
 
 
 def _require_whole_patches(img_size: tuple[int, int] | None, vit: ViTConfig) -> None:

@@ -24,7 +24,7 @@ import torch
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.data.confident import probably_wrong
-from vitcli.data.samples import FileSamples, Labels, Progress, Split, Splits
+from vitcli.data.samples import FileSamples, Labels, Progress, Split, Splits, require_one_label
 from vitcli.data.split import folds, in_one_fold, together
 from vitcli.errors import DataError
 from vitcli.files import write_file
@@ -83,6 +83,7 @@ def doubts(
     Exact copies and the images of a group do not judge each other. Raises DataError for a single class and where every
     class has too few images.
     """
+    require_one_label(found, "--labels")
     if len(found.classes) < 2:
         raise DataError(f"{safe(found.root)} has only one class: no label of it can be told from another")
     images = read_images(Stream(checkpoint, precision="fp32", device=device, output="features"), found, progress)

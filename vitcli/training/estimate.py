@@ -88,12 +88,15 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
     world = World(device=torch.device(device))
     images = torch.zeros(plan.micro_batch, task.preprocess.in_chans, *task.preprocess.size, dtype=torch.uint8)
+    which = torch.zeros(len(images), dtype=torch.long)
     labels = torch.arange(len(images)) % task.classes
+    if task.data.multi_label:
+        labels = torch.eye(task.classes, dtype=torch.long)[labels]  # (B, K)
     copy = replace(task, recipe=recipe, model=deepcopy(task.model))
 
     def step(micro_batches: int) -> Callable[[], object]:
         learner = Learner(copy, world, micro_batches)
-        return lambda: learner.step(iter([(images, labels, torch.zeros_like(labels))] * micro_batches), 0, 0.0)
+        return lambda: learner.step(iter([(images, labels, which)] * micro_batches), 0, 0.0)
 
     kept, per_step = 0, 0.0
     if training:

@@ -231,9 +231,9 @@ def _end_of_epoch(
     learner.require_finite(position.step)
     task, world = learner.task, learner.world
     validation = validate(learner.averaged, task, task.data.val, world)
-    is_best = validation.accuracy > position.best_accuracy or not validation.n
+    is_best = validation.score > position.best_accuracy or not validation.n
     if is_best:
-        position = replace(position, best_step=position.step, best_accuracy=validation.accuracy)
+        position = replace(position, best_step=position.step, best_accuracy=validation.score)
     epoch = position.step / plan.steps_per_epoch
     event = Evaluated(position.step, schedule.total, epoch, sum(losses) / len(losses), validation, is_best)
     if world.leads:

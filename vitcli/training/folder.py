@@ -99,6 +99,7 @@ def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluat
         "step": event.step,
         "epoch": round(event.epoch, 4),
         "validation_accuracy": event.validation.accuracy,
+        **({"validation_map": event.validation.mean_average_precision} if task.data.multi_label else {}),
         "validation_images": event.validation.n,
         "data": {"name": task.data.root.name, "fingerprint": task.data.fingerprint, "images": len(task.data.train)},
         "recipe": as_dict(task.recipe),
@@ -106,6 +107,7 @@ def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluat
     described = Description(
         architecture=task.architecture,
         labels=task.data.classes,
+        outputs="labels" if task.data.multi_label else "classes",
         preprocess=task.preprocess,
         provenance=provenance,
         timm_args={} if task.vit else task.model_args,

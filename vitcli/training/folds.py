@@ -6,10 +6,10 @@ Every part has about the same share of each class; exact copies and the images o
 from dataclasses import replace
 
 from vitcli.data.layout import quoted
-from vitcli.data.samples import DataSet, Labels, Stored
+from vitcli.data.samples import DataSet, Labels, Stored, require_one_label
 from vitcli.data.split import folds, in_one_fold, together
-from vitcli.errors import DataError
-from vitcli.text import plural
+from vitcli.errors import DataError, UsageError
+from vitcli.text import plural, safe
 from vitcli.training.settings import Settings
 
 
@@ -36,3 +36,17 @@ def without_fold(data: DataSet, settings: Settings) -> DataSet:
     """`data`, all of whose images are in train, without the fold that `settings` leave out."""
     found = dealt(data.train, settings, data.classes)
     return replace(data, train=data.train.keep(found != settings.fold), test=None)
+
+
+def require_scorable(settings: Settings, data: DataSet, score: str) -> None:
+    """Raises UsageError before the work when what was asked for cannot be scored after it; DataError for folds."""
+    if settings.folds:
+        require_one_label(data, "--folds")
+    if settings.folds and data.known:
+        raise UsageError("--folds deals images of every class, and with --keep-classes old ones may have none")
+    if settings.folds and not settings.fold:
+        dealt(data.train, settings, data.classes)
+    if settings.folds and score != "auto":
+        raise UsageError(f"--score {score}: with --folds every image is scored, by a model trained without it")
+    if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
+        raise UsageError(f"--score {score}: {safe(settings.data)} has no such split")

@@ -1,9 +1,10 @@
 """`--tune head`: the trunk's features once, then a linear classifier on them by L-BFGS.
 
-Multinomial logistic regression with an L2 penalty that is chosen on a held-out slice of train (as in the linear probes
-of CLIP, arXiv 2103.00020, appendix A.3). Features are standardised for the fit; the layer that comes out takes them
-plain. A run keeps them in its folder, so that one that was interrupted computes them once. They stay on the device that
-computed them, and the fit goes over them in blocks: beside them it needs memory for one block of logits.
+Multinomial logistic regression (of several labels an image: one regression for each) with an L2 penalty that is chosen
+on a held-out slice of train (as in the linear probes of CLIP, arXiv 2103.00020, appendix A.3). Features are
+standardised for the fit; the layer that comes out takes them plain. A run keeps them in its folder, so that one that
+was interrupted computes them once. They stay on the device that computed them, and the fit goes over them in blocks:
+beside them it needs memory for one block of logits.
 """
 
 import time
@@ -85,23 +86,32 @@ class Rows:
     """
 
     x: Tensor  # (n, D) float32, as they are
-    labels: Tensor  # (n,) on the same device
+    labels: Tensor  # on the same device, (n,) or, where several may hold, (n, K) of 0 and 1
     mean: Tensor  # (D,)
     std: Tensor
     total: int
     world: World
+    old: Tensor | None = None  # logits (n, k) of the first classes, whose rows of the head stay as they are
 
-    def blocks(self, classes: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Standardised rows (b, D) with their labels (b,)."""
+    @property
+    def kept(self) -> int:
+        """How many classes that are."""
+        return 0 if self.old is None else self.old.shape[1]
+
+    def blocks(self, classes: int, weight: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (b, K) by the layer `weight`, `bias` of the classes that are not kept, with their labels."""
         step = max(1, BLOCK // classes)
         for start in range(0, len(self.x), step):
-            yield (self.x[start : start + step] - self.mean) / self.std, self.labels[start : start + step]
+            those = slice(start, start + step)
+            logits = F.linear((self.x[those] - self.mean) / self.std, weight, bias)
+            yield logits if self.old is None else torch.cat([self.old[those], logits], dim=1), self.labels[those]
 
     def those(self, chosen: Tensor) -> "Rows":
         """The rows where `chosen` (n,) is true."""
         (total,) = self.world.sum([float(chosen.sum())])
         where = chosen.to(self.x.device)
-        return replace(self, x=self.x[where], labels=self.labels[where], total=int(total))
+        old = None if self.old is None else self.old[where]
+        return replace(self, x=self.x[where], labels=self.labels[where], total=int(total), old=old)
 
 
 def rows_of(x: Tensor, labels: Tensor, world: World) -> Rows:
@@ -127,15 +137,32 @@ def _mean(x: Tensor, total: int, world: World, about: Tensor | None = None) -> T
 
 
 def fit_head(
-    x: Tensor, labels: Tensor, classes: int, seed: int, keys: Sequence[bytes] | None = None, world: World = ALONE
+    x: Tensor,
+    labels: Tensor,
+    classes: int,
+    seed: int,
+    keys: Sequence[bytes] | None = None,
+    kept: tuple[Tensor, Tensor] | None = None,
+    world: World = ALONE,
 ) -> Fitted:
-    """The linear layer for features `x` (N, D) and `labels` (N,), on the device that has `x`, in float32.
+    """The linear layer for features `x` (N, D) and `labels` (N,) or, where several may hold, (N, K) of 0 and 1.
 
-    Images with the same one of `keys` (N,) stay together when a slice is held out. Each process of `world` has every
-    `world.size`-th row of `x` from its own rank on, and all labels; all get the same.
+    It is computed on the device that has `x`, in float32. Images with the same one of `keys` (N,) stay together when a
+    slice is held out. Of the first classes the rows and biases `kept` (k, D), (k,) stay as they are, and the others are
+    solved for beside them; their biases are then penalised as well, for without images of the kept classes nothing else
+    would bound them. Each process of `world` has every `world.size`-th row of `x` from its own rank on, and all labels;
+    all get the same.
     """
+    if kept is None:
+        with _full_precision():
+            return _fit_head(rows_of(x, labels, world), labels, classes, seed, keys)
+    if len(kept[0]) == classes:
+        return Fitted(*kept, 0.0, ())
+    weight, bias = (part.to(x.device) for part in kept)
     with _full_precision():
-        return _fit_head(rows_of(x, labels, world), labels, classes, seed, keys)
+        rows = replace(rows_of(x, labels, world), old=F.linear(x, weight, bias))
+        new = _fit_head(rows, labels, classes, seed, keys)
+    return replace(new, weight=torch.cat([weight, new.weight]), bias=torch.cat([bias, new.bias]))
 
 
 def _fit_head(rows: Rows, labels: Tensor, classes: int, seed: int, keys: Sequence[bytes] | None) -> Fitted:
@@ -194,44 +221,54 @@ def _try(rows: Rows, others: Rows, classes: int) -> Iterator[PenaltyTried]:
 
 @torch.inference_mode()
 def _scores(rows: Rows, weight: Tensor, bias: Tensor) -> tuple[float, float]:
-    """Mean negative log-likelihood (nats) and accuracy of a linear layer."""
+    """Mean loss (nats) and accuracy of a linear layer; of several labels an image the share of right decisions."""
     loss = right = 0.0
-    for block, labels in rows.blocks(len(weight)):
-        logits = F.linear(block, weight, bias)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        right += (logits.argmax(dim=1) == labels).sum().item()
+    for logits, labels in rows.blocks(len(weight) + rows.kept, weight, bias):
+        loss += _summed_loss(logits, labels).item()
+        right += _right(logits, labels).sum().item()
     loss, right = rows.world.sum([loss, right])
     return loss / rows.total, right / rows.total
 
 
-def logistic_regression(x: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
-    """Minimises mean cross-entropy + penalty/2 · ‖W‖²: weight (K, D) and bias (K,). The bias is free."""
+def logistic_regression(
+    x: Tensor, labels: Tensor, classes: int, penalty: float, old: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Minimises mean cross-entropy + penalty/2 · ‖W‖²: weight (K, D) and bias (K,). The bias is free.
+
+    Where logits `old` (N, k) of the first classes are given, weight and bias are those of the K − k others, and the
+    penalty is on both.
+    """
     with _full_precision():
-        return _solve(plain_rows(x, labels, ALONE), classes, penalty)
+        return _solve(replace(plain_rows(x, labels, ALONE), old=old), classes, penalty)
 
 
 def _solve(
     rows: Rows, classes: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """What `logistic_regression` finds, for rows that lie in blocks and with several processes."""
-    zeros = rows.x.new_zeros
-    weight, bias = start or (zeros(classes, rows.x.shape[1]), zeros(classes))
-    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    zeros, new = rows.x.new_zeros, classes - rows.kept
+    weight, bias = start or (zeros(new, rows.x.shape[1]), zeros(new))
+    weight, bias = parameters = [part.clone().requires_grad_() for part in (weight, bias)]
+    penalised = parameters if rows.kept else parameters[:1]
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=STEPS, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        parameters, max_iter=STEPS, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
         value = zeros(())
-        weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
-        for block, labels in rows.blocks(classes):
-            part = F.cross_entropy(F.linear(block, weight, bias), labels, reduction="sum") / rows.total
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient  # which is added to
+        for logits, labels in rows.blocks(classes, weight, bias):
+            part = _summed_loss(logits, labels) / rows.total
             part.backward()  # type: ignore[no-untyped-call]
             value += part.detach()
-        for shared in (value, weight.grad, bias.grad):
+        for shared in (value, *gradients):
             rows.world.add(shared)
-        weight.grad += penalty * weight.detach()
-        return value + penalty / 2 * weight.detach().square().sum()
+        for parameter, gradient in zip(penalised, gradients, strict=False):
+            gradient += penalty * parameter.detach()
+            value += penalty / 2 * parameter.detach().square().sum()
+        return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
@@ -248,6 +285,20 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def _summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, K) for labels (N,), summed; for labels (N, K) of 0 and 1 that of each one."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, reduction="sum")
+    return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which answers are right, (N,); of several labels an image, which share of the decisions at ½."""
+    if labels.ndim == 1:
+        return logits.argmax(dim=1) == labels
+    return ((logits > 0) == labels.bool()).float().mean(dim=1)
+
+
 def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, float]:
     """Fit the head of `task.model` in place, and keep the model. Nothing to do where training went on from there.
 
@@ -260,8 +311,9 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
     began = time.monotonic()
     x = yield from _kept_features(task, run, world, stop)
     labels = torch.from_numpy(task.data.train.labels)
-    fitted = fit_head(x, labels, task.classes, task.recipe.seed, group_keys(task.data.train), world)
     heads = heads_of(task.model)
+    keys, kept = group_keys(task.data.train), _kept_rows(heads, task.data.known)
+    fitted = fit_head(x, labels, task.classes, task.recipe.seed, keys, kept, world)
     with torch.no_grad():
         for head, weight in zip(heads, fitted.weight.chunk(len(heads), dim=1), strict=True):
             head.weight.copy_(weight * len(heads))  # their mean is the model's answer
@@ -283,7 +335,16 @@ def tune_head(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[E
         run.keep(task.model, task, evaluated)
     world.barrier()  # what the leader has kept is there for all
     yield evaluated
-    return validation.accuracy
+    return validation.score
+
+
+def _kept_rows(heads: list[nn.Linear], known: int) -> tuple[Tensor, Tensor] | None:
+    """Rows and biases of the `known` first classes, of the heads together; None where no class is known."""
+    if not known:
+        return None
+    with torch.no_grad():
+        weight = torch.cat([head.weight[:known] / len(heads) for head in heads], dim=1).float().cpu()
+        return weight, torch.stack([head.bias[:known] for head in heads]).mean(dim=0).float().cpu()
 
 
 def _kept_features(task: Task, run: Run, world: World, stop: StopFlag) -> Generator[Event, None, Tensor]:

@@ -1,4 +1,5 @@
-"""What a step minimises: cross-entropy to the labels, mixed labels, class weights, and a teacher's opinion.
+"""What a step minimises: cross-entropy to the labels, mixed labels, class weights, and a teacher's opinion; of
+several labels an image binary cross-entropy or the asymmetric loss.
 
 Knows batches of tensors; not where they come from.
 """
@@ -15,12 +16,14 @@ from vitcli.training.task import Task
 
 
 class Objective:
-    """(model, images (B, C, H, W), labels (B,), numbers of the samples (B,)) → mean loss, a scalar."""
+    """(model, images (B, C, H, W), labels (B,) or (B, K), numbers of the samples (B,)) → mean loss, a scalar."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self.recipe = task.recipe
         self.mixup = _mixup(task.recipe, task.classes)
-        self.weights = class_weights(task.data).to(device) if task.recipe.class_weights else None
+        self.several = task.data.multi_label
+        weights = positive_weights if self.several else class_weights
+        self.weights = weights(task.data).to(device) if task.recipe.class_weights else None
         self.answers = task.answers  # (N, K), on the CPU: they may be many
         self.teacher = task.teacher.to(device) if task.teacher is not None and task.answers is None else None
         self.patches = task.vit.num_patches if task.vit and task.recipe.token_weight else 0  # to compare
@@ -31,6 +34,8 @@ class Objective:
             images, labels = self.mixup(images, labels)  # soft targets (B, K), label smoothing included
             smoothing = 0.0
         logits, tokens = model(images, with_tokens=True) if self.patches else (model(images), None)
+        if self.several:
+            return self._of_labels(logits, labels)
         loss = F.cross_entropy(logits, labels, self.weights, label_smoothing=smoothing)
         if self.answers is not None:
             opinion, example = self.answers[samples].to(logits.device), None
@@ -43,6 +48,15 @@ class Objective:
         if tokens is not None and example is not None:
             loss = loss + self.recipe.token_weight * token_distance(tokens, example, self.patches)
         return loss
+
+    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of logits (B, K) for labels (B, K) of 0 and 1, each by itself: summed over labels, the mean over images."""
+        if self.recipe.loss == "asymmetric":
+            return asymmetric_loss(logits, labels, *self.recipe.asymmetric, weights=self.weights)
+        loss = F.binary_cross_entropy_with_logits(
+            logits.float(), labels.float(), pos_weight=self.weights, reduction="sum"
+        )
+        return loss / len(logits)
 
     @torch.no_grad()
     def _asked(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -65,6 +79,31 @@ def token_distance(tokens: Tensor, example: Tensor, patches: int) -> Tensor:
     """
     ours, theirs = (F.layer_norm(t[:, -patches:].float(), t.shape[-1:]) for t in (tokens, example))
     return F.mse_loss(ours, theirs)
+
+
+def asymmetric_loss(
+    logits: Tensor, labels: Tensor, positive: float, negative: float, margin: float, weights: Tensor | None = None
+) -> Tensor:
+    """The asymmetric loss of logits (B, K) for labels (B, K) of 0 and 1, mean over images (arXiv 2009.14119, eq. 4, 5).
+
+    A label that holds costs −(1 − p)^γ+ log p, times its weight; one that does not −p_m^γ− log(1 − p_m), where
+    p_m = max(p − m, 0): many easy negatives then weigh little, and very easy ones nothing.
+    """
+    holds, z = labels.float(), logits.float()
+    p = z.sigmoid()
+    gained = (1 - p) ** positive * F.logsigmoid(z)
+    shifted = (p - margin).clamp(min=0)
+    rest = F.logsigmoid(-z) if not margin else torch.log1p(-shifted.clamp(max=1 - 1e-7))
+    lost = shifted**negative * rest
+    if weights is not None:
+        gained = gained * weights
+    return -(holds * gained + (1 - holds) * lost).sum() / len(z)
+
+
+def positive_weights(data: DataSet) -> Tensor:
+    """(N − n_k) / n_k for each label of the training split, (K,): images with and without it then weigh the same."""
+    counts = torch.from_numpy(data.train.labels.sum(axis=0)).clamp(min=1).float()
+    return (len(data.train) - counts).clamp(min=1) / counts
 
 
 def class_weights(data: DataSet) -> Tensor:

@@ -47,6 +47,8 @@ class Recipe:
     hflip: float = 0.5  # probability
     invert: float = 0.0  # probability of a negative
     class_weights: bool = False  # weigh each class by the inverse of how often it occurs
+    loss: Literal["auto", "asymmetric"] = "auto"  # asymmetric (arXiv 2009.14119) is for several labels an image
+    asymmetric: tuple[float, float, float] = (0.0, 4.0, 0.05)  # its γ+, γ− and margin m, as in that paper
     patience: int = 0  # epochs without a better validation accuracy after which the run ends; 0: never
     teacher_weight: float = 0.5  # share of the loss that a teacher has, when there is one
     teacher_temperature: float = 1.0
@@ -76,6 +78,12 @@ class Recipe:
             raise UsageError(
                 f"recipe: lrs are {shown(list(self.lrs))}, they must be up to {MOST_LRS} numbers above 0, "
                 f"at most {_BOUNDS['lr'][1]:g}"
+            )
+        positive, negative, margin = self.asymmetric if len(self.asymmetric) == 3 else (-1.0, -1.0, -1.0)
+        if not (0 <= positive <= 100 and 0 <= negative <= 100 and 0 <= margin < 1):
+            raise UsageError(
+                f"recipe: asymmetric is {shown(list(self.asymmetric))}, it must be γ+ and γ−, from 0 to 100, and a "
+                "margin from 0 to below 1"
             )
         if self.randaugment and not _RANDAUGMENT.fullmatch(self.randaugment):
             raise UsageError(
@@ -272,6 +280,21 @@ def finetuning_recipe(name: str | None, changes: dict[str, Any], pixels: tuple[i
     if "lr" in changes and "lrs" not in changes:
         changes = {**changes, "lrs": []}  # this one, no search
     return override(recipe, changes, "options")
+
+
+def for_labels(recipe: Recipe, *, several: bool) -> tuple[Recipe, str | None]:
+    """`recipe` for images with `several` labels each or with one; and what of it was switched off, in a line.
+
+    A mixture of two pictures shows the labels of both, neither by half; and smoothed labels would only move every
+    label's probability by the same amount. Raises UsageError for a loss that one label an image does not have.
+    """
+    if not several:
+        if recipe.loss != "auto":
+            raise UsageError(f"recipe: loss = {recipe.loss} is for several labels an image, and these data give one")
+        return recipe, None
+    off = {name: 0.0 for name in ("mixup", "cutmix", "label_smoothing") if getattr(recipe, name)}
+    said = f"several labels an image: without {', '.join(off)}" if off else None
+    return replace(recipe, **off), said  # type: ignore[arg-type]
 
 
 def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:

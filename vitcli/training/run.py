@@ -20,18 +20,18 @@ from vitcli.data.split import subset
 from vitcli.errors import UsageError
 from vitcli.machine import default_device, default_workers, memory_free, on_cpu
 from vitcli.model.resample import Kernel
-from vitcli.text import safe
 from vitcli.training.auto import moved, worth_compiling
-from vitcli.training.budget import Clock, seconds
+from vitcli.training.budget import Clock
 from vitcli.training.build import Resolver, build_task, fitting_model, retuned
 from vitcli.training.cache import CacheWish, choose_cache, kept_since, needed_by, reads_again
 from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
 from vitcli.training.events import Event
 from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
-from vitcli.training.folds import dealt
+from vitcli.training.folds import require_scorable
+from vitcli.training.keeping import arrangement, kept_classes, require_keepable, warning
 from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
-from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, score_run
-from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings
+from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run
+from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings, further, suited
 from vitcli.training.start import affordable_size, bundled_start
 from vitcli.training.task import Task
 from vitcli.training.train import (
@@ -99,6 +99,7 @@ def train(
     val_fraction: float = Settings.val_fraction,
     folders: str | None = None,
     cache: CacheWish = "auto",
+    multi_label: bool = False,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -118,7 +119,7 @@ def train(
     of_model |= {name: list(value) for name, value in sizes.items() if value}
     settings = scratch_settings(
         str(data), model, recipe, changes, of_model, teacher=teacher, teacher_answers=teacher_answers,
-        time_budget=time_budget, val_fraction=val_fraction, folders=folders,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders, multi_label=multi_label,
     )  # fmt: skip
     samples = open_settings_data(settings)
     if model is None and recipe is None:
@@ -135,6 +136,7 @@ def finetune(
     lora_rank: int | None = None,
     img_size: Pixels | None = None,
     posemb_kernel: Kernel | None = None,
+    keep_classes: bool = False,
     recipe: str | None = None,
     teacher: str | None = None,
     teacher_answers: str | Path | None = None,
@@ -143,6 +145,7 @@ def finetune(
     folds: int = 0,
     folders: str | None = None,
     cache: CacheWish = "auto",
+    multi_label: bool = False,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
     device: str | None = None,
@@ -161,16 +164,18 @@ def finetune(
     """
     began = time.monotonic()
     named = resolve(model) if model else None
-    samples = open_data(data, val_fraction=val_fraction, folders=folders, pooled=bool(folds))
+    kept = kept_classes(named, multi_label=multi_label) if keep_classes else arrangement(multi_label=multi_label)
+    samples = open_data(data, val_fraction=val_fraction, folders=folders, arrange=kept, pooled=bool(folds))
     checkpoint = named or resolve(bundled=bundled_start(samples))
     settings_of = partial(
         finetuning_settings, checkpoint, weights_digest(checkpoint), str(data), tune=tune, lora_rank=lora_rank,
         posemb_kernel=posemb_kernel, recipe=recipe, changes=changes, teacher=teacher, teacher_answers=teacher_answers,
-        time_budget=time_budget, val_fraction=val_fraction, folders=folders, folds=folds,
+        time_budget=time_budget, val_fraction=val_fraction, folders=folders, keep_classes=keep_classes,
+        multi_label=multi_label, folds=folds,
     )  # fmt: skip
     size = _pair(img_size)
     if named is None and size is None:
-        size = affordable_size(settings_of(), samples, checkpoint, device, began)
+        size = affordable_size(suited(settings_of(), samples)[0], samples, checkpoint, device, began)
     planned = plan(
         settings_of(img_size=size), samples, out, score=score, device=device, began=began, base=checkpoint,
         choose=tune == "auto", cache=cache,
@@ -212,7 +217,7 @@ def scratch_settings(
         model_args = {}  # the recipe's sizes were written for its own architecture
     model_args.pop("architecture", None)
     chosen = override(file.recipe, changes, "options")
-    return Settings(architecture, {**model_args, **of_model}, data, chosen, **_further(**more))
+    return Settings(architecture, {**model_args, **of_model}, data, chosen, **further(**more))
 
 
 def fitted(settings: Settings, data: DataSet) -> Settings:
@@ -231,12 +236,15 @@ def finetuning_settings(
     posemb_kernel: Kernel | None = None,
     recipe: str | None = None,
     changes: dict[str, Any] | None = None,
+    keep_classes: bool = False,
     **more: Any,
 ) -> Settings:
     """The settings of a run that begins with `checkpoint`, whose weights have the digest `sha256`.
 
     `auto` stands as `all` in them until `plan` has chosen. `more` as in `scratch_settings`.
     """
+    if keep_classes:
+        require_keepable(checkpoint)
     if lora_rank is not None and (tune != "lora" or lora_rank < 1):
         raise UsageError("--lora-rank is a positive number and belongs to --tune lora")
     if posemb_kernel is not None and img_size is None:
@@ -249,9 +257,11 @@ def finetuning_settings(
         img_size=img_size,
         kernel=posemb_kernel or "timm",
         rank=(lora_rank or DEFAULT_RANK) if tune == "lora" else 0,
+        keep=checkpoint.labels if keep_classes else (),
+        keep_ids=checkpoint.label_ids if keep_classes else (),
     )
     chosen = finetuning_recipe(recipe, changes or {}, img_size or checkpoint.preprocess.size)
-    return Settings(checkpoint.architecture, {}, data, chosen, start=start, **_further(**more))
+    return Settings(checkpoint.architecture, {}, data, chosen, start=start, **further(**more))
 
 
 def plan(
@@ -278,7 +288,10 @@ def plan(
         raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
-    _require_split(settings, data, score)
+    require_scorable(settings, data, score)
+    if data.multi_label and not alone():
+        raise UsageError("several labels an image are learnt in one process: start it without torchrun")
+    settings, off = suited(settings, data)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()
     left_open, settings = settings.recipe, on_machine(settings, place)
@@ -303,7 +316,8 @@ def plan(
         recipe = _as_measured(settings.recipe, left_open, cost, place)
         settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
     slow = moved(settings.recipe, place) if training else None
-    return PlannedRun(settings, task, folder, place, cost, why, notes=(slow,) if slow else (), cache=kept.why)
+    notes = tuple(note for note in (slow, off, warning(data)) if note)
+    return PlannedRun(settings, task, folder, place, cost, why, notes=notes, cache=kept.why)
 
 
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
@@ -341,7 +355,7 @@ def plan_resumption(
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
-    _require_split(settings, data, score)
+    require_scorable(settings, data, score)
     place = device or default_device()
     settings = on_machine(settings, place)
     task = build_task(settings, data, resolver=resolver)
@@ -353,16 +367,6 @@ def plan_resumption(
         notes.append(slow.partition(":")[0] + ", with which this run began; it goes on in them, several times slower")
     kept = kept_since(settings, needed_by(task, settings))
     return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes), kept)
-
-
-def _require_split(settings: Settings, data: DataSet, score: ScoredSplit) -> None:
-    """Raises UsageError before the work when what was asked for cannot be scored after it; DataError for folds."""
-    if settings.folds and not settings.fold:
-        dealt(data.train, settings, data.classes)
-    if settings.folds and score != "auto":
-        raise UsageError(f"--score {score}: with --folds every image is scored, by a model trained without it")
-    if (score == "test" and data.test is None) or (score == "val" and not len(data.val)):
-        raise UsageError(f"--score {score}: {safe(settings.data)} has no such split")
 
 
 def carry_out(
@@ -394,18 +398,10 @@ def carry_out(
 
         return FinishedRun(folder, scored_by_folds(planned.task, settings, folder, planned.device, count, on_event))
     data = final_data(settings, data)
+    keep_thresholds(folder / "best", data)
     keep_familiarity(folder / "best", data)
-    return FinishedRun(folder, score_run(folder, data, score))
+    return FinishedRun(folder, score_run(folder, data, score, settings.start.checkpoint if settings.start else ""))
 
 
 def _pair(pixels: Pixels | None) -> tuple[int, int] | None:
     return (pixels, pixels) if isinstance(pixels, int) else pixels
-
-
-def _further(
-    *, teacher_answers: str | Path | None = None, time_budget: float | str | None = None, **fields: Any
-) -> dict[str, Any]:
-    """Fields of `Settings`: a path that holds wherever a run may be resumed, and a time span in seconds."""
-    budget = seconds(time_budget) if isinstance(time_budget, str) else time_budget
-    answers = None if teacher_answers is None else str(Path(teacher_answers).resolve())
-    return {**fields, "budget": budget, "teacher_answers": answers}

@@ -1,15 +1,17 @@
 """What a training run was asked for, from scratch or from a checkpoint: enough to begin it again. Kept in run.json."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vitcli.checkpoint.model_args import checked_settings
+from vitcli.data.samples import DataSet
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, shown
 from vitcli.images.stores import Cache
 from vitcli.model.resample import Kernel
-from vitcli.training.recipe import Recipe, as_dict, override
+from vitcli.training.budget import seconds
+from vitcli.training.recipe import Recipe, as_dict, for_labels, override
 
 Tune = Literal["head", "all", "head+all", "lora"]
 
@@ -30,10 +32,14 @@ class FineTuning:
     img_size: tuple[int, int] | None = None  # height and width in pixels; None: the checkpoint's own
     kernel: Kernel = "timm"
     rank: int = 0  # of the low-rank update, for `lora`
+    keep: tuple[str, ...] = ()  # its classes where they stay and the data's new ones come after them
+    keep_ids: tuple[str, ...] = ()  # their WordNet ids, where they have any
 
     def __post_init__(self) -> None:
         if self.img_size is not None:
             object.__setattr__(self, "img_size", tuple(self.img_size))  # JSON knows lists only
+        if len(self.keep_ids) not in (0, len(self.keep)):
+            raise UsageError(f"{len(self.keep_ids)} ids for {len(self.keep)} classes that are kept")
         if (self.tune == "lora") != (self.rank > 0):
             raise UsageError("a LoRA rank is needed for --tune lora and for nothing else")
 
@@ -54,6 +60,7 @@ class Settings:
     share_seed: int = 0  # which ones
     teacher_answers: str | None = None  # file of the teacher's answers to each training image, by its absolute path
     folders: str | None = None  # what the folders of the data are, as `read_splits` takes it
+    multi_label: bool = False  # several labels an image, though the data give one each
     folds: int = 0  # parts of the images, each scored by a model trained on the others; 0: none, there is a split
     fold: int = 0  # the part that this run leaves out, from 1; 0: none, it is trained on all
     cache: Cache = "none"  # where copies of the images are kept; all kinds but "none" give the same bits
@@ -104,3 +111,18 @@ class Settings:
         except (ValueError, CheckpointError) as error:
             raise VitError(f"run.json is not that of a run: {error}; start again in a new folder") from None
         return settings
+
+
+def suited(settings: Settings, data: DataSet) -> tuple[Settings, str | None]:
+    """`settings` whose recipe suits data of one or of several labels an image; and what was switched off, in a line."""
+    recipe, off = for_labels(settings.recipe, several=data.multi_label)
+    return replace(settings, recipe=recipe), off
+
+
+def further(
+    *, teacher_answers: str | Path | None = None, time_budget: float | str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Fields of `Settings`: a path that holds wherever a run may be resumed, and a time span in seconds."""
+    budget = seconds(time_budget) if isinstance(time_budget, str) else time_budget
+    answers = None if teacher_answers is None else str(Path(teacher_answers).resolve())
+    return {**fields, "budget": budget, "teacher_answers": answers}

@@ -11,7 +11,7 @@ from vitcli.checkpoint.catalog import STARTS
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.hub import find_cached
 from vitcli.checkpoint.layout import DEFAULT_BUNDLED
-from vitcli.data.samples import DataSet, Samples, usual_side
+from vitcli.data.samples import DataSet, Samples, Stored, usual_side
 from vitcli.errors import ImageError
 from vitcli.machine import default_device
 from vitcli.model.cost import cost
@@ -32,7 +32,7 @@ def bundled_start(data: DataSet) -> str:
     return bundled_for(data.train)
 
 
-def bundled_for(samples: Samples) -> str:
+def bundled_for(samples: Stored) -> str:
     """The bundled model that suits these images, as in `bundled_start`."""
     return "fashion-vit" if usual_side(samples) <= SMALL and are_gray(samples) else DEFAULT_BUNDLED
 

@@ -25,6 +25,7 @@ from vitcli.training.fit import fit
 from vitcli.training.folder import Run, create_run_folder, follow, read_config, went_on, what_is_left, write_config
 from vitcli.training.folds import without_fold
 from vitcli.training.head import tune_head
+from vitcli.training.keeping import arrangement
 from vitcli.training.learner import CannotCompile, OutOfMemory
 from vitcli.training.lock import locked
 from vitcli.training.recipe import smaller_micro_batch
@@ -38,9 +39,17 @@ from vitcli.training.teacher import kept_answers
 def open_settings_data(settings: Settings, progress: Progress | None = None) -> DataSet:
     """The data of `settings`, or what it names of them: a share, or all but a fold."""
     data = open_data(
-        settings.data, val_fraction=settings.val_fraction, folders=settings.folders, pooled=bool(settings.folds),
+        settings.data,
+        val_fraction=settings.val_fraction,
+        folders=settings.folders,
+        pooled=bool(settings.folds),
         progress=progress,
-    )  # fmt: skip
+        arrange=arrangement(
+            settings.start.keep if settings.start else (),
+            settings.start.keep_ids if settings.start else (),
+            multi_label=settings.multi_label,
+        ),
+    )
     if settings.fold:
         return without_fold(data, settings)
     return data if settings.share == 1 else subset(data, settings.share, settings.share_seed)

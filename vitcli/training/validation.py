@@ -25,7 +25,13 @@ class Validation:
 
     n: int  # images
     accuracy: float
-    loss: float  # mean negative log-likelihood, nats
+    loss: float  # mean negative log-likelihood, nats; of several labels an image summed over these
+    mean_average_precision: float | None = None  # of several labels an image; accuracy is then that all are right at ½
+
+    @property
+    def score(self) -> float:
+        """By which the best epoch is chosen."""
+        return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
 @torch.inference_mode()
@@ -37,6 +43,8 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
     model.eval()
     recipe = task.recipe
     mine = range(world.rank, len(samples), world.size)
+    if task.data.multi_label:
+        return _validate_labels(model, task, samples, world)
     right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
     size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
     for pixels, indices in batches(samples, mine, task.preprocess, size):
@@ -47,6 +55,26 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
         lost.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
     n, correct, loss = world.sum([float(len(mine)), *(sum(torch.stack(each).tolist()) for each in (right, lost))])
     return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
+
+
+def _validate_labels(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
+    """`validate` for several labels an image, in one process: a ranking cannot be put together from parts."""
+    from vitcli.inference.multilabel import average_precision  # with what predicts, for which no start waits
+
+    recipe = task.recipe
+    size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
+    found = []
+    for pixels, _ in batches(samples, range(len(samples)), task.preprocess, size):
+        with autocast(recipe.amp, world.device):
+            found.append(model(pixels.to(world.device, non_blocking=True)).float().cpu())
+    if not found:
+        return Validation(0, 0.0, 0.0)
+    logits, labels = torch.cat(found), torch.from_numpy(samples.labels)  # (N, K) both
+    loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum").item() / len(labels)
+    exact = ((logits > 0) == labels.bool()).all(dim=1).float().mean().item()
+    each = [average_precision(logits[:, k].numpy(), samples.labels[:, k]) for k in range(logits.shape[1])]
+    present = [one for one in each if one is not None]
+    return Validation(len(labels), exact, loss, sum(present) / max(len(present), 1))
 
 
 def batches(

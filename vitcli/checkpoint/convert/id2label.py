@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitcli.checkpoint.convert.result import Source, embedding_labels
+from vitcli.checkpoint.naming import only_numbered
 from vitcli.errors import CheckpointError
 from vitcli.text import safe
 
@@ -29,7 +30,7 @@ def labels_of(source: Source, num_classes: int, *, classifies: bool) -> tuple[st
         raise CheckpointError(
             f"{source.where}: config.json has {len(names)} names in id2label for {num_classes} classes"
         )
-    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+    if only_numbered(names):
         return ()
     often = Counter(unicodedata.normalize("NFC", name) for name in names)
     return tuple(

@@ -10,6 +10,7 @@ from vitcli.checkpoint.convert import google, open_clip, original, timm_layout, 
 from vitcli.checkpoint.convert.result import Converted, Settings, Source
 from vitcli.checkpoint.convert.shape import nearest_architecture
 from vitcli.checkpoint.model_args import other_fields_of
+from vitcli.checkpoint.naming import names_for
 from vitcli.errors import CheckpointError
 from vitcli.model.architectures import ARCHITECTURES
 from vitcli.text import safe
@@ -25,9 +26,14 @@ def convert(source: Source, settings: Settings | None = None) -> tuple[Converted
 
     Every weight of the original is in the result or counted as dropped; nothing is made up but the zeros of a bias
     that the original has not. Raises CheckpointError with the reason for what cannot be converted exactly, UsageError
-    for settings that contradict the file.
+    for settings that contradict the file, and for class names that do not fit.
     """
-    converted = _family(source)(source, settings or Settings())
+    settings = settings or Settings()
+    converted = _family(source)(source, settings)
+    if settings.class_names:
+        classes = converted.vit.num_classes if converted.outputs in ("classes", "labels") else 0
+        names = names_for(settings.class_names, classes, converted.labels, source.name)
+        converted = replace(converted, labels=names)
     architecture = nearest_architecture(converted.vit)
     build_config(converted.described(architecture))  # what could not be read back is refused before it is written
     if other := other_fields_of(architecture, converted.vit):

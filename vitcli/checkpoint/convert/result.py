@@ -47,6 +47,7 @@ class Settings:
     facts: Mapping[str, Any] = field(default_factory=dict)  # num_heads, act, norm_eps, img_size
     preprocess: Mapping[str, Any] = field(default_factory=dict)  # fields of Preprocess
     head: bool = True  # False: leave the classifier out
+    class_names: str | None = None  # file of names for classes that have none
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ under a name that it does not look for. The same checkpoint comes out, safely st
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ def is_timm_config(config: Mapping[str, Any]) -> bool:
 def convert(source: Source, settings: Settings) -> Converted:
     """Raises CheckpointError for a config that is not one, and for models that are no plain ViT."""
     ready = source.kind == "safetensors" and source.readable
-    if not ready and settings != Settings():
+    if (not ready or settings.class_names) and replace(settings, class_names=None) != Settings():
         raise UsageError("--set, --no-head: config.json beside the weights says it all")
     path = Path(source.name)
     found = parse_config(source.config, name=source.name, source="folder", config_path=path, weights_path=path)
     if found.vit is not None:
         shapes = {name: array.shape for name, array in source.tensors.items()}
         require_same_shapes(shapes, weight_shapes(found.vit), source.where)
-    if ready:
+    if ready and not settings.class_names:
         use = use_command(source.name, classifies=found.why_no_classes is None)
         runs = "" if found.vit else f" runs it, by timm ({not_built(found.architecture)})"
         raise CheckpointError(f"{source.where}: in timm's layout already: {use}{runs}")

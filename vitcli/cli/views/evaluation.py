@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vitcli.cli.console import note, row, stdout, table
+from vitcli.cli.views.labels import print_labels
 from vitcli.inference.calibrate import Calibration
 from vitcli.inference.evaluate import Evaluation, Flip, Pairs
 from vitcli.inference.few_shot import FewShot
 from vitcli.inference.knn import Knn
+from vitcli.inference.multilabel import LabelEvaluation
 from vitcli.inference.selective import selective
 from vitcli.metrics import ClassMeasures, ConfusedPair, Interval, Measures, confused_pairs, mistakes
 from vitcli.text import as_json, csv_cell, safe
@@ -142,11 +144,16 @@ def show_outcome(console: Console, outcome: "Outcome") -> None:
     console.print(Text(f"{outcome.whose}, {_count(result.measures.n)}", style="bold"))
     if outcome.note:
         console.print(Text(safe(outcome.note), style="dim"))
+    if outcome.kept:
+        console.print(Text(outcome.kept, style="bold"))
     for line in (*result.notes, *(one.error for one in result.failed[:FLIPS_SHOWN])):
         console.print(Text(safe(line), style="dim"))
-    console.print(_measures(result, None))
-    console.print()
-    _print_details(console, result)
+    if isinstance(result, LabelEvaluation):
+        print_labels(console, result.measures)
+    else:
+        console.print(_measures(result, None))
+        console.print()
+        _print_details(console, result)
     console.print(Text(f"report: {safe(outcome.report, None)}", style="dim"))
 
 

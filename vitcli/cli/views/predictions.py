@@ -76,6 +76,8 @@ def write_csv(predictions: Iterable[Prediction], said: Said) -> int:
             failed += 1
             table.writerow([path, "", "", "", csv_cell(prediction.error, None), *("" for _ in said.columns)])
         more = [_cell(getattr(prediction, name)) for name in said.columns]
+        if not prediction.labels and prediction.error is None:  # no label holds, which is an answer
+            table.writerow([path, "", "", "", "", *more])
         for rank, score in enumerate(prediction.labels, start=1):
             table.writerow([path, rank, csv_cell(score.label, None), f"{score.probability:.6f}", "", *more])
     return failed
@@ -105,6 +107,8 @@ def write_table(predictions: Iterable[Prediction], said: Said) -> int:
             continue
         console.print(heading)
         lines = Text("unknown", style="bold") if prediction.unknown else _bars(prediction)
+        if not prediction.labels:
+            lines = Text("no label is above its threshold", style="dim")
         for line in _remarks(prediction, said):
             lines.append("\n").append(line)
         if console.is_terminal and console.color_system == "truecolor" and (picture := _picture(prediction)):

@@ -8,13 +8,12 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from vitcli.data.samples import DataSet
+from vitcli.data.samples import DataSet, label_counts
 from vitcli.text import as_json, safe
 from vitcli.training.build import parameters
 from vitcli.training.estimate import Estimate, minutes, trainable_parameters
@@ -171,7 +170,8 @@ class TrainingView:
     def _epoch(self, event: Evaluated) -> None:
         validation = event.validation
         name = f"epoch {event.epoch:6.2f}" if event.step else "head only   "
-        scores = f"  val loss {validation.loss:.4f}  val accuracy {validation.accuracy:.4f}" if validation.n else ""
+        score = "accuracy" if validation.mean_average_precision is None else "mAP"
+        scores = f"  val loss {validation.loss:.4f}  val {score} {validation.score:.4f}" if validation.n else ""
         rate = f"  {self.rate:.0f} img/s" if event.step else ""
         line = Text(f"{name}  loss {event.train_loss:.4f}{scores}{rate}")
         self.console.print(line.append(" *", style="green") if event.is_best and validation.n else line)
@@ -198,6 +198,8 @@ def _result(run: FinishedRun) -> dict[str, Any]:
     if outcome := run.outcome:
         result |= {"split": outcome.split, "folds": outcome.folds, "measures": asdict(outcome.evaluation.measures)}
         result |= {"failed": len(outcome.evaluation.failed)}
+        if outcome.forgotten:
+            result |= {"forgotten": asdict(outcome.forgotten)}
         result |= {"report": str(outcome.report)}
     return result
 
@@ -232,6 +234,6 @@ def _splits(data: DataSet) -> str:
 
 
 def _classes(data: DataSet) -> str:
-    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    counts = label_counts(data.train.labels, len(data.classes))
     shown = ", ".join(data.classes[:10]) + (", …" if len(data.classes) > 10 else "")
     return f"{len(data.classes)} ({counts.min()} to {counts.max()} training images each): {shown}"
