@@ -71,4 +71,5 @@ def _damage_line(lines: list[str], rng: random.Random, kind: str) -> None:
         mark = "," if kind == "list.csv" else "\t"
         cells = lines[i].split(mark)
         cells[rng.randrange(len(cells))] = rng.choice(CELLS)
-        lines[i] = mark.join(cells * rng.choice((1, 1, 1, 1, 500)))
+        times = rng.choice((1, 1, 1, 1, 500))
+        lines[i] = mark.join(cells * (times if len(lines[i]) < 10_000 else 1))

@@ -106,7 +106,10 @@ def sharp(config: ViTConfig) -> VisionTransformer:
 
 def turned(config: ViTConfig, x: Tensor) -> Tensor:
     """Queries x (1, n, N, d) turned."""
-    return Rotary(config).turn(x.clone(), x.clone(), 0)[0]
+    y = Rotary(config).turn(x.clone(), x.clone(), 0)[0]
+    assert config.rope is not None
+    # Pairs half a head apart come out beside each other.
+    return y.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2) if config.rope.half else y
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ROPES if kind != "learnt"])

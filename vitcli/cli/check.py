@@ -33,7 +33,9 @@ ManifestOpt = Annotated[
     str | None,
     typer.Option("--out", "-o", help="With --labels: write all images as a CSV to review, which --data then takes."),
 ]
-SheetOpt = Annotated[str | None, typer.Option("--html", help="With --labels: write a page of the pictures in doubt.")]
+DoubtsPageOpt = Annotated[
+    str | None, typer.Option("--html", help="With --labels: write a page of the pictures in doubt.")
+]
 
 
 def check(
@@ -41,7 +43,7 @@ def check(
     model: JudgeArg = None,
     labels: LabelsOpt = False,
     out: ManifestOpt = None,
-    html: SheetOpt = None,
+    html: DoubtsPageOpt = None,
     force: ForceOpt = False,
     near: NearOpt = True,
     folders: FoldersOpt = None,

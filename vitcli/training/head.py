@@ -133,7 +133,7 @@ def _mean(x: Tensor, total: int, world: World, about: Tensor | None = None) -> T
     summed = torch.zeros(x.shape[1], dtype=torch.float64)
     for block in torch.split(x, 1 << 14):
         summed += (block if about is None else (block - about).square()).sum(dim=0).double().cpu()
-    return (torch.tensor(world.sum(summed.tolist()), dtype=torch.float64) / total).float().to(x.device)
+    return (torch.tensor(world.sum(summed.tolist()), dtype=torch.float64) / total).to(x)
 
 
 def fit_head(
