@@ -288,16 +288,8 @@ def test_resume_refuses_every_option_that_would_do_nothing(name: str) -> None:
     for option in found.params:
         if option.name in allowed or option.name == "help":
             continue
-        kind = option.type_descriptor.annotation
-        value = (
-            ""
-            if kind is bool
-            else " lora"
-            if option.name == "tune"
-            else " hf"
-            if option.name == "posemb_kernel"
-            else " 1"
-        )
+        words = {"tune": " lora", "posemb_kernel": " hf", "cache": " disk"}
+        value = "" if option.type_descriptor.annotation is bool else words.get(option.name, " 1")
         result = vit(f"{name} --resume nowhere {option.opts[0]}{value}")
         assert result.exit_code == 2, option.name
         assert f"{option.opts[0]} would change nothing" in result.stderr, (option.name, result.stderr)
