@@ -288,7 +288,7 @@ def test_resume_refuses_every_option_that_would_do_nothing(name: str) -> None:
     for option in found.params:
         if option.name in allowed or option.name == "help":
             continue
-        words = {"tune": " lora", "posemb_kernel": " hf", "cache": " disk"}
+        words = {"tune": " lora", "posemb_kernel": " hf", "cache": " disk", "folds": " 2"}
         value = "" if option.type_descriptor.annotation is bool else words.get(option.name, " 1")
         result = vit(f"{name} --resume nowhere {option.opts[0]}{value}")
         assert result.exit_code == 2, option.name
