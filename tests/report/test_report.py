@@ -100,7 +100,9 @@ def run_folder(folder: Path, entries: list[dict[str, Any]]) -> Path:
 
 def data_of(names: list[str]) -> Any:
     pictures = Pictures(names)
-    return SimpleNamespace(root=Path("photos"), train=pictures, val=pictures, test=None, classes=("cat", "bird & co"))
+    return SimpleNamespace(
+        root=Path("photos"), train=pictures, val=pictures, test=None, classes=("cat", "bird & co"), multi_label=False
+    )
 
 
 @pytest.fixture(scope="module")

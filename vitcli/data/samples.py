@@ -90,7 +90,7 @@ class ArraySamples:
 
     def size(self, i: int) -> tuple[int, int]:
         """Width and height of image `i`."""
-        height, width = self.images[i].shape
+        height, width = self.images[i].shape[:2]
         return width, height
 
     def reduced(self, i: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
