@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -34,6 +35,7 @@ FAMILIES = {
     "distilled": {size: f"deit_{name}_distilled_patch16_224" for size, name in SIZES.items()},
     "beit": {"B": "beit_base_patch16_224"},
 }
+CLASSES = 1000
 PAUSE = 0.05  # seconds
 SHORTEST = 0.15  # seconds of one measurement; fast models run several times
 
@@ -51,19 +53,19 @@ def open_all(name: str, threads: int) -> dict[str, Callable[[int], Run]]:
 
     torch.manual_seed(0)
     torch.set_num_threads(threads)
-    model = timm.create_model(name).eval()
+    model = timm.create_model(name, num_classes=CLASSES).eval()
     tensors = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+    vit = replace(architecture(name), num_classes=CLASSES)
 
     def eager(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return model(torch.from_numpy(images)).numpy()
 
     def ours(precision: str) -> Callable[[int], Run]:
-        vit = architecture(name)
         engines = {n: OnnxEngine(vit, tensors, precision=precision, at_once=n) for n in (1, threads)}
         return lambda size: engines[1 if size == 1 else threads].logits
 
-    own = VisionTransformer(architecture(name)).eval()
+    own = VisionTransformer(vit).eval()
     own.load_state_dict(model.state_dict())
 
     def bf16(images: np.ndarray) -> np.ndarray:
@@ -125,12 +127,12 @@ def benchmark(family: str, sizes: list[str], batches: list[int], threads: int, r
             answers = {name: run(images) for name, run in engines.items()}
             seconds = measure(engines, images, rounds)
             print(f"{name}, batch {batch}")
-            for name, times in seconds.items():
+            for engine, times in seconds.items():
                 paired = [a / b for a, b in zip(seconds["timm eager"], times, strict=True)]
-                ratios.setdefault(name, []).append(statistics.median(paired))
-                difference = np.abs(answers[name] - answers["timm eager"]).max()
+                ratios.setdefault(engine, []).append(statistics.median(paired))
+                difference = np.abs(answers[engine] - answers["timm eager"]).max()
                 print(
-                    f"  {name:28} {batch / statistics.median(times):7.2f} images/s   ×{statistics.median(paired):5.2f}"
+                    f"  {engine:28} {batch / statistics.median(times):7.2f} images/s  ×{statistics.median(paired):5.2f}"
                     f"   rounds {min(paired):.2f} to {max(paired):.2f}   logits off by {difference:.1e}",
                     flush=True,
                 )
