@@ -156,9 +156,9 @@ def fit_head(
     if kept is None:
         with _full_precision():
             return _fit_head(rows_of(x, labels, world), labels, classes, seed, keys)
-    if len(kept[0]) == classes:
-        return Fitted(*kept, 0.0, ())
     weight, bias = (part.to(x.device) for part in kept)
+    if len(weight) == classes:
+        return Fitted(weight, bias, 0.0, ())
     with _full_precision():
         rows = replace(rows_of(x, labels, world), old=F.linear(x, weight, bias))
         new = _fit_head(rows, labels, classes, seed, keys)
