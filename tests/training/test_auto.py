@@ -14,15 +14,15 @@ from tests.helpers.runs import MODEL, RECIPE, run_to_end, without_rates
 from vitcli.errors import UsageError
 from vitcli.model import linear
 from vitcli.training import auto
-from vitcli.training import run as running
+from vitcli.training import plan as planning
 from vitcli.training import train as training
 from vitcli.training.auto import moved, settled, worth_compiling
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.folder import read_config
 from vitcli.training.learner import Learner
+from vitcli.training.plan import plan, plan_resumption
 from vitcli.training.recipe import Recipe, as_dict, load_recipe, override
-from vitcli.training.run import plan, plan_resumption
 from vitcli.training.settings import Settings
 
 OPEN = replace(RECIPE, amp="auto", micro_batch=0, epochs=1)
@@ -153,7 +153,7 @@ class TestMicroBatch:
         self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A machine that takes a CPU for a GPU on which no more than 4 images fit."""
-        for module in (auto, running):
+        for module in (auto, planning):
             monkeypatch.setattr(module, "on_cpu", lambda _: False)
         whole, tried = Learner.step, []
 

@@ -705,7 +705,7 @@ class TestEstimate:
         self, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         slow = Estimate(1.0, 3.0, 1 << 20, epochs=2, images=80, held_out=10, scored=10)
-        monkeypatch.setattr("vitcli.training.run.estimate", lambda *_, **__: slow)
+        monkeypatch.setattr("vitcli.training.plan.estimate", lambda *_, **__: slow)
         monkeypatch.setattr(Clock, "used", property(lambda self: 3.0))
         line = ["finetune", "--data", data, "-m", base, "--time-budget", "60s", "--out", tmp_path / "run"]
         result = CliRunner().invoke(app, [str(part) for part in line])

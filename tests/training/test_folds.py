@@ -22,7 +22,8 @@ from vitcli.training import head as heads
 from vitcli.training.events import Featured, FoldScored, Stepped
 from vitcli.training.folds import dealt
 from vitcli.training.head import fit_head
-from vitcli.training.run import FinishedRun, finetune, plan, resume
+from vitcli.training.plan import plan
+from vitcli.training.run import FinishedRun, finetune, resume
 from vitcli.training.settings import Settings
 from vitcli.training.train import open_settings_data
 

@@ -91,8 +91,9 @@ def finetune(
     from vitcli.checkpoint.weights import weights_digest
     from vitcli.cli.console import bytes_shown, data_opened, resolved
     from vitcli.training.keeping import arrangement, kept_classes
+    from vitcli.training.plan import plan
     from vitcli.training.recipe import Recipe
-    from vitcli.training.run import finetuning_settings, plan
+    from vitcli.training.run import finetuning_settings
     from vitcli.training.settings import suited
     from vitcli.training.start import affordable_size, better_start, bundled_start
 

@@ -9,8 +9,9 @@ import typer
 from vitcli.cli.console import files_read, resolved
 from vitcli.cli.views.training import TrainingView
 from vitcli.errors import EXIT_SOME_FAILED
+from vitcli.training.plan import PlannedRun, plan_resumption
 from vitcli.training.report import ScoredSplit
-from vitcli.training.run import PlannedRun, carry_out, plan_resumption
+from vitcli.training.run import carry_out
 from vitcli.training.train import leads, resumed
 
 

@@ -75,8 +75,9 @@ def train(
 
     from vitcli.cli.console import data_opened, resolved
     from vitcli.training.keeping import arrangement
+    from vitcli.training.plan import plan
     from vitcli.training.recipe import Recipe
-    from vitcli.training.run import fitted, plan, scratch_settings
+    from vitcli.training.run import fitted, scratch_settings
     from vitcli.training.settings import MODEL_SETTINGS
 
     if data is None:

@@ -16,56 +16,25 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.weights import weights_digest
 from vitcli.data.samples import DataSet
 from vitcli.data.sources import open_data
-from vitcli.data.split import subset
 from vitcli.errors import UsageError
-from vitcli.machine import default_device, default_workers, memory_free, on_cpu
+from vitcli.machine import default_workers
 from vitcli.model.resample import Kernel
-from vitcli.training.auto import moved, worth_compiling
-from vitcli.training.budget import Clock
-from vitcli.training.build import Resolver, build_task, fitting_model, retuned
-from vitcli.training.cache import CacheWish, choose_cache, kept_since, needed_by, reads_again
-from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
+from vitcli.training.build import fitting_model
+from vitcli.training.cache import CacheWish
 from vitcli.training.events import Event
-from vitcli.training.folder import changed_since, evaluations, follow, next_run_folder, read_config
-from vitcli.training.folds import require_scorable
-from vitcli.training.keeping import arrangement, kept_classes, require_keepable, warning
-from vitcli.training.recipe import Recipe, finetuning_recipe, load_recipe, override
+from vitcli.training.folder import evaluations
+from vitcli.training.keeping import arrangement, kept_classes, require_keepable
+from vitcli.training.plan import PlannedRun, plan, plan_resumption
+from vitcli.training.recipe import finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings, further, suited
 from vitcli.training.start import affordable_size, bundled_start
-from vitcli.training.task import Task
-from vitcli.training.train import (
-    alone,
-    begin,
-    extend,
-    final_data,
-    leads,
-    on_machine,
-    open_settings_data,
-    processes,
-    restarted,
-    resumed,
-)
+from vitcli.training.train import begin, extend, final_data, leads, open_settings_data, resumed
 from vitcli.training.train import train as trained
 
 DEFAULT_ARCHITECTURE = "vit_tiny_patch16_224"
 DEFAULT_RANK = 8
 Pixels = int | tuple[int, int]  # a square's side, or height and width
-
-
-@dataclass(frozen=True, eq=False)
-class PlannedRun:
-    """What will be done, built and measured. Nothing of it is written yet."""
-
-    settings: Settings
-    task: Task
-    folder: Path
-    device: str
-    cost: Estimate | None  # None for a run that goes on
-    why: str = ""  # how it was chosen what is trained
-    goes_on: bool = False  # in a folder that holds a part of the run already
-    notes: tuple[str, ...] = ()  # what should be known before it starts
-    cache: str = ""  # where copies of the images are kept, and why there
 
 
 @dataclass(frozen=True)
@@ -262,111 +231,6 @@ def finetuning_settings(
     )
     chosen = finetuning_recipe(recipe, changes or {}, img_size or checkpoint.preprocess.size)
     return Settings(checkpoint.architecture, {}, data, chosen, start=start, **further(**more))
-
-
-def plan(
-    settings: Settings,
-    data: DataSet,
-    out: str | Path | None = None,
-    *,
-    score: ScoredSplit = "auto",
-    device: str | None = None,
-    began: float | None = None,
-    base: Checkpoint | None = None,
-    choose: bool = False,
-    cache: CacheWish = "auto",
-    resolver: Resolver = resolve,
-) -> PlannedRun:
-    """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it.
-
-    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache`
-    is where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
-    """
-    if settings.folds and not alone():
-        raise UsageError("--folds works in one process; under torchrun choose --tune all alone")
-    if out is None and not alone():
-        raise UsageError("under torchrun, name the run folder with --out, so that all processes mean the same")
-    if settings.budget and settings.recipe.lrs:
-        raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
-    require_scorable(settings, data, score)
-    if data.multi_label and not alone():
-        raise UsageError("several labels an image are learnt in one process: start it without torchrun")
-    settings, off = suited(settings, data)
-    folder = Path(out) if out else next_run_folder(settings.name)
-    place = device or default_device()
-    left_open, settings = settings.recipe, on_machine(settings, place)
-    task = build_task(settings, data, base=base, resolver=resolver)
-    why, cost = "", None
-    if choose and settings.recipe.lrs:
-        why = "its learning rates are for training all of it, from a head of zeros"
-    elif choose and not alone():
-        why = "several processes train all of it; --tune head fits a head alone"
-    elif choose:
-        cost = estimate(task, place)
-        settings, data, why = _choice(settings, data, cost, place, began)
-        task = retuned(task, settings.tune, data)
-    if restarted(settings, folder):
-        return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
-    again = reads_again(settings, len(data.train))
-    kept = choose_cache(cache, needed_by(task, settings), again=again, processes=processes())
-    settings = replace(settings, cache=kept.cache)
-    training = settings.tune != "head"
-    cost = cost or estimate(task, place, training=training)
-    if training:
-        recipe = _as_measured(settings.recipe, left_open, cost, place)
-        settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
-    slow = moved(settings.recipe, place) if training else None
-    notes = tuple(note for note in (slow, off, warning(data)) if note)
-    return PlannedRun(settings, task, folder, place, cost, why, notes=notes, cache=kept.why)
-
-
-def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:
-    """`recipe` with what the estimate has shown of what was `left_open`: the micro-batch that fits, and compilation."""
-    changes: dict[str, Any] = {}
-    if not left_open.micro_batch and alone() and not on_cpu(place):  # several processes have to agree, without a word
-        changes |= {"micro_batch": cost.micro_batch}
-    if left_open.compile is None and alone():
-        changes |= {"compile": worth_compiling(cost.all_seconds, place)}
-    return replace(recipe, **changes)
-
-
-def _choice(
-    settings: Settings, data: DataSet, cost: Estimate, place: str, began: float | None
-) -> tuple[Settings, DataSet, str]:
-    """What is trained, on which data, and why."""
-    left = settings.budget and settings.budget - Clock(settings.budget, began).used
-    whole = replace(cost, epochs=cost.epochs * max(settings.folds, 1))  # a model for each fold, and that of all
-    tune, why = choose_tune(whole, len(data.classes), left, memory_free(place))
-    assert settings.start
-    settings = replace(settings, start=replace(settings.start, tune=tune))
-    if tune == "head" and left is not None:
-        settings = replace(settings, share=share_in_time(cost, left))
-        data = subset(data, settings.share)
-    return settings, data, why
-
-
-def plan_resumption(
-    settings: Settings,
-    data: DataSet,
-    folder: Path,
-    *,
-    score: ScoredSplit = "auto",
-    device: str | None = None,
-    resolver: Resolver = resolve,
-) -> PlannedRun:
-    """What is left of the run in `folder`, whose `settings` and `data` are those that `resumed` gave."""
-    require_scorable(settings, data, score)
-    place = device or default_device()
-    settings = on_machine(settings, place)
-    task = build_task(settings, data, resolver=resolver)
-    config = read_config(folder)
-    follow(config)
-    changed = changed_since(config, place)
-    notes = [f"goes on, but not to the same bits: {'; '.join(changed)}"] if changed else []
-    if settings.tune != "head" and (slow := moved(settings.recipe, place)):
-        notes.append(slow.partition(":")[0] + ", with which this run began; it goes on in them, several times slower")
-    kept = kept_since(settings, needed_by(task, settings))
-    return PlannedRun(settings, task, folder, place, None, "resumed", True, tuple(notes), kept)
 
 
 def carry_out(

@@ -31,8 +31,9 @@ from vitcli.training.events import (
     Tried,
     Uncompiled,
 )
+from vitcli.training.plan import PlannedRun
 from vitcli.training.report import predict_command
-from vitcli.training.run import FinishedRun, PlannedRun
+from vitcli.training.run import FinishedRun
 from vitcli.training.settings import Settings
 from vitcli.training.task import Task
 
