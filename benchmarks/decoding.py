@@ -22,23 +22,9 @@ from vitcli.images.copies import Copies, Rule, signatures
 from vitcli.images.decode import image_size, open_image
 from vitcli.images.find import walk
 from vitcli.images.preprocess import Preprocess
+from vitcli.images.stores import Memory
 from vitcli.training.augment import RandomCrop
 from vitcli.training.seeds import reseed
-
-
-class Kept(dict[str, bytes]):
-    """Records in memory."""
-
-    lasting = False
-
-    def read(self, key: str) -> bytes | None:
-        return self.get(key)
-
-    def write(self, key: str, record: bytes) -> None:
-        self[key] = record
-
-    def remove(self, key: str) -> None:
-        self.pop(key, None)
 
 
 def main() -> None:
@@ -59,7 +45,9 @@ def main() -> None:
     took: dict[str, list[float]] = defaultdict(list)
     for i, path in enumerate(paths):
         for k in range(args.crops):
-            copies = Copies(rule, Kept(), signatures([path]))
+            memory, known = Memory(rule.bytes), signatures([path])
+            memory.claim(known)
+            copies = Copies(rule, memory, known)
             copied = FileSamples(Path(), files.names, files.labels, copies=copies)
             ways = {
                 "full": lambda i=i: crop(open_image(files.path(i))),

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from vitcli.training.head import fit_head
+from vitcli.training.logistic import fit_head
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from vitcli.checkpoint.weights import weights_digest
 from vitcli.checkpoint.write import save_model
 from vitcli.data.sources import open_data
 from vitcli.images.preprocess import Preprocess
-from vitcli.training.head import logistic_regression
+from vitcli.training.logistic import logistic_regression
 
 ARCHITECTURE = "tf_efficientnet_lite0"  # TensorFlow's padding: with timm's own the accuracy is six points lower
 

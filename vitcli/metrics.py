@@ -256,13 +256,13 @@ def _class_measures(
         kept.tolist(), confusion.diagonal().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist(), strict=True
     )
     rows = tuple(
-        ClassMeasures(names[i], n, _ratio(right, answers), _ratio(right, n), _ratio(2 * right, n + answers))
+        ClassMeasures(names[i], n, ratio(right, answers), ratio(right, n), ratio(2 * right, n + answers))
         for i, right, n, answers in counts
     )
     return rows, tuple(map(tuple, confusion.tolist()))
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 

@@ -19,7 +19,7 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.data.sources import read_splits
 from vitcli.errors import DataError
 from vitcli.training.doubts import Doubts, doubts
-from vitcli.training.head import fit_head, held_out_logits
+from vitcli.training.logistic import fit_head, held_out_logits
 
 CLASSES = ("left, or -1", "middle", "right")
 FLIPPED = {7, 20, 41, 58}

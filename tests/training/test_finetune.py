@@ -46,8 +46,9 @@ from vitcli.training.estimate import (
     trainable_parameters,
 )
 from vitcli.training.events import Asked, Evaluated, Featured, HeadFitted, Shrunk, Stepped, Tried
-from vitcli.training.head import features, fit_head, logistic_regression
+from vitcli.training.head import features
 from vitcli.training.learner import Learner
+from vitcli.training.logistic import fit_head, logistic_regression
 from vitcli.training.lora import ALPHA_PER_RANK, LowRank, adapt, merged
 from vitcli.training.objective import class_weights
 from vitcli.training.optimizer import parameter_groups
@@ -211,8 +212,8 @@ class TestHead:
             largest = max(largest, found.numel())
             return found
 
-        monkeypatch.setattr("vitcli.training.head.BLOCK", 3 * 17)
-        monkeypatch.setattr("vitcli.training.head.F.linear", linear)
+        monkeypatch.setattr("vitcli.training.logistic.BLOCK", 3 * 17)
+        monkeypatch.setattr("vitcli.training.logistic.F.linear", linear)
         parts = fit_head(x, labels, 3, seed=0)
         assert largest == 3 * 17
         assert parts.penalty == whole.penalty
@@ -222,7 +223,7 @@ class TestHead:
     def test_it_is_in_full_precision_whatever_training_is_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = set()
         monkeypatch.setattr(
-            "vitcli.training.head._solve",
+            "vitcli.training.logistic._solve",
             lambda rows, classes, *_: (
                 seen.add(torch.get_float32_matmul_precision()),
                 (torch.zeros(classes, rows.x.shape[1]), torch.zeros(classes)),

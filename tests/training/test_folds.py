@@ -21,7 +21,7 @@ from vitcli.inference.evaluate import evaluate
 from vitcli.training import head as heads
 from vitcli.training.events import Featured, FoldScored, Stepped
 from vitcli.training.folds import dealt
-from vitcli.training.head import fit_head
+from vitcli.training.logistic import fit_head
 from vitcli.training.plan import plan
 from vitcli.training.run import FinishedRun, finetune, resume
 from vitcli.training.settings import Settings

@@ -20,8 +20,8 @@ from vitcli.errors import UsageError
 from vitcli.inference.evaluate import evaluate
 from vitcli.training import train as training
 from vitcli.training.build import build_task, heads_of
-from vitcli.training.head import fit_head
 from vitcli.training.keeping import forgotten, require_keepable
+from vitcli.training.logistic import fit_head
 from vitcli.training.settings import Settings
 
 OLD = ("left", "middle", "right")

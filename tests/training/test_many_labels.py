@@ -21,7 +21,7 @@ from vitcli.data.sources import open_data, read_splits
 from vitcli.errors import DataError, UsageError
 from vitcli.inference.multilabel import best_thresholds, evaluate_labels
 from vitcli.inference.predict import predict
-from vitcli.training.head import logistic_regression
+from vitcli.training.logistic import logistic_regression
 from vitcli.training.objective import asymmetric_loss, positive_weights
 from vitcli.training.recipe import for_labels
 

@@ -25,7 +25,7 @@ from vitcli.inference.class_names import listed, map_classes, unknown_line
 from vitcli.inference.engines import probabilities
 from vitcli.inference.evaluate import Note, Scoring, Unreadable, open_scored
 from vitcli.inference.predict import DEFAULT_THRESHOLD, Model, load
-from vitcli.metrics import Labels
+from vitcli.metrics import Labels, ratio
 from vitcli.model.shapes import Array
 from vitcli.text import plural, safe
 
@@ -144,9 +144,9 @@ def measure_labels(
                 n,
                 average_precision(shares[:, k], truth[:, k]),
                 float(limits[k]),
-                _ratio(right, answers),
-                _ratio(right, n),
-                _ratio(2 * right, n + answers),
+                ratio(right, answers),
+                ratio(right, n),
+                ratio(2 * right, n + answers),
             )
         )
     present = [row for row in rows if row.n]
@@ -157,15 +157,11 @@ def measure_labels(
         n=len(truth),
         mean_average_precision=float(np.mean([row.average_precision for row in present])),
         macro_f1=float(np.mean([row.f1 for row in present])),
-        micro_f1=_ratio(2 * int((said & holds).sum()), int(said.sum() + holds.sum())) or 0.0,
+        micro_f1=ratio(2 * int((said & holds).sum()), int(said.sum() + holds.sum())) or 0.0,
         exact=float((said == holds).all(axis=1).mean()),
         nll=float(-np.where(holds, np.log(inside), np.log1p(-inside)).mean()),
         labels=tuple(rows),
     )
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 def evaluate_labels(

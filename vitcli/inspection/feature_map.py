@@ -24,7 +24,7 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.inspection.aspect import OfAnyModel, Subject
 from vitcli.inspection.exhibit import Array, Exhibit, ModelTable, arrays_of, said_of
 from vitcli.inspection.images import Picture
-from vitcli.model.vit import VisionTransformer
+from vitcli.model.vit import seen_by_head
 from vitcli.report.figures import COLOURS, STYLE, WIDE, figure, fitted
 from vitcli.report.page import Dot
 from vitcli.text import safe
@@ -113,20 +113,13 @@ def placed(features: Points) -> tuple[Points, str]:
 def measure(subject: Subject, batches: Sequence[Tensor]) -> Placed:
     """The images of `subject.feed` that could be read, by what its head sees of them. Raises UsageError for too few."""
     with torch.no_grad():
-        features = torch.cat([_seen(subject.model, batch).float().cpu() for batch in batches]).double().numpy()
+        features = torch.cat([seen_by_head(subject.model, batch).float().cpu() for batch in batches]).double().numpy()
     if len(features) < LEAST:
         raise UsageError(f"--map lays out {LEAST} images or more, not {len(features)}")
     points, method = placed(features)
     neighbours = min(NEIGHBOURS, (len(features) - 1) // 2)
     trust = trustworthiness(features, points, neighbours)
     return Placed(points, method, trust, neighbours, tuple(subject.feed.shown), subject.feed.preprocess)
-
-
-def _seen(model: Any, images: Tensor) -> Tensor:
-    """What the head sees of images (B, C, H, W): (B, D)."""
-    if isinstance(model, VisionTransformer):
-        return model.representation(images)
-    return model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[no-any-return]
 
 
 def show(found: Mapping[str, Placed]) -> Exhibit:

@@ -213,3 +213,10 @@ def initialise(model: VisionTransformer) -> None:
     for head in (model.head, model.head_dist):
         if isinstance(head, nn.Linear):
             nn.init.zeros_(head.weight)
+
+
+def seen_by_head(model: nn.Module, images: Tensor) -> Tensor:
+    """Images (B, C, H, W) → what the head of `model`, ours or timm's, gets to see of them (B, D)."""
+    if isinstance(model, VisionTransformer):
+        return model.representation(images)
+    return model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]

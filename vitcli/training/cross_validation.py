@@ -27,7 +27,8 @@ from vitcli.model.shapes import Array
 from vitcli.text import command
 from vitcli.training.events import Event, FoldScored
 from vitcli.training.folds import dealt
-from vitcli.training.head import group_keys, held_out_logits, store_features, stored_features
+from vitcli.training.head import group_keys, store_features, stored_features
+from vitcli.training.logistic import held_out_logits
 from vitcli.training.report import Outcome, write_report
 from vitcli.training.settings import Settings
 from vitcli.training.task import Task

@@ -32,7 +32,7 @@ from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.few_shot import read_features
 from vitcli.inference.stream import Stream
 from vitcli.text import safe
-from vitcli.training.head import held_out_logits
+from vitcli.training.logistic import held_out_logits
 
 FOLDS = 5
 COLUMNS = ("file_name", "label", "split", "group", "doubted", "suggested", "suggested_probability", "label_probability")

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitcli.cli.console import note, row, stdout, table
-from vitcli.cli.views.labels import print_labels
+from vitcli.cli.views.labels import document, print_labels
 from vitcli.inference.calibrate import Calibration
 from vitcli.inference.evaluate import Evaluation, Flip, Pairs
 from vitcli.inference.few_shot import FewShot
@@ -70,14 +70,7 @@ def _document(result: Evaluation | Calibration | Pairs | FewShot) -> dict[str, A
 def _evaluation(result: Evaluation) -> dict[str, Any]:
     wrong = mistakes(result.probabilities, result.labels, result.classes, result.names)
     return {
-        "model": result.model,
-        "revision": result.revision,
-        "data": result.data,
-        "split": result.split,
-        "temperature": result.temperature,
-        "notes": result.notes,
-        "failed": [asdict(one) for one in result.failed],
-        "measures": asdict(result.measures),
+        **document(result),
         "selective": asdict(selective(result.probabilities, result.labels)),
         "mistakes": [asdict(one) for one in wrong],
     }

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitcli.cli.console import row, stdout, table
+from vitcli.inference.evaluate import Evaluation
 from vitcli.inference.multilabel import LabelEvaluation, ManyMeasures
 from vitcli.text import as_json, csv_cell, plural
 
@@ -26,7 +27,7 @@ OVERALL = {
 def show_labels(form: str, result: LabelEvaluation) -> None:
     """`result` on standard output, as a "table", "json" or "csv"."""
     if form == "json":
-        print(as_json(_document(result)))
+        print(as_json({"schema": "vit.evaluate-labels/1", **document(result)}))
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(result.measures))
     else:
@@ -66,9 +67,9 @@ def _each(console: Console, measures: ManyMeasures) -> Table:
     return grid
 
 
-def _document(result: LabelEvaluation) -> dict[str, Any]:
+def document(result: Evaluation | LabelEvaluation) -> dict[str, Any]:
+    """What every evaluation says in JSON: of what, and how good."""
     return {
-        "schema": "vit.evaluate-labels/1",
         "model": result.model,
         "revision": result.revision,
         "data": result.data,
