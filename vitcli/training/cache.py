@@ -1,7 +1,7 @@
 """Copies of a run's images (`--cache`): whether they pay, where they fit, and a task that reads them.
 
-Whether there are copies is part of a run, because random crops of a copy differ from those of the original by a little
-more than rounding (docs/training.md); where they are kept is not, and changes no bit.
+Whether there are copies is part of a run, because random crops of a copy are resized twice and differ from those of the
+original (docs/benchmarks.md says how far); where they are kept is not, and changes no bit.
 """
 
 import os
