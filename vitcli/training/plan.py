@@ -65,8 +65,6 @@ def plan(
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
     require_scorable(settings, data, score)
-    if data.multi_label and not alone():
-        raise UsageError("several labels an image are learnt in one process: start it without torchrun")
     settings, off = suited(settings, data)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()

@@ -43,10 +43,10 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
     model.eval()
     recipe = task.recipe
     mine = range(world.rank, len(samples), world.size)
-    if task.data.multi_label:
-        return _validate_labels(model, task, samples, world)
-    right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
     size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
+    if task.data.multi_label:
+        return _validate_labels(model, task, samples, mine, size, world)
+    right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
     for pixels, indices in batches(samples, mine, task.preprocess, size):
         labels = torch.from_numpy(samples.labels[indices]).to(world.device, non_blocking=True)
         with autocast(recipe.amp, world.device):
@@ -57,19 +57,20 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
     return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
-def _validate_labels(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
-    """`validate` for several labels an image, in one process: a ranking cannot be put together from parts."""
+def _validate_labels(
+    model: nn.Module, task: Task, samples: Samples, mine: range, size: int, world: World
+) -> Validation:
+    """`validate` for several labels an image: a ranking cannot be put together from parts, so all get all logits."""
     from vitcli.inference.multilabel import average_precision  # with what predicts, for which no start waits
 
-    recipe = task.recipe
-    size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
-    found = []
-    for pixels, _ in batches(samples, range(len(samples)), task.preprocess, size):
-        with autocast(recipe.amp, world.device):
-            found.append(model(pixels.to(world.device, non_blocking=True)).float().cpu())
-    if not found:
+    if not len(samples):
         return Validation(0, 0.0, 0.0)
-    logits, labels = torch.cat(found), torch.from_numpy(samples.labels)  # (N, K) both
+    shared = torch.zeros(samples.labels.shape, device=world.device)  # (N, K)
+    for pixels, indices in batches(samples, mine, task.preprocess, size):
+        with autocast(task.recipe.amp, world.device):
+            shared[indices] = model(pixels.to(world.device, non_blocking=True)).float()
+    world.add(shared)
+    logits, labels = shared.cpu(), torch.from_numpy(samples.labels)  # (N, K) both
     loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum").item() / len(labels)
     exact = ((logits > 0) == labels.bool()).all(dim=1).float().mean().item()
     each = [average_precision(logits[:, k].numpy(), samples.labels[:, k]) for k in range(logits.shape[1])]
