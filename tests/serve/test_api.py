@@ -36,12 +36,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_familiar(tmp_path_factory.mktemp("known")), write_tiny(tmp_path_factory.mktemp("plain"), seed=3)
 
 
-@pytest.fixture
-def lines(folders: tuple[Path, Path]) -> Iterator[dict[str, Line]]:
+@pytest.fixture(scope="module")
+def opened(folders: tuple[Path, Path]) -> Iterator[dict[str, Line]]:
     found = {str(folder): Line(load(folder)) for folder in folders}
     yield found
     for line in found.values():
         line.close()
+
+
+@pytest.fixture
+def lines(opened: dict[str, Line], monkeypatch: pytest.MonkeyPatch) -> dict[str, Line]:
+    """As they were opened, whatever a test before this one has done to them."""
+    for line in opened.values():
+        monkeypatch.setattr(line, "opened", line.opened)
+    return opened
 
 
 def client_of(lines: dict[str, Line], limits: Limits | None = None, **access: Any) -> TestClient:

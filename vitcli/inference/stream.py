@@ -72,7 +72,7 @@ class Opened:
     """A model with its weights read, for callers that have threads of their own."""
 
     choice: Choice
-    together: int  # images that are best computed in one call; 1: each by itself, with all cores
+    together: int  # images that are best computed in one call; 1: each by itself, from as many threads as there are
     compute: Callable[[Sequence[Source]], list[Answer]]  # in the caller's thread, from several at once if they like
 
 
@@ -97,7 +97,7 @@ class Stream:
         self._precision: Numbers = precision
         self._device = device
         self._output: Output = output
-        self._opened: dict[tuple[EngineName, int], Engine] = {}
+        self._opened: dict[tuple[EngineName, int, bool], Engine] = {}
         self._opening = Lock()
         self.choose(1)  # wishes that exclude each other are an error at once
 
@@ -135,7 +135,7 @@ class Stream:
     def opened(self) -> Opened:
         """What is kept for images that come one at a time and without end. Raises CheckpointError."""
         choice = self.choose(sys.maxsize)
-        engine = self._open(choice.engine, 1)
+        engine = self._open(choice.engine, 1, spin=False)
         # On a CPU an image's last bits may depend on its neighbours, and these on who else asks just then.
         together = IMAGES_ON_GPU if self._on_gpu(choice.engine) else 1
         return Opened(choice, together, lambda batch: self._answer(batch, lambda: engine, False))
@@ -146,9 +146,9 @@ class Stream:
     def _on_gpu(self, engine: EngineName) -> bool:
         return engine == "torch" and not on_cpu(self._device or default_device())
 
-    def _open(self, engine: EngineName, at_once: int) -> Engine:
+    def _open(self, engine: EngineName, at_once: int, spin: bool = True) -> Engine:
         with self._opening:
-            key = engine, at_once
+            key = engine, at_once, spin
             if key not in self._opened:
                 self._opened[key] = open_engine(
                     self.checkpoint,
@@ -158,6 +158,7 @@ class Stream:
                     at_once=at_once,
                     output=self._output,
                     check=self._check,
+                    spin=spin,
                 )
             return self._opened[key]
 

@@ -1,13 +1,13 @@
 """Images that come from many requests at once, one line of them for each model: decoded side by side, then computed.
 
-On a CPU each image is computed by itself with all cores, so its answer has the bits that `vit predict` gives. A GPU
-takes whatever waits, up to its batch; nothing waits for company.
+On a CPU each image is computed by itself, so its answer has the bits that `vit predict` gives. A GPU takes whatever
+waits, up to its batch; nothing waits for company.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from queue import Empty, SimpleQueue
+from queue import Empty, Queue
 from threading import Lock, Thread
 
 from vitcli.images.decode import image_size
@@ -18,6 +18,7 @@ from vitcli.machine import available_cpus
 from vitcli.model.shapes import Array
 
 LARGE = 16_000_000  # pixels of an image that is decoded while no other large one is: it takes a quarter of a gigabyte
+PREPARED = 64  # images that are decoded ahead of the model
 
 _Waiting = tuple[Source, "Future[Answer]"]
 
@@ -31,9 +32,11 @@ class Line:
         self.opened: Opened = model.opened()
         self._decoders = ThreadPoolExecutor(max(available_cpus(), 2), thread_name_prefix="decode")
         self._large = Lock()
-        self._ready: SimpleQueue[_Waiting | None] = SimpleQueue()
-        self._thread = Thread(target=self._compute, name="compute", daemon=True)
-        self._thread.start()
+        self._ready: Queue[_Waiting | None] = Queue(PREPARED)
+        threads = available_cpus() if self.opened.together == 1 else 1
+        self._threads = [Thread(target=self._compute, name="compute", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, name: str, data: bytes) -> "Future[Answer]":
         """The answer to the image in the file `data`; cancelled, it is not computed unless that has begun."""
@@ -44,8 +47,10 @@ class Line:
     def close(self) -> None:
         """Answer what waits, and end the threads."""
         self._decoders.shutdown()
-        self._ready.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._ready.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _decode(self, name: str, data: bytes, answer: "Future[Answer]") -> None:
         if answer.cancelled():

@@ -1,4 +1,4 @@
-"""Models are opened, a port is bound, requests answered until a signal comes; those under way are answered then, too."""
+"""Models are opened, a port is bound, requests are answered until a signal comes, and those under way after it."""
 
 import asyncio
 import errno
