@@ -84,7 +84,7 @@ def test_a_picture_may_be_dropped_or_pasted(url: str, chromium: Any) -> None:
         page.locator("#choice").wait_for()
         for n, kind in enumerate(("drop", "paste"), start=1):
             page.evaluate(give, [list(picture(1)), kind])
-            page.locator("article").nth(n - 1).locator("ol").nth(1).wait_for()
+            page.locator("article ol").nth(2 * n - 1).wait_for()
         first, second, *more = shown(page)
         assert more == [first, second]
 
