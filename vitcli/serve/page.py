@@ -14,16 +14,22 @@ def html() -> str:
     return FILE.read_text("utf-8")
 
 
-def policy(page: str, *, scripts: str = "", connects: str = "'self'") -> str:
-    """The Content-Security-Policy of `page`: its own scripts and styles, told by their hashes, and whom it may ask.
+def policy(page: str, *, scripts: str = "", framed: bool = True) -> str:
+    """The Content-Security-Policy of `page`: its own scripts and styles, told by their hashes; asked is its own host.
 
-    `scripts` are more sources of scripts.
+    `scripts` are more sources of scripts; `framed` forbids other pages to show it, which only a header can.
     """
-    run = " ".join([*_hashes(page, "script"), *([scripts] if scripts else [])])
-    return (
-        f"default-src 'none'; script-src {run}; style-src {' '.join(_hashes(page, 'style'))}; "
-        f"img-src blob: data:; connect-src {connects}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    rules = {
+        "default-src": "'none'",
+        "script-src": " ".join([*_hashes(page, "script"), *([scripts] if scripts else [])]),
+        "style-src": " ".join(_hashes(page, "style")),
+        "img-src": "blob: data:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        **({"frame-ancestors": "'none'"} if framed else {}),
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
 def _hashes(page: str, element: str) -> list[str]:
