@@ -1,6 +1,7 @@
 """What `vit serve` answers: the same as `vit predict`, to those it should, within its limits."""
 
 import asyncio
+import io
 import json
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
@@ -52,10 +54,12 @@ def lines(opened: dict[str, Line], monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return opened
 
 
-def client_of(lines: dict[str, Line], limits: Limits | None = None, **access: Any) -> TestClient:
+def client_of(
+    lines: dict[str, Line], limits: Limits | None = None, *, raising: bool = True, **access: Any
+) -> TestClient:
     """Not entered, so the lines stay open."""
     app = build_app(lines, Access(**{"local": True, **access}), limits)
-    return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=True)
+    return TestClient(app, base_url="http://localhost:8000", raise_server_exceptions=raising)
 
 
 @pytest.fixture
@@ -143,6 +147,29 @@ def test_where_nothing_can_be_read_the_status_says_so(client: TestClient) -> Non
     assert prediction == {"path": "a.png", "error": "a.png is not an image that can be read"}
 
 
+def test_a_picture_that_is_too_large_is_not_decoded(client: TestClient) -> None:
+    file = io.BytesIO()
+    Image.new("1", (8000, 8001)).save(file, "PNG")
+    (prediction,) = client.post("/predict", content=file.getvalue()).json()["predictions"]
+    assert "more than 64 million" in prediction["error"]
+
+
+def test_a_fault_of_one_request_is_told_and_is_not_the_next_ones(
+    lines: dict[str, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(lines, raising=False)
+    line = next(iter(lines.values()))
+    for part, broken in (("_pixels", line), ("opened", None)):
+        with monkeypatch.context() as patch:
+            if broken:
+                patch.setattr(line, part, lambda *_: 1 / 0)
+            else:
+                patch.setattr(line, part, replace(line.opened, compute=lambda _: 1 / 0))
+            response = client.post("/predict", content=picture())
+            assert (response.status_code, response.json()) == (500, {"error": "this server failed: ZeroDivisionError"})
+        assert client.post("/predict", content=picture()).status_code == 200
+
+
 def test_a_gpu_takes_what_waits_together(lines: dict[str, Line]) -> None:
     """Every answer goes to whom it belongs, also beside images that cannot be read."""
     line = next(iter(lines.values()))
@@ -158,11 +185,11 @@ def test_a_gpu_takes_what_waits_together(lines: dict[str, Line]) -> None:
     assert begun.wait(60)  # whatever comes now waits
     names = [f"{i}" for i in range(9)]
     futures = [line.put(name, b"" if name == "5" else picture(int(name))) for name in names]
-    while line._ready.qsize() < len(names):
+    while line._ready.qsize() < len(names) - 1:
         time.sleep(0.01)
     go.set()
     answers = [future.result(60) for future in [first, *futures]]
-    assert sizes == [1, 4, 4, 1]
+    assert sizes == [1, 4, 4]
     assert [answer.name for answer in answers] == ["first", *names]
     assert [answer.name for answer in answers if answer.error] == ["5"]
 
@@ -246,6 +273,8 @@ def test_a_rebound_name_reaches_nothing(client: TestClient) -> None:
         ({"origin": "http://localhost:9000"}, 403),
         ({"origin": "https://other.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 403),
+        ({"origin": ""}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-origin"}, 200),
     ],

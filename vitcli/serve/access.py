@@ -31,7 +31,7 @@ class Access:
 
     def welcome(self, host: str | None) -> bool:
         """Whether a request may name this `host`, with or without a port."""
-        name = _name(host)
+        name = host_name(host)
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
@@ -45,7 +45,7 @@ class Access:
             return 403, "this server does not go by that name; vit serve --name adds one"
         if scope["method"] not in ("GET", "HEAD"):
             origin = headers.get("origin")
-            other = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
+            other = origin is not None and origin.lower().partition("://")[2] != (host or "").lower()
             if other or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
                 return 403, "another site's page may not ask this server"
         if self.token is not None and scope["path"] not in OPEN:
@@ -55,7 +55,8 @@ class Access:
         return None
 
 
-def _name(host: str | None) -> str:
+def host_name(host: str | None) -> str:
+    """The name or address in `host`, in lower case, without a port; nothing where there is none."""
     try:
         return (urlsplit(f"//{host or ''}").hostname or "").rstrip(".")
     except ValueError:

@@ -38,7 +38,7 @@ def build_app(lines: Mapping[str, Line], access: Access, limits: Limits | None =
     app = Starlette(
         routes=routes,
         lifespan=service.lifespan,
-        exception_handlers={HTTPException: _refused, Refused: _refused},
+        exception_handlers={HTTPException: _refused, Refused: _refused, Exception: _failed},
     )
     return Guard(app, access, page.policy(page.html()))
 
@@ -173,3 +173,8 @@ async def _refused(_: Request, error: Exception) -> Response:
         return _json({"error": str(error)}, error.status, {"retry-after": "1"} if error.status == 503 else None)
     assert isinstance(error, HTTPException)
     return _json({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """A bug, or a model that cannot go on; its traceback goes to standard error."""
+    return _json({"error": f"this server failed: {type(error).__name__}"}, 500)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from queue import Empty, Queue
 from threading import Lock, Thread
 
+from vitcli.errors import ImageError
 from vitcli.images.decode import image_size
 from vitcli.images.preprocess import Preprocess, load
 from vitcli.inference.predict import Model
@@ -55,16 +56,14 @@ class Line:
     def _decode(self, name: str, data: bytes, answer: "Future[Answer]") -> None:
         if answer.cancelled():
             return
-        preprocess = self.model.preprocess
         try:
-            pixels = self._pixels(name, data, preprocess)
-        except Exception as error:  # ImageError is the image's answer, which `compute` gives; the rest is the caller's
-            caught = error
-
-            def raising(preprocess: Preprocess, exact: bool) -> Array:
-                raise caught
-
-            self._ready.put((Source(name, raising), answer))
+            pixels = self._pixels(name, data, self.model.preprocess)
+        except ImageError as error:
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(Answer(name, None, str(error)))
+        except Exception as error:
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
         else:
             self._ready.put((Source(name, lambda preprocess, exact: pixels), answer))
 

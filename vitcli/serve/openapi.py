@@ -99,6 +99,7 @@ _REFUSALS = {
     "408": "the request took too long to arrive",
     "413": "too large, or too many images",
     "415": "neither an image nor a form",
+    "500": "this server failed",
     "503": "too much to do: try again after Retry-After seconds",
 }
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}

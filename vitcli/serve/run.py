@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vitcli.errors import UsageError, VitError
 from vitcli.inference.predict import Model
-from vitcli.serve.access import Access
+from vitcli.serve.access import Access, host_name
 from vitcli.serve.app import build_app
 from vitcli.serve.line import Line
 from vitcli.serve.uploads import Limits
@@ -52,7 +52,7 @@ def serve(
         if not local and token is None:
             raise UsageError(f"--host {safe(host)} is reached by others: give --token, or set VIT_TOKEN")
         own = ["localhost", host, *names] + ([] if local else [socket.gethostname(), socket.getfqdn()])
-        access = Access(local, frozenset(name.lower() for name in own), token)
+        access = Access(local, frozenset(map(host_name, own)) - {""}, token)
         lines = {model.checkpoint.name: Line(model) for model in models}
         for name in ("uvicorn", "python_multipart"):  # which tell of each request that is malformed
             logging.getLogger(name).setLevel(logging.ERROR)
