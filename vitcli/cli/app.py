@@ -25,6 +25,7 @@ from vitcli.cli import (
     predict,
     push,
     resize_posemb,
+    serve,
     similar,
     train,
 )
@@ -136,5 +137,6 @@ for one in (
     export.export,
     push.push,
     models.models,
+    serve.serve,
 ):
     app.command(cls=Command)(one)

@@ -90,8 +90,8 @@ def open_image(source: Path | bytes, *, name: str | None = None, shrink: Shrink 
     A JPEG comes at 1/2, 1/4 or 1/8 of its size where `shrink`, which nothing else is asked of, allows so much
     (`scale_of` tells which). `name` is for messages. Raises ImageError.
     """
-    name = safe(name if name is not None else source if isinstance(source, Path) else "image")
-    with _opened_file(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
+    name = _name_of(source, name)
+    with _file_of(source, name) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
             return _decode(file, name, shrink)
@@ -114,10 +114,13 @@ def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]
     return width / image.width, height / image.height
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError."""
-    name = safe(path)
-    with _opened_file(path, name) as file:
+def image_size(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
+    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError.
+
+    `source` and `name` as for `open_image`.
+    """
+    name = _name_of(source, name)
+    with _file_of(source, name) as file:
         try:
             return _opened(file, name).size
         except ImageError:
@@ -167,6 +170,14 @@ def _moves(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # a second frame that is damaged does not matter
         return False
+
+
+def _name_of(source: Path | bytes, name: str | None) -> str:
+    return safe(name if name is not None else source if isinstance(source, Path) else "image")
+
+
+def _file_of(source: Path | bytes, name: str) -> IO[bytes]:
+    return _opened_file(source, name) if isinstance(source, Path) else io.BytesIO(source)
 
 
 def _opened_file(path: Path, name: str) -> IO[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import ALIASES
-from vitcli.inference.predict import Prediction, Score
+from vitcli.inference.predict import STRANGE, Prediction, Score, as_dict, document_head
 from vitcli.text import as_json, csv_cell, safe, some
 
 
@@ -30,7 +30,6 @@ class Said:
 
 
 Writer = Callable[[Iterable[Prediction], Said], int]  # returns how many images failed
-STRANGE = 0.01  # familiarity below which a word is said
 
 
 def writer(form: str) -> Writer:
@@ -43,24 +42,17 @@ def write_jsonl(predictions: Iterable[Prediction], said: Said) -> int:
     failed = 0
     for prediction in predictions:
         failed += prediction.error is not None
-        print(as_json(_as_dict(prediction)), flush=True)
+        print(as_json(as_dict(prediction)), flush=True)
     return failed
 
 
 def write_json(predictions: Iterable[Prediction], said: Said) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
-    head = {
-        "schema": "vit.predict/1",
-        "model": said.checkpoint.name,
-        "revision": said.checkpoint.revision,
-        "outputs": said.checkpoint.outputs,
-        **({} if said.sets is None else {"sets": said.sets}),
-    }
-    print(as_json(head)[:-1] + ', "predictions": [', end="")
+    print(as_json(document_head(said.checkpoint, said.sets))[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):
         failed += prediction.error is not None
-        print(",\n" if i else "\n", as_json(_as_dict(prediction)), sep="", end="")
+        print(",\n" if i else "\n", as_json(as_dict(prediction)), sep="", end="")
     print("\n]}")
     return failed
 
@@ -167,20 +159,3 @@ def _picture(prediction: Prediction) -> Any:
         return half_blocks(open_image(Path(prediction.path)))
     except ImageError:
         return None
-
-
-def _as_dict(prediction: Prediction) -> dict[str, Any]:
-    if prediction.error is not None:
-        return {"path": prediction.path, "error": prediction.error}
-    scores = [
-        {"label": score.label, "probability": round(score.probability, 6), "index": score.index}
-        for score in prediction.labels
-    ]
-    own: dict[str, Any] = {"path": prediction.path, "labels": scores}
-    if prediction.familiarity is not None:
-        own["familiarity"] = round(prediction.familiarity, 6)
-    if prediction.unknown is not None:
-        own["unknown"] = prediction.unknown
-    if prediction.set is not None:
-        own["set"] = [score.label for score in prediction.set]
-    return own
