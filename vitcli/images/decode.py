@@ -12,19 +12,17 @@ import io
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from vitcli.errors import ImageError
-from vitcli.files import NotAFileError, open_file
+from vitcli.files import MAX_FILE_BYTES, NotAFileError, Where, open_file
 from vitcli.images import layouts
 from vitcli.text import safe
 
 MAX_PIXELS = 64_000_000  # of one image
-MAX_FILE_BYTES = 512 << 20
 _MAX_JPEG_SCANS = 500  # a progressive file has about ten; each one is a pass over the whole image
 
 _FORMATS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (  # first bytes, module, its class
@@ -84,14 +82,14 @@ Shrink = Callable[[int, int], float]
 """(Width, height) of an upright image → how many times smaller its sides may be decoded; called before any pixel is."""
 
 
-def open_image(source: Path | bytes, *, name: str | None = None, shrink: Shrink | None = None) -> Image.Image:
+def open_image(source: Where | bytes, *, name: str | None = None, shrink: Shrink | None = None) -> Image.Image:
     """The image in a file, or in a file's bytes: RGB, upright, first frame, transparency on white.
 
     A JPEG comes at 1/2, 1/4 or 1/8 of its size where `shrink`, which nothing else is asked of, allows so much
     (`scale_of` tells which). `name` is for messages. Raises ImageError.
     """
-    name = safe(name if name is not None else source if isinstance(source, Path) else "image")
-    with _opened_file(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
+    name = safe(name if name is not None else "image" if isinstance(source, bytes) else source)
+    with io.BytesIO(source) if isinstance(source, bytes) else _opened_file(source, name) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
             return _decode(file, name, shrink)
@@ -114,7 +112,7 @@ def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]
     return width / image.width, height / image.height
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Where) -> tuple[int, int]:
     """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError."""
     name = safe(path)
     with _opened_file(path, name) as file:
@@ -126,7 +124,7 @@ def image_size(path: Path) -> tuple[int, int]:
             raise _fault(name, error) from error
 
 
-def oddities(path: Path) -> tuple[str, ...]:
+def oddities(path: Where) -> tuple[str, ...]:
     """What may surprise in a readable image, from its header: "turned by EXIF", "16-bit", "transparent", "animated".
 
     Raises ImageError when even that cannot be read.
@@ -169,7 +167,7 @@ def _moves(image: Image.Image) -> bool:
         return False
 
 
-def _opened_file(path: Path, name: str) -> IO[bytes]:
+def _opened_file(path: Where, name: str) -> IO[bytes]:
     """The file at `path`. Raises ImageError for whatever is no file that can be read."""
     try:
         return open_file(path)

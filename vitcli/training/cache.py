@@ -18,9 +18,9 @@ from vitcli.errors import ImageError, UsageError
 from vitcli.images.copies import Copies, Rule, Store, signatures
 from vitcli.images.decode import image_size
 from vitcli.images.preprocess import Preprocess
-from vitcli.images.stores import Cache, Memory, bytes_below, opened_folder, shared_memory
 from vitcli.machine import memory_free
 from vitcli.privacy import our_cache
+from vitcli.storage.records import Cache, Memory, bytes_below, opened_folder, shared_memory
 
 if TYPE_CHECKING:  # they import torch, which a study that is done does without
     from vitcli.training.settings import Settings
