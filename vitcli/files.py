@@ -60,6 +60,8 @@ class Place(Protocol):
     `str` of it is what a user may call it, and so what messages do.
     """
 
+    def __hash__(self) -> int: ...
+
     def open(self) -> BinaryIO:
         """The bytes, from the first one; they can be sought in. Raises OSError."""
 

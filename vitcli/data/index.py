@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitcli.data.members import Numbers, Texts
+from vitcli.data.members import Members, Numbers, Texts
 from vitcli.errors import DataError
 from vitcli.files import Signature, Where, key_of, open_file, signature, write_file
 from vitcli.images.find import IMAGE_SUFFIXES, is_system_name
@@ -52,6 +52,12 @@ class Index:
     contents: npt.NDArray[np.uint8] | None = None  # a hash of each image's bytes, (N, 16)
     faults: tuple[str, ...] = ()  # the first of them
     faulty: int = 0  # how many there are
+    unlabelled: int = 0  # images that are there without a label, on purpose
+
+    def places(self, archive: Root) -> Members:
+        """Where they lie in the archive."""
+        zeros = np.zeros(len(self.codes), np.int32)
+        return Members((archive,), zeros, self.starts, self.sizes, self.names, self.contents)
 
 
 def index_of(archive: Root) -> Index:

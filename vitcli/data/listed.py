@@ -5,14 +5,15 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from vitcli.data.samples import Labels, Places
 from vitcli.files import Where, signature
 from vitcli.images.find import where
-from vitcli.storage.named import is_address
+from vitcli.storage.named import is_address, split_address
 from vitcli.storage.remote import Remote, Root, entries
-from vitcli.storage.tar import Member, split_address
+from vitcli.storage.tar import Member
 from vitcli.text import safe
 
 
@@ -31,8 +32,8 @@ class Listed:
     def take(self, rows: Labels) -> "Listed":
         return Listed(tuple(self.files[i] for i in rows.tolist()))
 
-    def joined(self, other: "Listed") -> "Listed":
-        return Listed((*self.files, *other.files))
+    def joined(self, *others: "Listed") -> "Listed":
+        return Listed(tuple(chain(self.files, *(other.files for other in others))))
 
     def hashes(self) -> None:
         return None

@@ -78,8 +78,18 @@ class Members:
             names=self.names.take(rows), contents=None if self.contents is None else self.contents[rows],
         )  # fmt: skip
 
-    def joined(self, other: "Members") -> "Members":
-        return concatenated([self, other])
+    def joined(self, *others: "Members") -> "Members":
+        parts = (self, *others)
+        before = np.cumsum([0, *(len(one.archives) for one in parts[:-1])])
+        contents = [one.contents for one in parts if one.contents is not None]
+        return Members(
+            tuple(archive for one in parts for archive in one.archives),
+            np.concatenate([one.archive + np.int32(start) for one, start in zip(parts, before, strict=True)]),
+            np.concatenate([one.starts for one in parts]),
+            np.concatenate([one.sizes for one in parts]),
+            self.names.joined(*(one.names for one in others)),
+            np.concatenate(contents) if len(contents) == len(parts) else None,
+        )
 
     def hashes(self) -> list[bytes] | None:
         """Of each image's bytes, (N,), where they are known without reading them."""
@@ -93,18 +103,3 @@ class Members:
             digest.update(part.tobytes())
         digest.update(self.names.ends.astype("<i8").tobytes() + self.names.letters)
         return digest.digest()
-
-
-def concatenated(parts: Sequence[Members]) -> Members:
-    """One after the other."""
-    before = np.cumsum([0, *(len(one.archives) for one in parts[:-1])])
-    first, *others = (one.names for one in parts)
-    contents = [one.contents for one in parts if one.contents is not None]
-    return Members(
-        tuple(archive for one in parts for archive in one.archives),
-        np.concatenate([one.archive + np.int32(start) for one, start in zip(parts, before, strict=True)]),
-        np.concatenate([one.starts for one in parts]),
-        np.concatenate([one.sizes for one in parts]),
-        first.joined(*others),
-        np.concatenate(contents) if len(contents) == len(parts) else None,
-    )

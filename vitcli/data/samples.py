@@ -134,8 +134,8 @@ class Places(Protocol):
     def take(self, rows: Labels) -> "Places":
         """Those at `rows`, in that order."""
 
-    def joined(self, other: Any) -> "Places":
-        """These and then the `other`, of the same kind."""
+    def joined(self, *others: Any) -> "Places":
+        """These and then the `others`, of the same kind."""
 
     def hashes(self) -> list[bytes] | None:
         """Of each image's bytes, (N,), where they are known without reading them."""

@@ -1,11 +1,11 @@
-"""Tar shards → splits of labelled images, in the order of the shards and of what is in each.
+"""Shards, tar archives or Parquet files → splits of labelled images, in the order of the shards and of what is in each.
 
 Which split a shard is of is said by its name or its folder's (`train-000.tar`, `val/000.tar`), as for class folders;
 where none says so, all is "train".
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -14,33 +14,47 @@ from vitcli.data.folders import class_name
 from vitcli.data.idx import class_names
 from vitcli.data.index import SHOWN, Index, index_of
 from vitcli.data.layout import quoted, splits_among
-from vitcli.data.members import Members, concatenated
+from vitcli.data.rows import Rows, rows_of
 from vitcli.data.samples import Addresses, FileSamples, Labels, Split, Splits
 from vitcli.errors import AmbiguousData, DataError
 from vitcli.storage.remote import Root
-from vitcli.text import safe
+from vitcli.storage.tar import is_tar
+from vitcli.text import plural, safe
 
 _NUMBERS = re.compile(r"([-_.]*(?<![^\W_])[0-9]+(-of-[0-9]+)?(-[0-9a-f]{8,})?)?$")  # of a shard among its like
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
+Held = Index | Rows
+
+
+def _opened(archive: Root) -> Held:
+    return index_of(archive) if is_tar(archive.name) else rows_of(archive)
 
 
 def read_shards(root: Root, archives: Sequence[Root]) -> Splits:
     """The images in these archives, which were found at `root`. Raises DataError; AmbiguousData for unclear splits."""
     named = splits_of(root, archives)
-    indexes = {archive: index_of(archive) for archive in archives}
+    indexes = {archive: _opened(archive) for archive in archives}
     _require_no_faults(indexes)
     if len({index.several for index in indexes.values() if len(index.codes)}) > 1:
         raise DataError(f"{safe(root)}: some shards give an image a label and others labels")
     several = any(index.several for index in indexes.values())
     classes, numbers = _classes(root, archives, indexes)
+    notes = _left_out(named, indexes)
     splits = {
         split: _samples(root, [(archive, indexes[archive]) for archive in own], numbers, len(classes), several=several)
         for split, own in named.items()
     }
     if not any(map(len, splits.values())):
         raise DataError(f"{safe(root)} holds no images")
-    return Splits(root, "shards", classes, splits)
+    return Splits(root, "shards", classes, {split: one for split, one in splits.items() if len(one)}, tuple(notes))
+
+
+def _left_out(named: dict[Split, list[Root]], indexes: dict[Root, Held]) -> Iterator[str]:
+    """What is said of images whose label is kept from us."""
+    for split, own in named.items():
+        if count := sum(indexes[archive].unlabelled for archive in own):
+            yield f"left out, since their label is not told (-1): {plural(count, 'image')} of {split}"
 
 
 def splits_of(root: Root, archives: Sequence[Root]) -> dict[Split, list[Root]]:
@@ -68,7 +82,7 @@ def _words(root: Root, archive: Root) -> str:
     return " ".join([*inner, _NUMBERS.sub("", archive.name[: -len(archive.suffix)])])
 
 
-def _require_no_faults(indexes: dict[Root, Index]) -> None:
+def _require_no_faults(indexes: dict[Root, Held]) -> None:
     faults = [f"{safe(archive.name)}: {fault}" for archive, index in indexes.items() for fault in index.faults]
     if faults:
         count = sum(index.faulty for index in indexes.values())
@@ -77,9 +91,7 @@ def _require_no_faults(indexes: dict[Root, Index]) -> None:
         raise DataError(f"{safe(first.parent)}: {'; '.join(faults[:SHOWN])}{more}")
 
 
-def _classes(
-    root: Root, archives: Sequence[Root], indexes: dict[Root, Index]
-) -> tuple[tuple[str, ...], dict[str, int]]:
+def _classes(root: Root, archives: Sequence[Root], indexes: dict[Root, Held]) -> tuple[tuple[str, ...], dict[str, int]]:
     """Classes, and which of them a label means. Numbers have the names that `classes.txt` gives them, or none."""
     said = {label for index in indexes.values() for labels in index.labels for label in labels}
     if not said:
@@ -101,21 +113,17 @@ def _classes(
 
 
 def _samples(
-    root: Root, own: Sequence[tuple[Root, Index]], numbers: dict[str, int], classes: int, *, several: bool
+    root: Root, own: Sequence[tuple[Root, Held]], numbers: dict[str, int], classes: int, *, several: bool
 ) -> FileSamples:
-    places = concatenated([_members(archive, index) for archive, index in own])
+    first, *others = (index.places(archive) for archive, index in own)
+    places = first.joined(*others)
     labels = np.concatenate([_labels(index, numbers, classes, several=several) for _, index in own])
     grouped = any(any(index.groups) for _, index in own)
     groups = tuple(index.groups[code] for _, index in own for code in index.in_group.tolist())
     return FileSamples(root, Addresses(places), labels, groups=groups if grouped else None, places=places)
 
 
-def _members(archive: Root, index: Index) -> Members:
-    zeros = np.zeros(len(index.codes), np.int32)
-    return Members((archive,), zeros, index.starts, index.sizes, index.names, index.contents)
-
-
-def _labels(index: Index, numbers: dict[str, int], classes: int, *, several: bool) -> Labels:
+def _labels(index: Held, numbers: dict[str, int], classes: int, *, several: bool) -> Labels:
     """Class indices (N,); where an image may have `several` 0 and 1, (N, K)."""
     if not several:
         meant = np.array([numbers[label] for (label,) in index.labels], np.int64)

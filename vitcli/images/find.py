@@ -14,11 +14,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vitcli.errors import ArchiveError
 from vitcli.files import MAX_FILE_BYTES, Place, Signature, Where
-from vitcli.storage.named import expanded, is_address
+from vitcli.storage.named import expanded, is_address, split_address
+from vitcli.storage.parquet import SUFFIX as PARQUET
+from vitcli.storage.parquet import Row, rows
 from vitcli.storage.remote import Remote, Root, entries, matching
 from vitcli.storage.tar import SUFFIX as TAR
-from vitcli.storage.tar import BrokenTar, is_tar, member, members, split_address
+from vitcli.storage.tar import is_tar, member, members
 
 # What a file found in a folder must be called to be tried. A file named by the user is always tried.
 IMAGE_SUFFIXES = (
@@ -28,7 +31,7 @@ IMAGE_SUFFIXES = (
     *(".tga", ".jxl"),  # cannot be read here, and the user should be told so
 )
 _SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"})
-ARCHIVES = (TAR,)  # what is looked into
+ARCHIVES = (TAR, PARQUET)  # what is looked into
 _DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -130,7 +133,7 @@ def _named(argument: str | Path, skipped: Counter[str] | None) -> Iterator[Root 
         elif os.path.lexists(text):
             yield Path(text)
         elif inner := split_address(text):
-            yield member(Path(inner[0]), inner[1])
+            yield inside(Path(inner[0]), inner[1])
         elif glob.has_magic(text):
             found = None
             for found in _glob(text, skipped):
@@ -147,13 +150,22 @@ def where(name: str) -> Where:
         return Path(name)
     archive, inner = split_address(name) or (name, "")
     found = Remote(archive) if is_address(archive) else Path(archive)
-    return member(found, inner) if inner else found
+    return inside(found, inner) if inner else found
+
+
+def inside(archive: Root, name: str) -> Place:
+    """What an archive calls so: a member of a tar, a row of a Parquet file by its number."""
+    if is_tar(archive.name):
+        return member(archive, name)
+    if name.isascii() and name.isdigit() and len(name) < 19:
+        return Row(archive, int(name))
+    return Broken(f"{archive}#{name}", "rows have numbers, from 0")
 
 
 def _behind(address: str) -> Iterator[Root | Place]:
     """What an address means; one with a query is taken as it is."""
     if inner := split_address(address):
-        yield member(Remote(inner[0]), inner[1])
+        yield inside(Remote(inner[0]), inner[1])
     elif "?" not in address and glob.has_magic(address):
         yield from sorted(matching(address), key=lambda one: natural_key(one.address)) or [Remote(address)]
     else:
@@ -163,10 +175,10 @@ def _behind(address: str) -> Iterator[Root | Place]:
 def _holds_images(one: Root | Place) -> bool:
     """Whether images are in there, and not one is there."""
     if isinstance(one, Path):
-        return os.path.isdir(one) or is_tar(one)
+        return os.path.isdir(one) or one.name.casefold().endswith(ARCHIVES)
     if not isinstance(one, Remote) or one.name.casefold().endswith(IMAGE_SUFFIXES):
         return False
-    return is_tar(one.name) or one.is_dir()
+    return one.name.casefold().endswith(ARCHIVES) or one.is_dir()
 
 
 def _inside(one: Any, skipped: Counter[str] | None) -> Iterator[ImageSource]:
@@ -174,7 +186,7 @@ def _inside(one: Any, skipped: Counter[str] | None) -> Iterator[ImageSource]:
 
     Of one that breaks off those before that, and what is wrong with it.
     """
-    if not is_tar(one.name) or (isinstance(one, Path) and os.path.isdir(one)):
+    if not one.name.casefold().endswith(ARCHIVES) or (isinstance(one, Path) and os.path.isdir(one)):
         found = None
         for found in walk(one, skipped):
             yield ImageSource(str(found), found)
@@ -183,6 +195,9 @@ def _inside(one: Any, skipped: Counter[str] | None) -> Iterator[ImageSource]:
                 yield from _inside(archive, skipped)
         return
     try:
+        if not is_tar(one.name):
+            yield from (ImageSource(str(row), row) for row in rows(one))
+            return
         for file in members(one):
             if any(map(is_system_name, file.name.split("/"))):
                 _count(skipped, "hidden or system file")
@@ -190,7 +205,7 @@ def _inside(one: Any, skipped: Counter[str] | None) -> Iterator[ImageSource]:
                 yield ImageSource(str(file), file)
             else:
                 _count(skipped, "file not called like an image")
-    except BrokenTar as error:
+    except ArchiveError as error:
         yield ImageSource(str(one), Broken(str(one), error.why))
 
 

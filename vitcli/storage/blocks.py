@@ -4,9 +4,7 @@ fsspec's own caches of blocks keep their lists in files that two processes overw
 files fetch a shard for one image; hence a file a block here, written whole, and known by a sum when it is read.
 """
 
-import os
 import shutil
-import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,23 +21,51 @@ IN_MEMORY = 16  # blocks of a process
 _LOOK_EVERY = 1 << 30  # bytes written between two looks at the limit
 
 
+class Kept:
+    """Records in a folder of ours that stays within its limit: those that were written longest ago go first."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self._folder = home, Folder(home)
+        self._written = _LOOK_EVERY  # so that the first record looks
+
+    def path(self, key: str) -> Path:
+        """The file of a record, if it is there."""
+        return self._folder.place(key)
+
+    def read(self, key: str) -> bytes | None:
+        return self._folder.read(key)
+
+    def write(self, key: str, record: bytes) -> None:
+        """Keep a record, as far as the disk takes it."""
+        if self._written >= _LOOK_EVERY:
+            self._written = 0
+            self._make_room()
+        self._written += len(record)
+        self._folder.write(key, record)
+
+    def _make_room(self) -> None:
+        """Removes records until no more than half of what is free is taken."""
+        with suppress(OSError):
+            self.home.mkdir(parents=True, exist_ok=True)
+            self.home.chmod(0o700)  # pictures may be private
+            taken = bytes_below(self.home)
+            limit = SHARE * (shutil.disk_usage(self.home).free + taken) - _LOOK_EVERY
+            if taken <= limit:
+                return
+            for path in sorted(self.home.glob("*/*"), key=lambda path: path.stat().st_mtime):
+                if taken <= 0.9 * limit:
+                    break
+                taken -= path.stat().st_size
+                path.unlink(missing_ok=True)
+
+
 class Blocks:
     """By a file's key and their number."""
 
     def __init__(self, home: Path | None = None) -> None:
-        self.home = home or our_cache() / "blocks"
-        self._folder = Folder(self.home)
+        self._kept_in = Kept(home or our_cache() / "blocks")
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._lock = Lock()
-        self._written = _LOOK_EVERY  # so that the first block looks
-        with suppress(OSError):
-            self.home.mkdir(parents=True, exist_ok=True)
-            self.home.chmod(0o700)  # pictures may be private
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._anew)
-
-    def _anew(self) -> None:
-        self._lock = Lock()  # another thread may have held it
 
     def read(self, key: str, numbers: range, size: int, fetch: Callable[[int, int], bytes]) -> bytes:
         """The blocks with these numbers of a file of `size` bytes; `fetch` gives those from one byte to another."""
@@ -57,7 +83,7 @@ class Blocks:
             if name in self._recent:
                 self._recent.move_to_end(name)
                 return self._recent[name]
-        record = self._folder.read(name)
+        record = self._kept_in.read(name)
         if record is None or len(record) < 4 or zlib.crc32(record[4:]).to_bytes(4) != record[:4]:
             return None
         self._remember(name, record[4:])
@@ -66,31 +92,13 @@ class Blocks:
     def _keep(self, key: str, number: int, data: bytes) -> None:
         name = f"{key}\0{number}"
         self._remember(name, data)
-        with self._lock:
-            look, self._written = self._written >= _LOOK_EVERY, self._written % _LOOK_EVERY + len(data)
-        if look:
-            self._make_room()
-        self._folder.write(name, zlib.crc32(data).to_bytes(4) + data)
+        self._kept_in.write(name, zlib.crc32(data).to_bytes(4) + data)
 
     def _remember(self, name: str, data: bytes) -> None:
         with self._lock:
             self._recent[name] = data
             while len(self._recent) > IN_MEMORY:
                 self._recent.popitem(last=False)
-
-    def _make_room(self) -> None:
-        """Removes the blocks that were written longest ago until no more than half of what is free is taken."""
-        with suppress(OSError):
-            taken = bytes_below(self.home)
-            limit = SHARE * (shutil.disk_usage(self.home).free + taken) - _LOOK_EVERY
-            if taken <= limit:
-                return
-            blocks = sorted(self.home.glob("*/*"), key=lambda path: path.stat().st_mtime)
-            for path in blocks:
-                if taken <= 0.9 * limit or time.time() - path.stat().st_mtime < 1:
-                    break
-                taken -= path.stat().st_size
-                path.unlink(missing_ok=True)
 
 
 def _runs(numbers: list[int]) -> list[list[int]]:

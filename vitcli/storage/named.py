@@ -12,6 +12,7 @@ from vitcli.text import safe
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}/]*)\}")
 _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
+_INSIDE = re.compile(r"(.+?\.(?:tar|parquet))#(.+)", re.IGNORECASE | re.DOTALL)
 MOST = 1_000_000  # names that braces may stand for
 
 
@@ -73,3 +74,9 @@ def is_pattern(text: str) -> bool:
     if is_address(text) and "?" in text:
         return False
     return glob.has_magic(text) or expanded(text) != [text]
+
+
+def split_address(text: str) -> tuple[str, str] | None:
+    """(Archive, what is in it) of `photos.tar#cat/1.jpg` or `photos.parquet#12`; None for what is no such address."""
+    found = _INSIDE.fullmatch(text)
+    return (found[1], found[2]) if found else None

@@ -110,7 +110,7 @@ class Remote:
             return b""
         key = "\0".join(map(str, (self.address, *own)))
         first, last = start // BLOCK, (end - 1) // BLOCK
-        found = _blocks().read(key, range(first, last + 1), own.size, lambda a, b: _fetched(self, a, b))
+        found = _blocks(os.getpid()).read(key, range(first, last + 1), own.size, lambda a, b: _fetched(self, a, b))
         return found[start - first * BLOCK : end - first * BLOCK]
 
     def _known(self) -> tuple[str, Signature] | None:
@@ -303,7 +303,7 @@ def _status(error: Exception) -> int | None:
 
 
 @lru_cache(maxsize=1)
-def _blocks() -> Blocks:
+def _blocks(process: int) -> Blocks:
     return Blocks()
 
 

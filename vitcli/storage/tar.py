@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from vitcli.errors import DataError
+from vitcli.errors import ArchiveError
 from vitcli.files import MAX_FILE_BYTES, Signature, Where, open_file, read_at, signature
 from vitcli.text import safe
 
@@ -53,16 +53,8 @@ class Member:
         return found._replace(size=self.size, inode=self.start)
 
 
-class BrokenTar(DataError):
-    """An archive that cannot be read to its end, and `why`; what came before is whole."""
-
-    def __init__(self, archive: Where, why: str) -> None:
-        super().__init__(f"{safe(archive)}: {why}")
-        self.why = why
-
-
 def members(archive: Where) -> Iterator[Member]:
-    """The files in a tar archive, in order; folders are passed over. Raises BrokenTar where it breaks off.
+    """The files in a tar archive, in order; folders are passed over. Raises ArchiveError where it breaks off.
 
     A link has a fault, and so has a file in pieces.
     """
@@ -70,39 +62,39 @@ def members(archive: Where) -> Iterator[Member]:
     try:
         with open_file(archive) as file:
             if compressed(file.read(6)):
-                raise BrokenTar(archive, "it is compressed, and members are read in any order: unpack it first")
+                raise ArchiveError(safe(archive), "it is compressed, and members are read in any order: unpack it")
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             if not size:
-                raise BrokenTar(archive, "it is empty")
+                raise ArchiveError(safe(archive), "it is empty")
             with tarfile.open(fileobj=file, mode="r:") as found:
                 while (one := found.next()) is not None:
-                    found.members.clear()  # it would keep all of them
+                    found.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
                     if one.isdir():
                         continue
                     fault = "" if one.isreg() and not one.issparse() else "it is a link or in pieces: pack the file"
                     if one.isreg() and one.offset_data + one.size > size:
-                        raise BrokenTar(archive, f"it is cut off in {safe(one.name)}: fetch it again")
+                        raise ArchiveError(safe(archive), f"it is cut off in {safe(one.name)}: fetch it again")
                     yield Member(archive, one.name, one.offset_data, one.size, fault)
                     last = one.name
                 _require_end(archive, file, found.offset, size)
     except tarfile.TarError as error:
         after = f" behind {safe(last)}" if last else ""
-        raise BrokenTar(archive, f"it is damaged or no tar archive{after}: {safe(error)}") from error
+        raise ArchiveError(safe(archive), f"it is damaged or no tar archive{after}: {safe(error)}") from error
     except OSError as error:
-        raise BrokenTar(archive, f"it cannot be read: {error.strerror or safe(error)}") from error
+        raise ArchiveError(safe(archive), f"it cannot be read: {error.strerror or safe(error)}") from error
     except (ValueError, OverflowError, MemoryError, RecursionError) as error:  # of numbers that make no sense
-        raise BrokenTar(archive, f"it is damaged: {safe(error)}") from error
+        raise ArchiveError(safe(archive), f"it is damaged: {safe(error)}") from error
 
 
 def _require_end(archive: Where, file: BinaryIO, offset: int, size: int) -> None:
-    """Raises BrokenTar unless nothing but zeros follows the last member: `tarfile` takes any damage for an end."""
+    """Raises ArchiveError unless nothing but zeros follows the last member: `tarfile` takes any damage for an end."""
     file.seek(offset)
     rest = file.read(_PADDING)
     if len(rest) < tarfile.BLOCKSIZE:
-        raise BrokenTar(archive, "it is cut off: there is no end; fetch it again")
+        raise ArchiveError(safe(archive), "it is cut off: there is no end; fetch it again")
     if rest.strip(b"\0") or offset + len(rest) < size:
-        raise BrokenTar(archive, f"it is damaged at byte {offset}, or two in one: members behind would be lost")
+        raise ArchiveError(safe(archive), f"it is damaged at byte {offset}, or two in one: what follows is lost")
 
 
 def compressed(head: bytes) -> bool:
@@ -114,7 +106,7 @@ def member(archive: Where, name: str) -> Member:
     """A member by its name, the last one of several; one that is not there has a fault, which opening it raises."""
     try:
         known = _by_name(archive, signature(archive))
-    except BrokenTar as error:
+    except ArchiveError as error:
         return Member(archive, name, 0, 0, error.why)
     return known.get(name) or Member(archive, name, 0, 0, "the archive has no such member")
 
@@ -122,12 +114,6 @@ def member(archive: Where, name: str) -> Member:
 @lru_cache(maxsize=4)
 def _by_name(archive: Where, as_it_is: Signature | None) -> dict[str, Member]:
     return {one.name: one for one in members(archive)}
-
-
-def split_address(text: str) -> tuple[str, str] | None:
-    """(archive, member) of `photos.tar#cat/1.jpg`; None for what is no such address."""
-    archive, mark, member = text.partition(f"{SUFFIX}{MARK}")
-    return (archive + SUFFIX, member) if mark and member else None
 
 
 def is_tar(name: str | Path | PurePosixPath) -> bool:
