@@ -26,6 +26,7 @@ from PIL import Image
 
 from vitcli.data.folders import alike, like_empty_cells
 from vitcli.data.layout import split_of
+from vitcli.data.packed import damaged
 from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts, require_one_label
 from vitcli.data.sources import read_splits, torn_groups
 from vitcli.errors import AmbiguousData, DataError, ImageError
@@ -139,6 +140,7 @@ def check(
     counts = class_counts(found.named, len(found.classes))
     findings = [
         *_layout(found, folders),
+        *_changed(found),
         *_unreadable(images),
         *_copies(readable, found.classes),
         *_classes(found, counts),
@@ -205,6 +207,16 @@ def _layout(found: Splits, folders: str | None) -> Iterator[Finding]:
             "class-like-a-split", "spoils a measurement", len(held_out),
             f"classes called like a split: {len(held_out)}",
             "move what is no class away, or say --folders classes", held_out,
+        )  # fmt: skip
+
+
+def _changed(found: Splits) -> Iterator[Finding]:
+    """Packed shards that are no longer what their manifest says."""
+    if found.kind == "shards" and (names := tuple(damaged(found.root))):
+        yield Finding(
+            "changed-shards", "spoils a measurement", len(names),
+            f"{plural(len(names), 'shard')} with another checksum than when they were packed",
+            "fetch or pack them again", names,
         )  # fmt: skip
 
 

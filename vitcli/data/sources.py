@@ -18,6 +18,7 @@ from vitcli.data import idx, manifest
 from vitcli.data.archives import archives_in, named_archives, read_archives
 from vitcli.data.folders import alike, like_empty_cells, read_folders
 from vitcli.data.layout import holds_images, listing, quoted
+from vitcli.data.packed import require_all
 from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored, label_counts
 from vitcli.data.split import content_split, together
 from vitcli.errors import DataError, UsageError
@@ -66,7 +67,10 @@ def _in_folder(root: Root, folders: str | None) -> Splits:
         return _with_unlisted(idx.read_idx_folder(Path(str(root)), files), root)
     listed = manifest.manifest_in(root)
     if listed is None:
-        archives = [] if folders or holds_images(root) else archives_in(root)
+        if folders or holds_images(root):
+            return read_folders(root, folders)
+        archives = archives_in(root)
+        require_all(root, archives)
         return read_archives(root, archives) if archives else read_folders(root, folders)
     if not manifest.says_labels(listed) and listing(root)[0]:
         found = read_folders(root, folders)

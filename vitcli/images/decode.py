@@ -101,6 +101,18 @@ def open_image(source: Where | bytes, *, name: str | None = None, shrink: Shrink
             raise _fault(name, error) from error
 
 
+_SUFFIXES = {
+    "JpegImageFile": ".jpg", "PngImageFile": ".png", "WebPImageFile": ".webp", "GifImageFile": ".gif",
+    "BmpImageFile": ".bmp", "TiffImageFile": ".tif", "PpmImageFile": ".ppm", "AvifImageFile": ".avif",
+    "Jpeg2KImageFile": ".jp2", "HeifImageFile": ".heic",
+}  # fmt: skip
+
+
+def suffix_of(data: bytes, name: str) -> str:
+    """What a file with this content is called at its end. Raises ImageError, with `name`, for none that is read."""
+    return _SUFFIXES[_opener(io.BytesIO(data), name).__name__]
+
+
 def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]:
     """How many pixels of a picture of `width` × `height` one of its smaller `image` stands for, across and down.
 
