@@ -149,7 +149,7 @@ def matching(pattern: str) -> list[Remote]:
 
     def found() -> list[Remote]:
         system, path = _system(pattern)
-        return [Remote(_address(system, one)) for one in system.glob(path)]
+        return [Remote(_prefix(pattern, path) + one.lstrip("/")) for one in system.glob(path)]
 
     try:
         return _tried(found)
@@ -171,7 +171,8 @@ def _told(remote: Remote) -> tuple[str, Signature]:
             info = system.info(path)
             if info.get("type") == "file" and info.get("size") is None:  # a web server that does not say
                 info = {**info, "size": len(system.cat_file(path))}
-            return str(info.get("type")), _signature(info)
+            listing = info.get("mimetype") == "text/html" and system.isdir(path)
+            return "directory" if listing else str(info.get("type")), _signature(info)
 
         _TOLD[remote.address] = _tried(found)
     return _TOLD[remote.address]
@@ -181,14 +182,15 @@ def _list(folder: Remote) -> None:
     def found() -> dict[str, Any]:
         system, path = _system(folder.address)
         infos = system.find(path, detail=True)
-        return {_address(system, name): info for name, info in infos.items()}
+        return {_prefix(folder.address, path) + name.lstrip("/"): info for name, info in infos.items()}
 
     inside: defaultdict[str, dict[str, bool]] = defaultdict(dict)
     inside[folder.address] = {}
     for address, info in _tried(found).items():
         if not address.startswith(folder.address.rstrip("/") + "/") or address.endswith("/"):
             continue
-        _TOLD[address] = "file", _signature(info)
+        if info.get("size") is not None:  # web servers list names alone
+            _TOLD[address] = "file", _signature(info)
         one, is_folder = Remote(address), False
         while one != folder:
             if one.name in inside[one.parent.address]:
@@ -203,7 +205,14 @@ def _list(folder: Remote) -> None:
 def _signature(info: dict[str, Any]) -> Signature:
     """Of what a store says of a file, in one of many ways."""
     tag = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "blob_id", "md5", "ino") if info.get(key)), "")
-    date = next((info[key] for key in ("LastModified", "last_modified", "mtime", "updated") if info.get(key)), None)
+    date = next(
+        (
+            info[key]
+            for key in ("LastModified", "Last-Modified", "last_modified", "mtime", "updated", "created")
+            if info.get(key)
+        ),
+        None,
+    )
     inode = int.from_bytes(hashlib.blake2b(tag.encode(), digest_size=7).digest()) if tag else 0
     return Signature(int(info.get("size") or 0), _nanoseconds(date), 0, inode)
 
@@ -253,8 +262,9 @@ def _known() -> str:
     return ", ".join(f"{protocol}://" for protocol in _PACKAGES if protocol != "memory")
 
 
-def _address(system: Any, path: str) -> str:
-    return str(system.unstrip_protocol(path))
+def _prefix(address: str, path: str) -> str:
+    """What a store leaves out of an address when it calls the file `path`."""
+    return address[: len(address) - len(path.lstrip("/"))]
 
 
 def _tried(call: Callable[[], T]) -> T:
@@ -275,11 +285,13 @@ def _tried(call: Callable[[], T]) -> T:
 def _refusal(error: Exception) -> OSError:
     """`error` in one line, as an OSError."""
     status = _status(error)
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    # fsspec says so of a web server that did not answer, too, and then has the reason behind it.
+    unheard = isinstance(error.__cause__, TimeoutError) or type(error.__cause__).__module__.startswith("aiohttp")
+    if status in (404, 410) or (isinstance(error, FileNotFoundError) and not status and not unheard):
         return FileNotFoundError(errno.ENOENT, "there is nothing at this address")
     if isinstance(error, PermissionError) or status in (401, 403):
         return PermissionError(errno.EACCES, "the store does not let us read it (credentials?)")
-    if isinstance(error, _FOR_GOOD) and isinstance(error, OSError):
+    if isinstance(error, (NotADirectoryError, IsADirectoryError)):
         return error
     said = f"the store answers {status}" if status else safe(error, 100) or type(error).__name__
     if status and 400 <= status < 500 and status not in (408, 425, 429):
@@ -292,7 +304,7 @@ def _status(error: Exception) -> int | None:
     one: Any = error
     for _ in range(5):
         response = getattr(one, "response", None)
-        known = [getattr(one, "status", None), getattr(one, "code", None), getattr(response, "status_code", None)]
+        known = [getattr(one, "status", None), getattr(response, "status_code", None)]
         if isinstance(response, dict):
             known.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
         found = next((value for value in known if isinstance(value, int) and 100 <= value < 600), None)
