@@ -5,6 +5,7 @@
     ├── CheckpointError      1   a checkpoint is missing, damaged or not what its config says
     │   └── HubError         1   the Hub could not give a file
     ├── ImageError           1   one image cannot be read (a batch goes on without it)
+    │   └── StoreError       1   nor can others perhaps: where it lies does not answer
     ├── DataError            1   a data set is not usable
     │   ├── AmbiguousData    1   its folders can be read in two ways
     │   └── ArchiveError     1   an archive cannot be read, or not to its end
@@ -37,6 +38,10 @@ class HubError(CheckpointError):
 
 class ImageError(VitError):
     pass
+
+
+class StoreError(ImageError):
+    """The store that an image lies in did not give it, in several tries; later it may."""
 
 
 class DataError(VitError):

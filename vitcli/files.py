@@ -9,6 +9,7 @@ and which values make sense is for the rooms above; a dataclass's `__post_init__
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -180,6 +181,12 @@ def read_at(where: Where, start: int, size: int) -> bytes:
     with open_file(where) as file:
         file.seek(start)
         return file.read(size)
+
+
+def content_hash(where: Where) -> bytes:
+    """16 bytes that are the same for files with the same content. Raises OSError."""
+    with open_file(where) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()  # type: ignore[arg-type]
 
 
 def key_of(where: Where) -> str:

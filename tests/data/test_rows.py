@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.helpers.data import write_class_stripes
-from tests.helpers.shards import png
+from tests.helpers.shards import png, write_tar
 from vitcli.data.sources import open_data, read_splits
-from vitcli.errors import DataError, ImageError
+from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import open_image
 from vitcli.images.find import find_images, where
 from vitcli.images.preprocess import Preprocess
@@ -62,6 +62,14 @@ def test_rows_are_the_folder_that_they_were_made_of(tmp_path: Path) -> None:
         for i in np.random.default_rng(0).permutation(len(mine)).tolist():
             assert np.array_equal(mine.reduced(i, SEEN), theirs.reduced(i, SEEN))
             assert mine.size(i) == theirs.size(i)
+
+
+def test_two_kinds_of_shards_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path / "d" / "a.parquet", [png()], label=["a"])
+    write_tar(tmp_path / "d" / "b.tar", {"0.png": png(), "0.txt": b"a"})
+    with pytest.raises(AmbiguousData, match=r"two kinds, '\.parquet', '\.tar': name one kind, as '.*/\*\.parquet'"):
+        read_splits(tmp_path / "d")
+    assert len(read_splits(f"{tmp_path}/d/*.parquet").named["train"]) == 1
 
 
 @pytest.mark.parametrize(

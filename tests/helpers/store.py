@@ -18,11 +18,15 @@ class Store:
     url: str = ""
     faults: list[Any] = field(default_factory=list)  # of the next requests: a status, "reset", "short"
     always: Any = None  # the fault of all of them
+    good: int = 10**9  # so many requests are answered, and none behind
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next_fault(self) -> Any:
         with self.lock:
+            self.good -= 1
+            if self.good < 0:
+                return 503
             return self.always or (self.faults.pop(0) if self.faults else None)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from vitcli.data.layout import quoted
 from vitcli.data.samples import Splits
 from vitcli.data.shards import read_shards
-from vitcli.errors import DataError
+from vitcli.errors import AmbiguousData, DataError
 from vitcli.images.find import ARCHIVES, natural_key, walk
 from vitcli.storage.named import expanded, is_address
 from vitcli.storage.remote import Remote, Root, matching
@@ -40,4 +40,9 @@ def archives_in(folder: Root) -> list[Root]:
 
 def read_archives(root: Root, archives: Sequence[Root]) -> Splits:
     """The images in shards of one kind that were found at `root`. Raises DataError."""
+    kinds = sorted({archive.suffix.casefold() for archive in archives})
+    if len(kinds) > 1:
+        raise AmbiguousData(
+            f"{safe(root)} holds shards of two kinds, {quoted(kinds)}", f"name one kind, as '{safe(root)}/*{kinds[0]}'"
+        )
     return read_shards(root, archives)

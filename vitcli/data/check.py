@@ -31,6 +31,7 @@ from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Spli
 from vitcli.data.sources import read_splits, torn_groups
 from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import oddities
+from vitcli.storage.remote import Root, place
 from vitcli.text import plural, safe
 
 SIDE = 16
@@ -95,7 +96,7 @@ class Finding:
 class Report:
     """What a look through a data set found."""
 
-    root: Path
+    root: Root
     kind: str  # "folders", "manifest", "idx"
     classes: tuple[str, ...]
     counts: Mapping[Split, tuple[int, ...]]  # images of each class, (K,)
@@ -131,7 +132,7 @@ def check(
         found = read_splits(path, folders=folders)
     except AmbiguousData as error:
         finding = Finding("ambiguous-folders", "spoils a measurement", 1, error.what, error.advice)
-        return Report(Path(path), "folders", (), {}, None, (finding,), ())
+        return Report(place(path), "folders", (), {}, None, (finding,), ())
     require_one_label(found, "vit check")
     if not any(map(len, found.named.values())):
         raise DataError(f"{safe(found.root)} holds no images")

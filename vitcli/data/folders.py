@@ -96,7 +96,7 @@ def _by_class(folder: Root, skipped: Counter[str]) -> dict[str, list[str]]:
 
 def _samples(root: Root, folder: Root, by_class: Mapping[str, list[str]], classes: tuple[str, ...]) -> FileSamples:
     index = {name: label for label, name in enumerate(classes)}
-    start = folder.relative_to(root)
+    start = folder.relative_to(root)  # type: ignore[arg-type]
     pairs = sorted((index[class_name(name, folder)], name) for name in by_class)
     files = [f"{(start / name).as_posix()}/{path}" for _, name in pairs for path in by_class[name]]
     labels = [label for label, name in pairs for _ in by_class[name]]

@@ -24,7 +24,7 @@ from vitcli.errors import DataError
 from vitcli.files import Signature, Where, key_of, open_file, signature, write_file
 from vitcli.images.find import IMAGE_SUFFIXES, is_system_name
 from vitcli.privacy import our_cache
-from vitcli.storage.remote import Root
+from vitcli.storage.remote import Remote, Root, entries
 from vitcli.storage.tar import Member, members
 from vitcli.text import safe
 
@@ -130,8 +130,20 @@ def _kept_for(path: Path) -> Signature | None:
 
 
 def _not_older(archive: Root, known: Signature) -> bool:
+    """Whether there is an index beside an archive that was written after it."""
+    if isinstance(archive, Remote) and _lists_without(archive):
+        return False
     found = signature(beside(archive))
     return found is not None and found.mtime >= known.mtime
+
+
+def _lists_without(archive: Remote) -> bool:
+    """Whether a store lists an archive, and no index beside it: one request for all archives, and not one each."""
+    try:
+        names = dict(entries(archive.parent))
+    except OSError:  # not all of them list
+        return False
+    return archive.name in names and beside(archive).name not in names
 
 
 def _read(path: Where, size: int) -> Index | None:

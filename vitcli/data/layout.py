@@ -217,7 +217,7 @@ def _require_apart(splits: Mapping[Split, Root]) -> None:
     """Raises DataError where one split lies in another, through links too: its images would be scored and learnt."""
     real = {split: folder.resolve() for split, folder in splits.items()}
     for one, other in permutations(real, 2):
-        if real[one].is_relative_to(real[other]):
+        if real[one].is_relative_to(real[other]):  # type: ignore[arg-type]
             raise DataError(f"{safe(splits[one])} lies in {safe(splits[other])}, so {one} would be part of {other}")
 
 
@@ -255,7 +255,7 @@ def _as_asked(root: Root, asked: str) -> Layout:
         splits[cast(Split, split)] = folder
     _require_apart(splits)
     folders, images = listing(root)
-    used = {folder.relative_to(root).parts[:1] for folder in splits.values()}
+    used = {folder.relative_to(root).parts[:1] for folder in splits.values()}  # type: ignore[arg-type]
     others = [name for name in folders if (name,) not in used and () not in used and holds_images(root / name)] + images
     notes = (f"left out, as --folders says: {quoted(others)}",) if others else ()
     return Layout(splits, notes, ())

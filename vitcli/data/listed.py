@@ -114,7 +114,7 @@ class Stored:
     def _in_another_form(self, file: str) -> str | None:
         found = Path()
         for part in Path(file).parts:
-            if not os.path.lexists(self.folder / found / part):
+            if not os.path.lexists(Path(str(self.folder)) / found / part):
                 forms = self._names(self.folder / found).get(unicodedata.normalize("NFC", part), [])
                 if len(forms) != 1:
                     return None
@@ -125,6 +125,6 @@ class Stored:
     def _names(self, folder: Root) -> dict[str, list[str]]:
         if folder not in self.listed:
             self.listed[folder] = {}
-            for name in os.listdir(folder) if folder.is_dir() else ():
+            for name in os.listdir(str(folder)) if folder.is_dir() else ():
                 self.listed[folder].setdefault(unicodedata.normalize("NFC", name), []).append(name)
         return self.listed[folder]

@@ -173,7 +173,7 @@ def _bytes(found: Splits, size: int | None) -> float:
 
 def _written(path: Path) -> dict[str, Any] | None:
     """What is known of a shard that is whole; None where there is none."""
-    about, known = index.said_in(index.beside(path)), signature(path)  # type: ignore[arg-type]
+    about, known = index.said_in(index.beside(path)), signature(path)
     try:
         said: dict[str, Any] = json.loads(about["packed"])
         return said if known and said["bytes"] == known.size else None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitcli.errors import DataError, ImageError
-from vitcli.files import Where, open_file, signature
+from vitcli.files import Where, content_hash, signature
 from vitcli.images.copies import Copies, Rule
 from vitcli.images.decode import Shrink, image_size, open_image
 from vitcli.images.preprocess import Preprocess, load, load_reduced
@@ -231,8 +231,7 @@ class FileSamples:
         contents = []
         for i, name in enumerate(self.names):
             try:
-                with open_file(self.path(i)) as file:
-                    contents.append(hashlib.file_digest(file, _content_hash).digest())
+                contents.append(content_hash(self.path(i)))
             except OSError:  # decoding will report it, in its place
                 contents.append(_content_hash(name.encode("utf-8", "surrogateescape")).digest())
             if progress:

@@ -116,7 +116,7 @@ def _samples(
     root: Root, own: Sequence[tuple[Root, Held]], numbers: dict[str, int], classes: int, *, several: bool
 ) -> FileSamples:
     first, *others = (index.places(archive) for archive, index in own)
-    places = first.joined(*others)
+    places = first.joined(*others)  # type: ignore[arg-type]  # all of one kind
     labels = np.concatenate([_labels(index, numbers, classes, several=several) for _, index in own])
     grouped = any(any(index.groups) for _, index in own)
     groups = tuple(index.groups[code] for _, index in own for code in index.in_group.tolist())

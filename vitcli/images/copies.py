@@ -22,7 +22,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, features
 
-from vitcli.files import Signature, Where, key_of, open_file, signature
+from vitcli.files import Signature, Where, content_hash, key_of, signature
 from vitcli.images.decode import open_image, scale_of
 from vitcli.images.preprocess import Preprocess, load_reduced
 
@@ -202,8 +202,7 @@ def _note(record: bytes | None) -> _Note | None:
 def _content(path: Where) -> bytes | None:
     """A hash of the bytes in a file; None where they cannot be read, of which the decoder says why."""
     try:
-        with open_file(path) as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST)).digest()  # type: ignore[arg-type]
+        return content_hash(path)
     except (OSError, ValueError):
         return None
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from vitcli.errors import ImageError
+from vitcli.errors import ImageError, StoreError
 from vitcli.files import MAX_FILE_BYTES, NotAFileError, Where, open_file
 from vitcli.images import layouts
 from vitcli.text import safe
@@ -161,6 +161,8 @@ def oddities(path: Where) -> tuple[str, ...]:
 
 def _fault(name: str, error: Exception) -> ImageError:
     """What to say of a file that a decoder refused with `error`: some are sound, but of a kind that is not read."""
+    if isinstance(error, OSError) and error.errno is not None:  # while it was read; a decoder's own have none
+        return _unopened(name, error)
     said = safe(error) or type(error).__name__
     if _NOT_FOR_IT.search(str(error)):
         return ImageError(f"{name} has pixels of a kind that is not read ({said}): {_CONVERT}")
@@ -186,10 +188,15 @@ def _opened_file(path: Where, name: str) -> IO[bytes]:
     except NotAFileError as error:
         raise ImageError(f"{name} is a {'folder' if error.folder else 'pipe or device'}, not a file") from error
     except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        raise ImageError(
-            f"{name} " + ("does not exist" if missing else f"cannot be opened: {error.strerror or safe(error)}")
-        ) from error
+        raise _unopened(name, error) from error
+
+
+def _unopened(name: str, error: OSError) -> ImageError:
+    """What to say of a file whose bytes are not to be had."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ImageError(f"{name} does not exist")
+    kind = StoreError if isinstance(error, ConnectionError) else ImageError
+    return kind(f"{name} cannot be opened: {error.strerror or safe(error)}")
 
 
 def _decode(file: IO[bytes], name: str, shrink: Shrink | None) -> Image.Image:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vitcli.errors import VitError
-from vitcli.files import open_file, replacing
+from vitcli.files import content_hash, replacing
 from vitcli.images.find import ImageSource, find_images
 from vitcli.inference.embed import Embedder
 from vitcli.inference.evaluate import Unreadable
@@ -64,8 +64,7 @@ def _digest(image: ImageSource) -> str:
     try:
         if isinstance(image.source, bytes):
             raise OSError
-        with open_file(image.source) as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return content_hash(image.source).hex()
     except OSError:
         return f"unreadable {image.name}"
 

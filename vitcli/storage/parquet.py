@@ -14,7 +14,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, BinaryIO, TypeVar
@@ -120,7 +120,8 @@ class Table:
         """A column, group by group. Raises ArchiveError."""
         for group in range(len(self.ends) - 1):
             with self._lock:
-                yield self._said(lambda group=group: self._file.read_row_group(group, [column], use_threads=False)[0])
+                table = self._said(partial(self._file.read_row_group, group, [column], use_threads=False))
+            yield table[0]
 
     def image(self, number: int) -> tuple[bytes | None, str | None]:
         """The bytes of a row's image, or else the path that it names. Raises ArchiveError."""

@@ -17,6 +17,7 @@ from typing import Literal
 
 from vitcli.errors import VitError
 from vitcli.files import LEFTOVER
+from vitcli.storage.named import is_address
 from vitcli.text import safe
 
 try:
@@ -202,7 +203,8 @@ def _make_room(home: Path, most: int, but: Path) -> None:
 
 def _orphan(folder: Path) -> bool:
     try:
-        return not os.path.lexists(json.loads((folder / _ABOUT).read_text())["of"])
+        of = json.loads((folder / _ABOUT).read_text())["of"]
+        return not is_address(of) and not os.path.lexists(of)
     except (OSError, ValueError, KeyError, TypeError):
         return True  # nobody can say what it is of
 

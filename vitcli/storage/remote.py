@@ -283,7 +283,7 @@ def _tried(call: Callable[[], T]) -> T:
 
 
 def _refusal(error: Exception) -> OSError:
-    """`error` in one line, as an OSError."""
+    """`error` in one line; a ConnectionError where it may pass."""
     status = _status(error)
     # fsspec says so of a web server that did not answer, too, and then has the reason behind it.
     unheard = isinstance(error.__cause__, TimeoutError) or type(error.__cause__).__module__.startswith("aiohttp")
@@ -296,7 +296,7 @@ def _refusal(error: Exception) -> OSError:
     said = f"the store answers {status}" if status else safe(error, 100) or type(error).__name__
     if status and 400 <= status < 500 and status not in (408, 425, 429):
         return PermissionError(errno.EACCES, said)
-    return OSError(errno.EIO, f"{said}, {TRIES} times; try again later")
+    return ConnectionError(errno.ECONNABORTED, f"{said}, {TRIES} times")
 
 
 def _status(error: Exception) -> int | None:
