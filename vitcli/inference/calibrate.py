@@ -24,6 +24,7 @@ from vitcli.inference.multilabel import LabelEvaluation, ManyMeasures, best_thre
 from vitcli.inference.predict import Model, load
 from vitcli.metrics import Labels, Measures
 from vitcli.model.shapes import Array
+from vitcli.storage.named import name_of
 
 COLDEST, HOTTEST = 1e-2, 1e2
 HALVINGS = 30  # of the interval between them, in its logarithm: to 1e-8
@@ -116,7 +117,7 @@ def _statistics(
         checkpoint,
         fit_on.samples,
         labels=labels,
-        data=Path(fit_on.data).resolve().name,
+        data=name_of(fit_on.data),
         temperature=temperature,
         progress=progress and partial(progress, "familiarity"),
     )

@@ -4,7 +4,6 @@ import csv
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoint.config import Checkpoint
@@ -152,10 +151,9 @@ def _picture(prediction: Prediction) -> Any:
     from vitcli.cli.console import half_blocks
     from vitcli.errors import ImageError
     from vitcli.images.decode import open_image
+    from vitcli.images.find import where
 
-    if not Path(prediction.path).is_file():
-        return None
     try:
-        return half_blocks(open_image(Path(prediction.path)))
+        return half_blocks(open_image(where(prediction.path)))
     except ImageError:
         return None
