@@ -6,6 +6,8 @@
 Class names, temperature and the best classes of each; how images become logits is in `stream`. Prints nothing.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vitcli import __version__
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.familiarity import Familiarity, check_signature, read_familiarity
 from vitcli.checkpoint.naming import named, placeholders
@@ -144,6 +147,37 @@ class Model:
         if reject is not None:
             self._require(reject, "reject")
         return self._predictions(sources(inputs), wishes, batch_size, exact)
+
+    def about(
+        self,
+        *,
+        top_k: int | None = None,
+        exact: bool = False,
+        reject: float | None = None,
+        sets: float | None = None,
+    ) -> dict[str, Any]:
+        """What predictions with these wishes are made with, so that parts of one result can be told from others."""
+        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
+        return {
+            "schema": "vit.predict-part/1",
+            "name": self.checkpoint.name,
+            **self._stream.about(),
+            "outputs": self.checkpoint.outputs,
+            "labels": labels,
+            "temperature": self.temperature,
+            "thresholds": self.thresholds,
+            "familiarity": self.familiarity is not None,
+            "top": top_k,
+            "exact": exact,
+            "reject": reject,
+            "sets": sets,
+            "least": self._least_probability(sets),
+            "vitcli": __version__,
+        }
+
+    def answers_about(self) -> dict[str, Any]:
+        """What `answers` are made with."""
+        return self._stream.about()
 
     def answers(
         self, sources: Iterator[Source], *, batch_size: int | None = None, exact: bool = False

@@ -14,10 +14,20 @@ from vitcli.text import as_json, csv_cell, safe, some
 
 
 @dataclass(frozen=True)
+class Described:
+    """What predictions that were kept say of their model."""
+
+    name: str
+    revision: str | None
+    outputs: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Said:
     """Of what model predictions are, and what each of them says beside its classes."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint | Described"
     data: str | None  # of the held-out images by which familiarity is measured; None: nothing is known of it
     rejects: bool = False
     sets: float | None = None  # how often the truth is in the set of classes
@@ -43,7 +53,7 @@ def write_jsonl(predictions: Iterable[Prediction], said: Said) -> int:
     failed = 0
     for prediction in predictions:
         failed += prediction.error is not None
-        print(as_json(_as_dict(prediction)), flush=True)
+        print(as_json(as_dict(prediction)), flush=True)
     return failed
 
 
@@ -60,7 +70,7 @@ def write_json(predictions: Iterable[Prediction], said: Said) -> int:
     failed = 0
     for i, prediction in enumerate(predictions):
         failed += prediction.error is not None
-        print(",\n" if i else "\n", as_json(_as_dict(prediction)), sep="", end="")
+        print(",\n" if i else "\n", as_json(as_dict(prediction)), sep="", end="")
     print("\n]}")
     return failed
 
@@ -169,7 +179,8 @@ def _picture(prediction: Prediction) -> Any:
         return None
 
 
-def _as_dict(prediction: Prediction) -> dict[str, Any]:
+def as_dict(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as JSON has it."""
     if prediction.error is not None:
         return {"path": prediction.path, "error": prediction.error}
     scores = [
