@@ -25,8 +25,9 @@ from vitcli.cli.values import shard_alone
 from vitcli.errors import UsageError, VitError
 from vitcli.inference import part_forms
 from vitcli.inference.embed import Embedding
+from vitcli.inference.joining import join
 from vitcli.inference.part_forms import VectorFiles
-from vitcli.inference.parts import Parts, join
+from vitcli.inference.parts import Parts
 from vitcli.inference.shards import Shard
 from vitcli.text import command
 

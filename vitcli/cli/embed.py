@@ -38,7 +38,7 @@ from vitcli.text import by, plural, safe
 
 if TYPE_CHECKING:
     from vitcli.inference.embed import Embedding
-    from vitcli.inference.parts import Joined
+    from vitcli.inference.joining import Joined
 
 VectorsOpt = Annotated[
     str | None, typer.Option("--out", "-o", help="File for the vectors: .parquet, .npz or .csv; - prints JSON lines.")
@@ -147,8 +147,8 @@ def embed(
 
 def _merged(folder: Path, out: str) -> None:
     """All vectors of the parts in `folder` as one process would have given them."""
+    from vitcli.inference.joining import join
     from vitcli.inference.part_forms import VectorFiles, vectors_ending
-    from vitcli.inference.parts import join
 
     joined = join(folder, VectorFiles(None, ending=vectors_ending(folder)))
     _write_joined(joined, sys.stdout if out == "-" else Path(out))

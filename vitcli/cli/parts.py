@@ -12,7 +12,8 @@ from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
 
 if TYPE_CHECKING:
-    from vitcli.inference.parts import Form, Joined
+    from vitcli.inference.joining import Joined
+    from vitcli.inference.parts import Form
     from vitcli.inference.shards import Shard
 
 Row = TypeVar("Row")
@@ -77,7 +78,7 @@ def device_here(device: str | None, shard: str | None) -> str | None:
 
 def shard_into(folder: Path, work: Work[Item, Row], shard: "Shard") -> None:
     """Do `shard` of `work` in `folder`. Raises typer.Exit where images failed; of several processes the first one."""
-    from vitcli.inference.parts import join, wait_for_all
+    from vitcli.inference.joining import join, wait_for_all
 
     failed = _do(folder, work, shard)
     together = _together(shard)
@@ -98,7 +99,7 @@ def file_by_parts(
 
     Of several processes of `torchrun` each does its share, and the first one writes. Raises as `shard_into`.
     """
-    from vitcli.inference.parts import join, remove, wait_for_all
+    from vitcli.inference.joining import join, remove, wait_for_all
     from vitcli.inference.shards import Shard, torchrun_shard
 
     folder, shard = parts_of(path), torchrun_shard() or Shard()

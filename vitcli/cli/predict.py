@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
     from vitcli.images.find import ImageSource
     from vitcli.inference.embed import Embedder
-    from vitcli.inference.parts import Joined
+    from vitcli.inference.joining import Joined
     from vitcli.inference.predict import Model, Prediction
     from vitcli.inference.stream import Stream
 
@@ -178,8 +178,8 @@ def _merged(folder: Path, form: str, out: str | None, force: bool) -> None:
     """All predictions of the parts in `folder` as one process would have given them."""
     from vitcli.cli.console import note
     from vitcli.cli.views.predictions import as_dict
+    from vitcli.inference.joining import join
     from vitcli.inference.part_forms import PredictionLines
-    from vitcli.inference.parts import join
 
     path = None if out is None else new_file(out, "--out", FORMS, force)
     joined = join(folder, PredictionLines(as_dict))

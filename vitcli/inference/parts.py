@@ -1,21 +1,18 @@
 """Long work in parts: each a file of a folder, written whole or not at all; what is there is not done again.
 
     parts = Parts(folder, form, about, shard, size=1024)
-    parts.work(items, name, compute)          # in as many processes as there are shards, each as often as it is killed
-    for row in join(folder, form).rows: ...   # all rows in the order of the list, as one process would have made them
+    parts.work(items, name, compute)  # in as many processes as there are shards, each as often as it is killed
 
 A shard's images are those of the whole list that its hash deals to it, in their order; part k has the k-th `size` of
 them, so that a process that starts again, and one that does the same shard beside it, make the same files. A part says
 of itself what it was made with, where in the list its images stand, and the last one of a shard how long that list was.
-Knows neither images nor models.
+`joining` makes one result of them. Knows neither images nor models.
 """
 
 import hashlib
-import heapq
 import re
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,10 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-
-from vitcli.errors import CheckpointError, Stopped, UsageError, VitError
-from vitcli.files import LEFTOVER, parse_object, read_typed, sync_folder
+from vitcli.errors import Stopped, UsageError, VitError
+from vitcli.files import LEFTOVER, parse_object, read_typed
 from vitcli.inference.shards import Shard, as_bytes
 from vitcli.text import as_json, plural, safe, some
 
@@ -38,8 +33,7 @@ Item = TypeVar("Item")
 SIZE = 1024  # images a part
 MOST_IMAGES = 1 << 16  # a part
 MOST_ROWS = 1 << 34  # that a list may have
-POLL = 0.2  # seconds between two looks at what other processes have done
-_NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.part-(\d{6})(\.last)?")
+NAME = re.compile(r"shard-(\d{5})-of-(\d{5})\.part-(\d{6})(\.last)?")
 
 
 @dataclass(frozen=True)
@@ -141,7 +135,7 @@ class Parts(Generic[Row]):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise VitError(f"{safe(folder)}: {error.strerror}: no folder for parts") from error
-        there = sorted(_entries(folder, form))
+        there = sorted(entries(folder, form))
         if there:
             head = self._same(there[0])
             if size is not None and size != head.size:
@@ -205,7 +199,7 @@ class Parts(Generic[Row]):
         positions: list[int] = []
         for position, item in enumerate(items):
             images, text = position + 1, name(item)
-            _add(every, text)
+            add_name(every, text)
             if not self.shard.has(text):
                 continue
             if len(block) == self.size:
@@ -213,7 +207,7 @@ class Parts(Generic[Row]):
                 number, block, positions, own = number + 1, [], [], hashlib.sha256()
             block.append(item)
             positions.append(position)
-            _add(own, text)
+            add_name(own, text)
         yield _Block(number, block, positions, own.hexdigest(), Whole(images, every.hexdigest()))
 
     def _there(self, block: "_Block[Any]") -> Head | None:
@@ -253,14 +247,15 @@ class Parts(Generic[Row]):
         return failed
 
 
-def _add(digest: Any, name: str) -> None:
+def add_name(digest: Any, name: str) -> None:
+    """Put `name` into a digest of names, so that others do not give the same."""
     encoded = as_bytes(name)
     digest.update(len(encoded).to_bytes(4) + encoded)
 
 
-def _entries(folder: Path, form: Form[Any]) -> list[Path]:
+def entries(folder: Path, form: Form[Any]) -> list[Path]:
     """The parts in `folder`. Raises UsageError for parts of another form."""
-    found = [path for path in folder.iterdir() if _NAME.match(path.name)]
+    found = [path for path in folder.iterdir() if NAME.match(path.name)]
     if others := [path for path in found if path.name != f"{path.name.removesuffix(form.ending)}{form.ending}"]:
         raise UsageError(f"{safe(others[0])} is no part that ends in {form.ending}: choose another folder")
     return found
@@ -272,13 +267,14 @@ def read_head(path: Path, form: Form[Any]) -> tuple[Head, dict[str, Any]]:
         about = dict(form.head(path))
         head = read_typed(Head, about.pop("part", None), "part")
     except (VitError, ValueError) as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if path.name != head.name + form.ending:
         raise VitError(f"{safe(path)} is {safe(head.name)} by another name: a part is there twice; remove this one")
     return head, about
 
 
-def _damaged(path: Path, error: Exception) -> VitError:
+def damaged(path: Path, error: Exception) -> VitError:
+    """What to say of a part that `error` says is none."""
     said = str(error).removeprefix(f"{safe(path)}: ")
     return VitError(f"{safe(path)} is damaged: {said}; remove it, and the command that made it makes it again")
 
@@ -301,118 +297,6 @@ def difference(found: Mapping[str, Any], wanted: Mapping[str, Any], but: Sequenc
 def _as_kept(about: Mapping[str, Any]) -> dict[str, Any]:
     """`about` as it comes back from a file."""
     return parse_object(as_json(about).encode(), "about")
-
-
-# ---- all parts as one
-
-
-@dataclass(frozen=True, eq=False)
-class Joined(Generic[Row]):
-    """The rows of all parts of a folder, which were found to be all."""
-
-    about: dict[str, Any]  # what they were made with
-    images: int
-    failed: int
-    rows: Iterator[Row]  # in the order of the list
-
-
-def join(folder: Path, form: Form[Row], *, option: str = "--shard") -> Joined[Row]:
-    """The parts in `folder` as one result. Raises VitError for one that is missing, doubled or of something else.
-
-    `option` is what is said to make a missing one.
-    """
-    if not folder.is_dir():
-        raise VitError(f"{safe(folder)}: no such folder")
-    shards: dict[int, list[Head]] = {}
-    about: dict[str, Any] | None = None
-    first: Path | None = None
-    seen: np.ndarray[Any, np.dtype[np.bool_]] | None = None
-    failed, whole = 0, None
-    for path in sorted(_entries(folder, form)):
-        head, own = read_head(path, form)
-        if about is None:
-            about, first = own, path
-        if differs := difference(own, about):
-            raise VitError(f"{safe(path)} was made with {differs} (as {safe(first)} was): these are not one result")
-        if head.whole is not None and whole not in (None, head.whole):
-            raise VitError(f"{safe(path)} is of another list of images than other shards: these are not one result")
-        whole = whole or head.whole
-        failed += head.failed
-        shards.setdefault(head.index, []).append(head)
-    if about is None:
-        raise VitError(f"{safe(folder)} holds no parts that end in {form.ending}")
-    count = next(iter(shards.values()))[0].count
-    for index in range(count):
-        _require_whole(folder, shards.get(index, []), Shard(index, count), option)
-    assert whole is not None
-    seen = np.zeros(whole.images, bool)
-    for head in chain.from_iterable(shards.values()):
-        places = np.array(head.positions, np.int64)
-        if len(places) and (places[-1] >= len(seen) or seen[places].any()):
-            raise VitError(f"{safe(folder / head.name)}{form.ending}: its images are in other parts, too")
-        seen[places] = True
-    if not seen.all():
-        raise VitError(f"{safe(folder)}: {plural(int((~seen).sum()), 'image')} of the list are in none of the parts")
-    names = [[head.name + form.ending for head in heads] for heads in shards.values()]
-    streams = [_placed([folder / name for name in one], form) for one in names]
-    rows = (row for _, row in heapq.merge(*streams, key=lambda placed: placed[0]))
-    return Joined(about, whole.images, failed, rows)
-
-
-def _require_whole(folder: Path, heads: list[Head], shard: Shard, option: str) -> None:
-    """Raises VitError where a part of a shard is missing, or one is left of something else; sorts `heads`."""
-    again = f"`{option} {shard}` makes it" if option == "--shard" else option
-    if any(head.count != shard.count for head in heads):
-        raise VitError(f"{safe(folder)} holds parts of {shard.count} shards and of others: these are not one result")
-    heads.sort(key=lambda head: head.number)
-    ended = [head.number for head in heads if head.whole is not None]
-    there = {head.number for head in heads}
-    missing = sorted(set(range(max(there, default=-1) + 1)) - there)
-    if missing:
-        name = part_name(shard, missing[0])
-        raise VitError(f"{safe(folder)}: {name} is missing: {again}")
-    if not ended:
-        raise VitError(f"{safe(folder)}: shard {shard} is not done: {again}")
-    if ended != [heads[-1].number] or len(there) != len(heads):
-        raise VitError(f"{safe(folder)}: shard {shard} has parts of two lists of images: these are not one result")
-
-
-def _placed(paths: Sequence[Path], form: Form[Row]) -> Iterator[tuple[int, Row]]:
-    """The rows of one shard, each with its place in the list."""
-    for path in paths:
-        head, _ = read_head(path, form)
-        try:
-            rows = form.rows(path)
-        except (VitError, ValueError) as error:
-            raise _damaged(path, error) from None
-        names = hashlib.sha256()
-        for row in rows:
-            _add(names, form.name(row))
-        if len(rows) != len(head.positions) or names.hexdigest() != head.names:
-            raise _damaged(path, CheckpointError("its rows are not those that it names"))
-        yield from zip(head.positions, rows, strict=True)
-
-
-def remove(folder: Path) -> None:
-    """Remove the parts of `folder`, and it where nothing else is in it."""
-    for path in [*folder.iterdir()]:
-        if _NAME.match(path.name) or path.match(LEFTOVER):
-            path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-        sync_folder(folder.parent)
-
-
-# ---- several processes, and one that is told to stop
-
-
-def wait_for_all(folder: Path, count: int) -> None:
-    """Return when each of `count` shards has its last part. Of a dead one, whoever started it ends the wait."""
-    while True:
-        ended = {found[1] for path in folder.iterdir() if (found := _NAME.match(path.name)) and found[4]}
-        if len(ended) >= count:
-            return
-        time.sleep(POLL)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from typing import Any
 from vitcli.data.samples import Samples
 from vitcli.errors import VitError
 from vitcli.inference.embed import Embedding
+from vitcli.inference.joining import join
 from vitcli.inference.part_forms import VectorFiles, vectors_ending
-from vitcli.inference.parts import difference, join
+from vitcli.inference.parts import difference
 from vitcli.inference.predict import Model
 from vitcli.inference.stream import Answer, Source
 from vitcli.metrics import Labels
