@@ -193,23 +193,24 @@ def train(
                 return
             except OutOfMemory:
                 smaller = smaller_micro_batch(settings.recipe)
-                if world.size > 1 or smaller is None:
+                if smaller is None or (world.size > 1 and settings.recipe.shard_model):
                     raise
-                settings = _again(settings, folder, micro_batch=smaller)
+                settings = _again(settings, folder, world, micro_batch=smaller)
                 event: Event = Shrunk(smaller)
             except CannotCompile as error:
                 if world.size > 1:
                     raise
-                settings = _again(settings, folder, compile=False)
+                settings = _again(settings, folder, world, compile=False)
                 event = Uncompiled(str(error))
             task = None
             yield event
 
 
-def _again(settings: Settings, folder: Path, **changes: Any) -> Settings:
+def _again(settings: Settings, folder: Path, world: World, **changes: Any) -> Settings:
     """`settings` with a recipe that this machine can follow, which run.json has from now on."""
-    config = read_config(folder)
-    write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
+    if world.leads:
+        config = read_config(folder)
+        write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
     return replace(settings, recipe=replace(settings.recipe, **changes))
 
 
