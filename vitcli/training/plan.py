@@ -24,7 +24,7 @@ from vitcli.training.report import ScoredSplit
 from vitcli.training.settings import Settings, suited
 from vitcli.training.sharding import require_shardable
 from vitcli.training.task import Task
-from vitcli.training.train import alone, on_machine, processes, restarted, resumed
+from vitcli.training.train import alone, begun, on_machine, processes, require_same, restarted, resumed
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,14 @@ def plan(
     base: Checkpoint | None = None,
     choose: bool = False,
     cache: CacheWish = "auto",
+    again: bool = False,
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it.
 
-    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache`
-    is where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
+    With `again` that is what is left of the run in `out` where there is one, which must be of these settings. With
+    `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache` is
+    where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
     """
     if settings.folds and not alone():
         raise UsageError("--folds works in one process; under torchrun choose --tune all alone")
@@ -74,6 +76,9 @@ def plan(
     settings, off = suited(settings, data)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()
+    if again and begun(folder):
+        require_same(settings, folder, chosen=choose)
+        return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
     left_open, settings = settings.recipe, on_machine(settings, place)
     task = build_task(settings, data, base=base, resolver=resolver)
     require_shardable(settings.recipe, task.model, task.architecture)
@@ -88,8 +93,8 @@ def plan(
         task = retuned(task, settings.tune, data)
     if restarted(settings, folder):
         return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
-    again = reads_again(settings, len(data.train))
-    kept = choose_cache(cache, needed_by(task, settings), again=again, processes=processes())
+    twice = reads_again(settings, len(data.train))
+    kept = choose_cache(cache, needed_by(task, settings), again=twice, processes=processes())
     settings = replace(settings, cache=kept.cache)
     training = settings.tune != "head"
     held = _held(task, place) if training else ""

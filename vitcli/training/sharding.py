@@ -1,7 +1,8 @@
 """A model whose weights, gradients and optimiser's numbers are shared out among the processes (torch's FSDP2).
 
 Each block of a Vision Transformer is put together from everybody's parts when it is computed, and taken apart again.
-What is saved is whole: one tensor after the other is gathered and written, so that nobody holds a second copy.
+What is saved is whole: one tensor after the other is gathered and written, so that nobody holds a second copy. torch's
+part of this takes as long to import as a third of torch, so it is known here by what it can do.
 """
 
 from collections.abc import Iterable
@@ -10,9 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from vitcli.errors import UsageError
 from vitcli.model.vit import VisionTransformer
@@ -46,6 +44,9 @@ def shard(model: nn.Module, world: World) -> None:
 
     Called by all processes, with the same weights in each.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(world.device.type, (world.size,))
     blocks = list(model.blocks) if isinstance(model, VisionTransformer) else []
     owners = [{id(parameter) for parameter in block.parameters()} for block in blocks]
@@ -57,17 +58,21 @@ def shard(model: nn.Module, world: World) -> None:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether `model` is shared out, so that all processes have to compute it together."""
-    return isinstance(model, FSDPModule)
+    return hasattr(model, "set_reshard_after_forward")
 
 
 def own(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, in the same memory; a tensor that is not shared out, itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_shared(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor put together from all processes' parts, which all call this at once; one that is not, itself."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_shared(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 @torch.no_grad()
@@ -75,13 +80,16 @@ def fill(target: Tensor, values: Tensor) -> None:
     """Copy the whole `values` into `target`, of which each process has a part. Raises ValueError for another shape."""
     if target.shape != values.shape:
         raise ValueError(f"values of shape {tuple(values.shape)} for {tuple(target.shape)}")
-    if not isinstance(target, DTensor):
+    if not _is_shared(target):
         target.copy_(values)
         return
-    parts = values.chunk(target.device_mesh.size(), dim=0)  # as fully_shard divides: the last ones may have none
-    rank = target.device_mesh.get_local_rank()
+    mesh: Any = target.device_mesh  # type: ignore[attr-defined]
+    parts, rank = (
+        values.chunk(mesh.size(), dim=0),
+        mesh.get_local_rank(),
+    )  # as fully_shard divides: the last may be none
     if rank < len(parts):
-        target.to_local().copy_(parts[rank])
+        own(target).copy_(parts[rank])
 
 
 def shape_of(model: nn.Module) -> nn.Module:

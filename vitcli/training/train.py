@@ -12,7 +12,7 @@ from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.machine import default_device
-from vitcli.text import safe
+from vitcli.text import command, safe
 from vitcli.training.auto import as_recorded, settled
 from vitcli.training.budget import Clock
 from vitcli.training.build import build_task
@@ -128,6 +128,36 @@ def restarted(settings: Settings, folder: Path) -> bool:
     config = read_config(folder)
     found, own = _settings(folder, config), replace(settings, recipe=as_recorded(settings.recipe, config))
     return found == replace(_anywhere(own), cache=found.cache)  # that is chosen by what is free
+
+
+def begun(folder: Path) -> bool:
+    """Whether `folder` holds a run."""
+    return (folder / "run.json").exists()
+
+
+def require_same(settings: Settings, folder: Path, *, chosen: bool = False) -> None:
+    """Raises UsageError unless the run in `folder` began with `settings`.
+
+    What the machine decides, and with `chosen` what is trained, may be another; the run may have become longer.
+    """
+    config = read_config(folder)
+    found, own = _settings(folder, config), _anywhere(settings)
+    own = replace(own, recipe=as_recorded(own.recipe, config), cache=found.cache)
+    if own.recipe.epochs in config.get("extended_from", ()):
+        own = replace(own, recipe=replace(own.recipe, epochs=found.recipe.epochs))
+    if own.start and found.start:
+        free = {"img_size": found.start.img_size} if own.start.img_size is None else {}
+        free |= {"tune": found.start.tune} if chosen else {}
+        own = replace(own, start=replace(own.start, **free), share=found.share if chosen else own.share)
+    ours, theirs = own.as_dict(), found.as_dict()
+    ours |= {f"recipe.{name}": value for name, value in ours.pop("recipe").items()}
+    theirs |= {f"recipe.{name}": value for name, value in theirs.pop("recipe").items()}
+    differ = [name.removeprefix("recipe.") for name in theirs if ours.get(name) != theirs[name]]
+    if differ:
+        raise UsageError(
+            f"{safe(folder)} holds a run with another {safe(', '.join(differ[:3]))}: {command('--resume', folder)} "
+            "goes on with that, another --out begins this one"
+        )
 
 
 def extend(settings: Settings, folder: Path, device: str | None = None) -> None:
