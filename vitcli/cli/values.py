@@ -19,7 +19,20 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         read_plainly(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, shard_alone(args))
+
+
+_SHARD = re.compile(r"[-0-9/]+|auto")
+
+
+def shard_alone(args: list[str]) -> list[str]:
+    """`args` with the value that `--shard` has where none follows it: whatever follows is then something else."""
+    if "--shard" not in args:
+        return args
+    place = args.index("--shard") + 1
+    if "--" in args[: place - 1] or (place < len(args) and _SHARD.fullmatch(args[place])):
+        return args
+    return [*args[:place], "auto", *args[place:]]
 
 
 def read_plainly(params: Iterable[Any]) -> None:

@@ -176,6 +176,7 @@ def evaluate_labels(
     ignore_unknown: bool = False,
     batch_size: int | None = None,
     exact: bool = False,
+    parts: str | Path | None = None,
     note: Note | None = None,
     progress: Tell | None = None,
 ) -> LabelEvaluation:
@@ -187,7 +188,7 @@ def evaluate_labels(
     loaded = model if isinstance(model, Model) else load(model)
     if loaded.checkpoint.outputs != "labels":
         raise CheckpointError(f"{safe(loaded.checkpoint.name)} gives one class an image: evaluate() measures that")
-    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress)
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, parts and Path(parts))
     if not isinstance(data, str | Path):
         if classes is None:
             raise UsageError("samples have labels alone: give the names of their classes, too")
@@ -208,12 +209,7 @@ def of_split(scoring: Scoring, model: Model, scored: Scored, *, multi_label: boo
 def _of_samples(
     scoring: Scoring, model: Model, samples: Samples, classes: Sequence[str], multi_label: bool
 ) -> LabelEvaluation:
-    if samples.labels.ndim == 1 and not multi_label:
-        raise DataError(
-            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data "
-            "give one: a manifest's `labels` column gives all, --multi-label says that no others hold"
-        )
-    truth, kept, notes = _model_labels(model, samples.labels, classes, scoring.ignore_unknown)
+    truth, kept, notes = truth_of(scoring, model, samples, classes, multi_label)
     wanted = np.flatnonzero(kept)
     logits, read, failed = scoring.answers(model, samples, wanted)
     if not read.any():
@@ -234,6 +230,18 @@ def _of_samples(
         failed=tuple(failed),
         notes=notes,
     )
+
+
+def truth_of(
+    scoring: Scoring, model: Model, samples: Samples, classes: Sequence[str], multi_label: bool
+) -> tuple[Labels, npt.NDArray[np.bool_], tuple[str, ...]]:
+    """What `_model_labels` makes of the samples' labels. Raises DataError, too, where these give one an image."""
+    if samples.labels.ndim == 1 and not multi_label:
+        raise DataError(
+            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data "
+            "give one: a manifest's `labels` column gives all, --multi-label says that no others hold"
+        )
+    return _model_labels(model, samples.labels, classes, scoring.ignore_unknown)
 
 
 def _model_labels(

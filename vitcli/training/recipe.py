@@ -55,6 +55,7 @@ class Recipe:
     token_weight: float = 0.0  # of the distance between a ViT's patch tokens and its teacher's, added to the loss
     amp: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # precision of the forward pass; auto: what suits the device
     compile: bool | None = None  # torch.compile; None, "auto": on a GPU where the run is long enough to gain from it
+    shard_model: bool = False  # under torchrun: weights and what goes with them are shared out among the processes
     grad_checkpointing: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
     ema_decay: float = 0.999  # of the averaged weights that are evaluated and kept; 0 switches it off
     seed: int = 0

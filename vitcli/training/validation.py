@@ -14,6 +14,7 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.machine import decoding_threads, on_cpu
 from vitcli.training.distributed import World
 from vitcli.training.precision import autocast
+from vitcli.training.sharding import is_sharded
 from vitcli.training.task import Task
 
 BATCH = 64
@@ -34,7 +35,7 @@ class Validation:
         return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, whose tensors a model that is shared out could not train with afterwards
 def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
     """`model` on the whole split `samples`, shared between the processes without padding: no image counts twice.
 
@@ -53,6 +54,11 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
             logits = model(pixels.to(world.device, non_blocking=True))
         right.append((logits.argmax(dim=1) == labels).sum())
         lost.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+    if is_sharded(model):  # all compute it equally often
+        most = math.ceil(math.ceil(len(samples) / world.size) / size) - math.ceil(len(mine) / size)
+        for _ in range(most):
+            with autocast(recipe.amp, world.device):
+                model(torch.zeros(1, task.preprocess.in_chans, *task.preprocess.size, device=world.device))
     n, correct, loss = world.sum([float(len(mine)), *(sum(torch.stack(each).tolist()) for each in (right, lost))])
     return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 

@@ -13,10 +13,20 @@ from vitcli.text import as_json, csv_cell, safe, some
 
 
 @dataclass(frozen=True)
+class Described:
+    """What predictions that were kept say of their model."""
+
+    name: str
+    revision: str | None
+    outputs: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Said:
     """Of what model predictions are, and what each of them says beside its classes."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint | Described"
     data: str | None  # of the held-out images by which familiarity is measured; None: nothing is known of it
     rejects: bool = False
     sets: float | None = None  # how often the truth is in the set of classes
@@ -47,7 +57,9 @@ def write_jsonl(predictions: Iterable[Prediction], said: Said) -> int:
 
 def write_json(predictions: Iterable[Prediction], said: Said) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
-    print(as_json(document_head(said.checkpoint, said.sets))[:-1] + ', "predictions": [', end="")
+    model = said.checkpoint
+    head = document_head(model.name, model.revision, model.outputs, said.sets)
+    print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):
         failed += prediction.error is not None
