@@ -47,6 +47,16 @@ RejectOpt = Annotated[
 SetsOpt = Annotated[
     str | None, typer.Option("--sets", help="Also the set of classes that holds the truth so often: 90%.")
 ]
+WhyOpt = Annotated[
+    bool, typer.Option("--why", help="Draw what in each image spoke for its first class, over the picture.")
+]
+WhyClassOpt = Annotated[
+    str | None, typer.Option("--why-class", help="With --why: for this class, whatever the answer.")
+]
+WhyOutOpt = Annotated[
+    str | None,
+    typer.Option("--out", "-o", help="With --why: the folder of the pictures, and of one page of several; why/."),
+]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 
@@ -60,6 +70,9 @@ def predict(
     from_file: FromFileOpt = None,
     reject: RejectOpt = None,
     sets: SetsOpt = None,
+    why: WhyOpt = False,
+    why_class: WhyClassOpt = None,
+    out: WhyOutOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
     precision: EnginePrecisionOpt = "auto",
@@ -74,6 +87,11 @@ def predict(
     refuse_inputs(images, from_file)
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
+    for option, value in (("--why-class", why_class), ("--out", out)):
+        if value is not None and not why:
+            raise UsageError(f"{option} goes with --why; without it, it would change nothing")
+    if why and precision == "int8":
+        raise UsageError("--why explains the model as it is, not as --precision int8 rounds it: leave one of them out")
     from vitcli.checkpoint.naming import named
     from vitcli.cli.console import note, resolved
     from vitcli.cli.views import predictions as prediction_view
@@ -86,6 +104,12 @@ def predict(
         note(_what_was_taken(checkpoint))
     found = images_named(images, from_file)
     rejected, held = share(reject, "--reject"), share(sets, "--sets")
+    explainer = None
+    if why:
+        from vitcli.cli.why import Why
+
+        explainer = Why(checkpoint, found, label=why_class, out=out, device=device, exact=exact)
+        found = iter(explainer.images)
     loaded = load(checkpoint, engine=engine, precision=precision, device=device)
     refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
@@ -99,7 +123,11 @@ def predict(
         loaded.familiarity.facts.data if loaded.familiarity else None,
         rejects=rejected is not None,
         sets=held,
+        why=why,
+        page=explainer.page if explainer else None,
     )
+    if explainer:
+        predictions = explainer.explained(predictions)
     write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
     if failed := write(predictions, said):
         note(f"{failed} of the images could not be read")
