@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitcli.cli import (
+    bench,
     check,
     compare,
     convert,
@@ -140,5 +141,6 @@ for one in (
     push.push,
     models.models,
     serve.serve,
+    bench.bench,
 ):
     app.command(cls=Command)(one)

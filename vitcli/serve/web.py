@@ -83,7 +83,7 @@ def is_web(folder: Path) -> bool:
     if not any(folder.iterdir()):
         return True
     try:
-        return json.loads((folder / "model.json").read_bytes())["schema"] == SCHEMA
+        return bool(json.loads((folder / "model.json").read_bytes())["schema"] == SCHEMA)
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
