@@ -21,9 +21,11 @@ from vitcli.cli.options import (
 )
 from vitcli.cli.parts import (
     MergeOpt,
+    OnOpt,
     PartSizeOpt,
     ShardOpt,
     Work,
+    computed_on,
     device_here,
     file_by_parts,
     refuse_shard,
@@ -72,6 +74,7 @@ def embed(
     shard: ShardOpt = None,
     part_size: PartSizeOpt = None,
     merge: MergeOpt = None,
+    on: OnOpt = None,
 ) -> None:
     """Turn images into vectors for search, clustering or a classifier of your own: a row an image, in order.
 
@@ -89,6 +92,8 @@ def embed(
     if out is None:
         raise UsageError("--out is missing: a file ending in .parquet, .npz or .csv, or - for JSON lines")
     several_need_a_file(out)
+    if on and out == "-":
+        raise UsageError("--on computes for a file: name it with --out")
     from vitcli.cli.console import note, resolved, waiting
     from vitcli.data.sources import read_splits
     from vitcli.inference.embed import Embedder, Labelled, labelled_sources
@@ -139,10 +144,11 @@ def embed(
         {**embedder.about(), "rows": rows}, items, lambda item: item.name, embedder.embeddings, "computing vectors",
         part_size, part_bytes(embedder.shape, SIZE),
     )  # fmt: skip
-    if shard is not None:
-        shard_into(path, work, parse_shard(shard))
-    else:
-        file_by_parts(path, work, lambda joined: _write_joined(joined, path))
+    with computed_on(on, out, embedder.stream, {"--shard": shard, "--data": data}):
+        if shard is not None:
+            shard_into(path, work, parse_shard(shard))
+        else:
+            file_by_parts(path, work, lambda joined: _write_joined(joined, path))
 
 
 def _merged(folder: Path, out: str) -> None:

@@ -1,13 +1,14 @@
 """Long work in parts, as predict, embed and evaluate offer it: shares of the images, and a file gone on with."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import typer
 
+from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vitcli.inference.joining import Joined
     from vitcli.inference.parts import Form
     from vitcli.inference.shards import Shard
+    from vitcli.inference.stream import Stream
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -34,6 +36,31 @@ PartSizeOpt = Annotated[
     int | None,
     typer.Option("--part-size", min=1, max=1 << 16, help="Images a part, the most that a kill can cost; 1024."),
 ]
+
+
+OnOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--on", help="Compute on a Ray cluster: ray for this machine's, or ray://HOST:10001; with --out FILE."
+    ),
+]
+
+
+@contextmanager
+def computed_on(on: str | None, out: str | None, stream: "Stream", refused: Mapping[str, Any]) -> Iterator[None]:
+    """Have `stream` compute on the cluster `on`, if there is one. Raises UsageError for what would not go with it."""
+    if on is None:
+        yield
+        return
+    from vitcli.inference.on_ray import address_of, cluster, send
+
+    address = address_of(on)
+    if out in (None, "-"):
+        raise UsageError("--on computes for a file: name it with --out")
+    refuse(refused, "--on has the cluster share the work, of images that are files")
+    with cluster(address):
+        send(stream)
+        yield
 
 
 @dataclass(frozen=True, eq=False)

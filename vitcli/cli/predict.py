@@ -30,9 +30,11 @@ from vitcli.cli.options import (
 )
 from vitcli.cli.parts import (
     MergeOpt,
+    OnOpt,
     PartSizeOpt,
     ShardOpt,
     Work,
+    computed_on,
     device_here,
     file_by_parts,
     refuse_shard,
@@ -104,6 +106,7 @@ def predict(
     shard: ShardOpt = None,
     part_size: PartSizeOpt = None,
     merge: MergeOpt = None,
+    on: OnOpt = None,
 ) -> None:
     """Name what is in each image.
 
@@ -156,9 +159,10 @@ def predict(
         which = "; those above their thresholds are shown" if loaded.thresholds and top is None else ""
         note(f"each label is judged by itself (multi-label): probabilities do not add up to 1{which}")
     wishes: dict[str, Any] = {"top_k": top, "exact": exact, "reject": rejected, "sets": held}
-    if out is not None and not why:
-        _in_parts(loaded, found, wishes, batch_size, path or Path(out), shard, part_size)
-        return
+    with computed_on(on, out, loaded.stream, {"--shard": shard, "--why": why}):
+        if out is not None and not why:
+            _in_parts(loaded, found, wishes, batch_size, path or Path(out), shard, part_size)
+            return
     predictions = loaded.predict(found, batch_size=batch_size, **wishes)
     said = prediction_view.Said(
         checkpoint,

@@ -145,6 +145,11 @@ class Embedder:
             one, item = _embedding(self._normalize, self.dtype, answer), waiting.popleft()
             yield replace(one, label=item.label, split=item.split)
 
+    @property
+    def stream(self) -> Stream:
+        """What computes."""
+        return self._stream
+
     def settle(self) -> str:
         """Compute as for many images from now on, and say by what."""
         return str(self._stream.about()["engine"])

@@ -221,6 +221,11 @@ class Model:
             "vitcli": __version__,
         }
 
+    @property
+    def stream(self) -> Stream:
+        """What computes."""
+        return self._stream
+
     def answers_about(self) -> dict[str, Any]:
         """What `answers` are made with."""
         return self._stream.about()

@@ -93,15 +93,28 @@ class Stream:
         if checkpoint.exported and output not in ("logits", "signature"):
             raise UsageError(f"{safe(checkpoint.name)} gives logits and nothing before them: name its checkpoint")
         self.checkpoint = checkpoint
-        self._check = check
         self._engine: EngineName | Literal["auto"] = engine
         self._precision: Numbers = precision
         self._device = device
         self._output: Output = output
         self._opened: dict[tuple[EngineName, int, bool], Engine] = {}
         self._opening = Lock()
+        self._check = check
+        self.elsewhere: Callable[..., Iterator[Answer]] | None = None  # what answers instead of this process
         self._many = False
         self.choose(1)  # wishes that exclude each other are an error at once
+
+    @property
+    def device(self) -> str:
+        """Where torch would compute."""
+        return self._device or default_device()
+
+    def another(self, engine: EngineName) -> "Stream":
+        """One like this, in whatever process, with nothing read yet."""
+        return Stream(
+            self.checkpoint, engine=engine, precision=self._precision, device=self._device, output=self._output,
+            check=self._check,
+        )  # fmt: skip
 
     def settle(self) -> Choice:
         """Compute from now on as for many images, however few are left: parts of one result are made alike."""
@@ -114,7 +127,7 @@ class Stream:
         from vitcli.checkpoint.weights import weights_digest
 
         choice = self.settle()
-        device = "cpu" if choice.engine == "onnxruntime" else (self._device or default_device()).partition(":")[0]
+        device = "cpu" if choice.engine == "onnxruntime" else self.device.partition(":")[0]
         return {
             "model": self.checkpoint.public_name,
             "source": self.checkpoint.source,
@@ -135,6 +148,9 @@ class Stream:
         self, sources: Iterator[Source], *, batch_size: int | None = None, exact: bool = False
     ) -> Iterator[Answer]:
         """One answer for each source, in their order; `batch_size` of them are computed together."""
+        if self.elsewhere is not None:
+            yield from self.elsewhere(sources, batch_size=batch_size, exact=exact)
+            return
         cpus = available_cpus()
         first = list(islice(sources, LOOK_AHEAD if gpu_visible() else cpus // 2 + 1))
         engine = self.choose(len(first)).engine
@@ -171,7 +187,7 @@ class Stream:
         return IMAGES_ON_GPU if self._on_gpu(engine) else IMAGES_PER_CALL[engine]
 
     def _on_gpu(self, engine: EngineName) -> bool:
-        return engine == "torch" and not on_cpu(self._device or default_device())
+        return engine == "torch" and not on_cpu(self.device)
 
     def _open(self, engine: EngineName, at_once: int, spin: bool = True) -> Engine:
         with self._opening:
