@@ -146,9 +146,8 @@ def main() -> None:
         error = found.gain.std(ddof=1) / len(x) ** 0.5
         classes = likeness(maps[:32], maps_of(method, model, x[:32], second[:32]))
         after = [likeness(maps[:16], maps_of(method, other, x[:16], first[:16])) for other in others.values()]
-        cost = seconds(
-            lambda: method(model, x[:1], first[:1]), 3 if name in ("occlusion", "integrated-gradients") else 9
-        )
+        rounds = 3 if name in ("occlusion", "integrated-gradients") else 9
+        cost = seconds(partial(method, model, x[:1], first[:1]), rounds)
         print(
             f"| {name} | {deletion.mean():.3f} | {insertion.mean():.3f} | {found.gain.mean():.3f} ± {error:.3f} "
             f"| {np.nanmean(classes):.2f} | {halves(method, model, x, first, 32):.0%} "
