@@ -23,7 +23,7 @@ from tests.helpers.familiar import write_familiar
 from tests.helpers.serving import picture
 from tests.helpers.terminal import vit
 from vitcli.inference.predict import load
-from vitcli.inference.stream import Answer, Source
+from vitcli.inference.stream import Answer, Source, Stream
 from vitcli.serve.access import Access
 from vitcli.serve.app import build_app
 from vitcli.serve.line import Line
@@ -338,6 +338,43 @@ def test_an_answer_that_takes_too_long_frees_its_place(lines: dict[str, Line]) -
     assert (slow.status_code, "too much to do" in slow.json()["error"]) == (503, True)
     assert client.get("/health").json()["waiting"] == 0
     go.set()
+
+
+def test_for_who_has_left_nothing_is_computed(lines: dict[str, Line]) -> None:
+    line = next(iter(lines.values()))
+    computed: list[str] = []
+    compute = line.opened.compute
+
+    def counted(batch: Sequence[Source]) -> list[Answer]:
+        computed.extend(source.name for source in batch)
+        return compute(batch)
+
+    line.opened = replace(line.opened, compute=counted)
+    begun, go = held(line)
+    first = line.put("first", picture())
+    assert begun.wait(60)
+    said = iter([{"type": "http.request", "body": picture(), "more_body": False}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(said)
+
+    async def send(message: Any) -> None:
+        pass
+
+    path = {"type": "http", "method": "POST", "path": "/predict", "query_string": b""}
+    asyncio.run(build_app(lines, Access(local=True))({**path, "headers": [(b"host", b"localhost")]}, receive, send))
+    go.set()
+    assert first.result(60).error is None
+    assert line.put("last", picture()).result(60).error is None
+    assert computed == ["first", "last"]
+
+
+@pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("cuda", 64)])
+def test_only_a_gpu_computes_several_together(
+    device: str, together: int, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stream, "_open", lambda *_, **__: None)
+    assert load(folders[0], engine="torch", device=device).opened().together == together
 
 
 def test_a_body_that_does_not_come_is_given_up(lines: dict[str, Line]) -> None:

@@ -87,8 +87,6 @@ class Service:
             del body
             futures = [asyncio.wrap_future(line.put(upload.name, upload.data)) for upload in uploads]
             answers = await self._answers(futures, request)
-        if answers is None:
-            return Response(status_code=400)  # nobody reads it
         predictions = [as_dict(line.model.prediction(answer, wishes)) for answer in answers]
         failed = all("error" in prediction for prediction in predictions)
         return _json(
@@ -97,8 +95,8 @@ class Service:
             headers={"server-timing": f"predict;dur={1000 * (time.monotonic() - began):.1f}"},
         )
 
-    async def _answers(self, futures: "list[asyncio.Future[Answer]]", request: Request) -> list[Answer] | None:
-        """All of them; None when whoever asked has gone. Raises Refused when it takes too long."""
+    async def _answers(self, futures: "list[asyncio.Future[Answer]]", request: Request) -> list[Answer]:
+        """All of them. Raises Refused when it takes too long, or whoever asked has gone and will not read why."""
         answers = asyncio.gather(*futures)
         gone = asyncio.ensure_future(request.receive())  # the next that comes after a body
         try:
@@ -106,8 +104,6 @@ class Service:
             await asyncio.wait(first, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if answers.done():
                 return answers.result()
-            if gone.done():
-                return None
             raise Refused(503, f"no answer within {self._limits.seconds:g} s: this server has too much to do")
         finally:
             gone.cancel()
