@@ -22,6 +22,7 @@ FLOORS = (
     {"checkpoint"},
     {"data", "onnx"},
     {"model", "images", "report"},
+    {"storage"},
     {"files"},
     {"errors", "machine", "metrics", "privacy", "text"},
 )

@@ -6,6 +6,8 @@
 Class names, temperature and the best classes of each; how images become logits is in `stream`. Prints nothing.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vitcli import __version__
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.familiarity import Familiarity, check_signature, read_familiarity
 from vitcli.checkpoint.naming import named, placeholders
@@ -49,13 +52,13 @@ class Prediction:
     set: tuple[Score, ...] | None = None  # with `sets`: the classes that it may be
 
 
-def document_head(checkpoint: Checkpoint, sets: float | None = None) -> dict[str, Any]:
-    """What a JSON document of predictions says of all of them; `predictions`, a list of `as_dict`, follows."""
+def document_head(name: str, revision: str | None, outputs: str, sets: float | None = None) -> dict[str, Any]:
+    """What a JSON document says of all predictions of the model `name`; `predictions`, a list of `as_dict`, follows."""
     return {
         "schema": "vit.predict/1",
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
-        "outputs": checkpoint.outputs,
+        "model": name,
+        "revision": revision,
+        "outputs": outputs,
         **({} if sets is None else {"sets": sets}),
     }
 
@@ -190,6 +193,42 @@ class Model:
         if answer.values is None:
             return Prediction(answer.name, error=answer.error)
         return self._prediction(answer.name, answer.values, wishes)
+
+    def about(
+        self,
+        *,
+        top_k: int | None = None,
+        exact: bool = False,
+        reject: float | None = None,
+        sets: float | None = None,
+    ) -> dict[str, Any]:
+        """What predictions with these wishes are made with, so that parts of one result can be told from others."""
+        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
+        return {
+            "schema": "vit.predict-part/1",
+            "name": self.checkpoint.name,
+            **self._stream.about(),
+            "outputs": self.checkpoint.outputs,
+            "labels": labels,
+            "temperature": self.temperature,
+            "thresholds": self.thresholds,
+            "familiarity": self.familiarity is not None,
+            "top": top_k,
+            "exact": exact,
+            "reject": reject,
+            "sets": sets,
+            "least": self._least_probability(sets),
+            "vitcli": __version__,
+        }
+
+    @property
+    def stream(self) -> Stream:
+        """What computes."""
+        return self._stream
+
+    def answers_about(self) -> dict[str, Any]:
+        """What `answers` are made with."""
+        return self._stream.about()
 
     def answers(
         self, sources: Iterator[Source], *, batch_size: int | None = None, exact: bool = False

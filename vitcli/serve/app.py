@@ -89,8 +89,9 @@ class Service:
             answers = await self._answers(futures, request)
         predictions = [as_dict(line.model.prediction(answer, wishes)) for answer in answers]
         failed = all("error" in prediction for prediction in predictions)
+        model = line.model.checkpoint
         return _json(
-            {**document_head(line.model.checkpoint, sets), "predictions": predictions},
+            {**document_head(model.name, model.revision, model.outputs, sets), "predictions": predictions},
             status=422 if failed else 200,
             headers={"server-timing": f"predict;dur={1000 * (time.monotonic() - began):.1f}"},
         )
