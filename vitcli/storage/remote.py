@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -219,6 +218,8 @@ def _signature(info: dict[str, Any]) -> Signature:
 
 def _nanoseconds(date: Any) -> int:
     """Since 1970; 0 where nobody knows."""
+    from email.utils import parsedate_to_datetime  # takes a while to import
+
     try:
         if isinstance(date, str):
             date = datetime.fromisoformat(date) if date[:4].isdigit() else parsedate_to_datetime(date)
