@@ -16,7 +16,7 @@ ROOT = Path(vitcli.__file__).parent
 FLOORS = (
     {"__main__"},
     {"cli"},
-    {"comparison"},
+    {"comparison", "serve"},
     {"training"},
     {"inspection", "inference"},
     {"checkpoint"},

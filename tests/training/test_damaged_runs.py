@@ -168,7 +168,7 @@ class TestRecipes:
             (b'[model]\n"\\u001b[31m" = 3', r"model.\x1b[31m is not known"),
             (b'["\\u001b[31m"]', r"unknown section [\x1b[31m]"),
             (b'[recipe]\n"\\u001b[31m" = 3', r"no recipe setting '\x1b[31m'"),
-            (b"[recipe]\nbetas = [0.9]", "betas = [0.9] should be of type tuple"),
+            (b"[recipe]\nbetas = [0.9]", "betas must be a list of 2, not [0.9]"),
             (b"[recipe]\nbetas = [0.9, 1.0]", "two numbers from 0 to below 1"),
             (b'[recipe]\nrandaugment = "rand-n9999999"', "randaugment is 'rand-n9999999'"),
             (b'[recipe]\nrandaugment = "trivial"', "it must be written as timm does"),

@@ -351,7 +351,7 @@ class TestRecipe:
         [
             ({"learning_rate": 1}, "no recipe setting 'learning_rate'"),
             ({"epoch": 1}, "Did you mean 'epochs'"),
-            ({"epochs": "ten"}, "should be of type float"),
+            ({"epochs": "ten"}, "epochs must be a number, not 'ten'"),
             ({"batch_size": True}, None),
             ({"lr": -1}, "lr is -1.0, it must be above 0"),
             ({"epochs": 0}, "epochs is 0.0, it must be above 0"),

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitcli.cli import (
+    bench,
     check,
     compare,
     convert,
@@ -26,6 +27,7 @@ from vitcli.cli import (
     predict,
     push,
     resize_posemb,
+    serve,
     similar,
     train,
 )
@@ -138,5 +140,7 @@ for one in (
     export.export,
     push.push,
     models.models,
+    serve.serve,
+    bench.bench,
 ):
     app.command(cls=Command)(one)

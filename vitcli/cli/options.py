@@ -94,7 +94,13 @@ ClassNamesOpt = Annotated[
 ExactOpt = Annotated[bool, typer.Option("--exact", help="timm's pixels of the upright picture, bit for bit; slower.")]
 RecipeOpt = Annotated[str | None, typer.Option("--recipe", help="A shipped recipe by name, or a TOML file.")]
 OutOpt = Annotated[str | None, typer.Option("--out", "-o", help="Folder to write; runs/<data>-<n> by default.")]
-ResumeOpt = Annotated[str | None, typer.Option("--resume", help="Run folder to go on with, exactly where it stopped.")]
+ResumeOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        help="Run folder to go on with, exactly where it stopped; auto: the run in --out, begun where there is none.",
+    ),
+]
 ArchitectureOpt = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Architecture by timm's name; a small ViT fit for the images by default."),

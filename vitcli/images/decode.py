@@ -88,8 +88,8 @@ def open_image(source: Where | bytes, *, name: str | None = None, shrink: Shrink
     A JPEG comes at 1/2, 1/4 or 1/8 of its size where `shrink`, which nothing else is asked of, allows so much
     (`scale_of` tells which). `name` is for messages. Raises ImageError.
     """
-    name = safe(name if name is not None else "image" if isinstance(source, bytes) else source)
-    with io.BytesIO(source) if isinstance(source, bytes) else _opened_file(source, name) as file:
+    name = _name_of(source, name)
+    with _file_of(source, name) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
             return _decode(file, name, shrink)
@@ -124,10 +124,13 @@ def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]
     return width / image.width, height / image.height
 
 
-def image_size(path: Where) -> tuple[int, int]:
-    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError."""
-    name = safe(path)
-    with _opened_file(path, name) as file:
+def image_size(source: Where | bytes, *, name: str | None = None) -> tuple[int, int]:
+    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError.
+
+    `source` and `name` as for `open_image`.
+    """
+    name = _name_of(source, name)
+    with _file_of(source, name) as file:
         try:
             return _opened(file, name).size
         except ImageError:
@@ -179,6 +182,14 @@ def _moves(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # a second frame that is damaged does not matter
         return False
+
+
+def _name_of(source: Where | bytes, name: str | None) -> str:
+    return safe(name if name is not None else "image" if isinstance(source, bytes) else source)
+
+
+def _file_of(source: Where | bytes, name: str) -> IO[bytes]:
+    return io.BytesIO(source) if isinstance(source, bytes) else _opened_file(source, name)
 
 
 def _opened_file(path: Where, name: str) -> IO[bytes]:

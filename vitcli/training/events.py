@@ -92,7 +92,8 @@ class FoldScored:
     fold: int  # from 1
     folds: int
     n: int  # images
-    accuracy: float
+    score: float
+    measure: str = "accuracy"  # which that is
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vitcli.data.split import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.machine import default_device
 from vitcli.storage.named import absolute, is_address, is_pattern
-from vitcli.text import safe
+from vitcli.text import command, safe
 from vitcli.training.auto import as_recorded, settled
 from vitcli.training.budget import Clock
 from vitcli.training.build import build_task
@@ -131,6 +131,36 @@ def restarted(settings: Settings, folder: Path) -> bool:
     return found == replace(_anywhere(own), cache=found.cache)  # that is chosen by what is free
 
 
+def begun(folder: Path) -> bool:
+    """Whether `folder` holds a run."""
+    return (folder / "run.json").exists()
+
+
+def require_same(settings: Settings, folder: Path, *, chosen: bool = False) -> None:
+    """Raises UsageError unless the run in `folder` began with `settings`.
+
+    What the machine decides, and with `chosen` what is trained, may be another; the run may have become longer.
+    """
+    config = read_config(folder)
+    found, own = _settings(folder, config), _anywhere(settings)
+    own = replace(own, recipe=as_recorded(own.recipe, config), cache=found.cache)
+    if own.recipe.epochs in config.get("extended_from", ()):
+        own = replace(own, recipe=replace(own.recipe, epochs=found.recipe.epochs))
+    if own.start and found.start:
+        free = {"img_size": found.start.img_size} if own.start.img_size is None else {}
+        free |= {"tune": found.start.tune} if chosen else {}
+        own = replace(own, start=replace(own.start, **free), share=found.share if chosen else own.share)
+    ours, theirs = own.as_dict(), found.as_dict()
+    ours |= {f"recipe.{name}": value for name, value in ours.pop("recipe").items()}
+    theirs |= {f"recipe.{name}": value for name, value in theirs.pop("recipe").items()}
+    differ = [name.removeprefix("recipe.") for name in theirs if ours.get(name) != theirs[name]]
+    if differ:
+        raise UsageError(
+            f"{safe(folder)} holds a run with another {safe(', '.join(differ[:3]))}: {command('--resume', folder)} "
+            "goes on with that, another --out begins this one"
+        )
+
+
 def extend(settings: Settings, folder: Path, device: str | None = None) -> None:
     """Write what a resumed run has new into its run.json: more epochs, where its data are, what it goes on with.
 
@@ -194,23 +224,24 @@ def train(
                 return
             except OutOfMemory:
                 smaller = smaller_micro_batch(settings.recipe)
-                if world.size > 1 or smaller is None:
+                if smaller is None or (world.size > 1 and settings.recipe.shard_model):
                     raise
-                settings = _again(settings, folder, micro_batch=smaller)
+                settings = _again(settings, folder, world, micro_batch=smaller)
                 event: Event = Shrunk(smaller)
             except CannotCompile as error:
                 if world.size > 1:
                     raise
-                settings = _again(settings, folder, compile=False)
+                settings = _again(settings, folder, world, compile=False)
                 event = Uncompiled(str(error))
             task = None
             yield event
 
 
-def _again(settings: Settings, folder: Path, **changes: Any) -> Settings:
+def _again(settings: Settings, folder: Path, world: World, **changes: Any) -> Settings:
     """`settings` with a recipe that this machine can follow, which run.json has from now on."""
-    config = read_config(folder)
-    write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
+    if world.leads:
+        config = read_config(folder)
+        write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
     return replace(settings, recipe=replace(settings.recipe, **changes))
 
 

@@ -14,6 +14,7 @@ from vitcli.images.preprocess import Preprocess
 from vitcli.machine import decoding_threads, on_cpu
 from vitcli.training.distributed import World
 from vitcli.training.precision import autocast
+from vitcli.training.sharding import is_sharded
 from vitcli.training.task import Task
 
 BATCH = 64
@@ -34,7 +35,7 @@ class Validation:
         return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, whose tensors a model that is shared out could not train with afterwards
 def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
     """`model` on the whole split `samples`, shared between the processes without padding: no image counts twice.
 
@@ -43,33 +44,39 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
     model.eval()
     recipe = task.recipe
     mine = range(world.rank, len(samples), world.size)
-    if task.data.multi_label:
-        return _validate_labels(model, task, samples, world)
-    right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
     size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
+    if task.data.multi_label:
+        return _validate_labels(model, task, samples, mine, size, world)
+    right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
     for pixels, indices in batches(samples, mine, task.preprocess, size):
         labels = torch.from_numpy(samples.labels[indices]).to(world.device, non_blocking=True)
         with autocast(recipe.amp, world.device):
             logits = model(pixels.to(world.device, non_blocking=True))
         right.append((logits.argmax(dim=1) == labels).sum())
         lost.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
+    if is_sharded(model):  # all compute it equally often
+        most = math.ceil(math.ceil(len(samples) / world.size) / size) - math.ceil(len(mine) / size)
+        for _ in range(most):
+            with autocast(recipe.amp, world.device):
+                model(torch.zeros(1, task.preprocess.in_chans, *task.preprocess.size, device=world.device))
     n, correct, loss = world.sum([float(len(mine)), *(sum(torch.stack(each).tolist()) for each in (right, lost))])
     return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
-def _validate_labels(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
-    """`validate` for several labels an image, in one process: a ranking cannot be put together from parts."""
+def _validate_labels(
+    model: nn.Module, task: Task, samples: Samples, mine: range, size: int, world: World
+) -> Validation:
+    """`validate` for several labels an image: a ranking cannot be put together from parts, so all get all logits."""
     from vitcli.inference.multilabel import average_precision  # with what predicts, for which no start waits
 
-    recipe = task.recipe
-    size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
-    found = []
-    for pixels, _ in batches(samples, range(len(samples)), task.preprocess, size):
-        with autocast(recipe.amp, world.device):
-            found.append(model(pixels.to(world.device, non_blocking=True)).float().cpu())
-    if not found:
+    if not len(samples):
         return Validation(0, 0.0, 0.0)
-    logits, labels = torch.cat(found), torch.from_numpy(samples.labels)  # (N, K) both
+    shared = torch.zeros(samples.labels.shape, device=world.device)  # (N, K)
+    for pixels, indices in batches(samples, mine, task.preprocess, size):
+        with autocast(task.recipe.amp, world.device):
+            shared[indices] = model(pixels.to(world.device, non_blocking=True)).float()
+    world.add(shared)
+    logits, labels = shared.cpu(), torch.from_numpy(samples.labels)  # (N, K) both
     loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum").item() / len(labels)
     exact = ((logits > 0) == labels.bool()).all(dim=1).float().mean().item()
     each = [average_precision(logits[:, k].numpy(), samples.labels[:, k]) for k in range(logits.shape[1])]
