@@ -63,3 +63,7 @@ def test_similar_pictures_among_members() -> None:
     result = vit("similar e.npz shards/train-002.tar#000009.png -m model -k 1 --json")
     assert "shards/train-002.tar#000009.png" in result.stdout
     assert result.exit_code == 0
+    for among in ("photos", "shards", "'shards/*.tar'", "shards/train-002.tar"):
+        found = vit(f"similar {among} shards/train-002.tar#000009.png -m model -k 1 --json")
+        assert '"similarity": 1.0' in found.stdout or "0.99999" in found.stdout
+        assert found.exit_code == 0
