@@ -118,6 +118,25 @@ def test_addresses_name_images(tmp_path: Path, memory: str) -> None:
         open_image(next(find_images([f"{address}/9.png"])).source)
 
 
+def test_data_sets_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfFileSystem, constants
+
+    folder = write_class_stripes(tmp_path / "photos", {"a": 0, "b": 1, "c": 2}, each=9)
+    write_shards(tmp_path / "hub" / "org" / "name" / "data", read_splits(folder), each=10)
+    (tmp_path / "hub" / "org" / "name" / "README.md").write_text("a card")
+    with stores.running(tmp_path / "hub", hub=True) as store:
+        monkeypatch.setattr(constants, "ENDPOINT", store.url)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            store.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        HfFileSystem.clear_instance_cache()
+        same(folder, "hf://datasets/org/name")
+        found = read_splits("hf://datasets/org/name/data")
+        assert found.named["train"].name(3) == "hf://datasets/org/name/data/train-000.tar#000003.png"
+
+
 def test_a_web_server_is_read_by_ranges_and_once(tmp_path: Path, web: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 1000)
     monkeypatch.setattr(remote, "BLOCK", 1000)
