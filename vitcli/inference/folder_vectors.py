@@ -28,7 +28,10 @@ Known = dict[str, Vectors]  # by a digest of the file
 def folder_vectors(
     folder: str | Path, embedder: Embedder, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Held, list[Unreadable]]:
-    """The images in `folder` and below, or in an archive, in natural order, and those that cannot be read. Raises VitError for none."""
+    """The images in `folder` and below, or in an archive, in order, and those that cannot be read.
+
+    Raises VitError for none.
+    """
     images = list(find_images([folder]))
     if not images:
         raise VitError(f"no images in {safe(folder)}")
