@@ -33,8 +33,9 @@ from vitcli.training import train as training
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.fit import fit
-from vitcli.training.folder import Run, evaluations, read_config, read_metrics
+from vitcli.training.folder import Run, read_config
 from vitcli.training.learner import OutOfMemory, least_bytes, require_room
+from vitcli.training.log import evaluations, read_metrics
 from vitcli.training.recipe import Recipe, load_recipe, override
 from vitcli.training.settings import Settings
 from vitcli.training.state import Position, load_state, save_state

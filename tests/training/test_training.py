@@ -32,7 +32,7 @@ from vitcli.training.auto import settled
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
-from vitcli.training.events import Evaluated, Stepped
+from vitcli.training.events import Evaluated, Stepped, Validation
 from vitcli.training.folder import create_run_folder
 from vitcli.training.learner import Learner
 from vitcli.training.lock import locked
@@ -40,7 +40,7 @@ from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
 from vitcli.training.settings import Settings
 from vitcli.training.state import Position, load_state, save_state
-from vitcli.training.validation import Validation, validate
+from vitcli.training.validation import validate
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, risk_figure, svg
 from vitcli.report.page import Page, small_png
 from vitcli.text import command, safe
-from vitcli.training.folder import read_config, read_metrics
+from vitcli.training.folder import read_config
 from vitcli.training.keeping import Forgotten, forgotten, in_words
+from vitcli.training.log import read_metrics
 
 if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for this
     from vitcli.inference.evaluate import Evaluation
