@@ -65,7 +65,7 @@ def send(stream: Stream) -> None:
     """Have `stream` compute on the cluster from now on, with the engine that suits this machine."""
     choice = stream.settle()
     gpus = int(choice.engine == "torch" and not on_cpu(stream.device))
-    stream.elsewhere = OnRay(partial(stream.another, choice.engine), stream.checkpoint.preprocess, gpus)
+    stream.elsewhere = OnRay(stream.maker(choice.engine), stream.checkpoint.preprocess, gpus)
 
 
 class OnRay:
@@ -130,6 +130,13 @@ def _decoded(batch: Any, preprocess: Preprocess, exact: bool) -> dict[str, Any]:
     return {"place": batch["place"], "name": names, "pixels": pixels, "error": errors}
 
 
+def _unpacked(packed: bytes, preprocess: Preprocess, exact: bool) -> Any:
+    """Pixels that were decoded before."""
+    from ray import cloudpickle
+
+    return cloudpickle.loads(packed)
+
+
 class _Computing:
     """A worker with the model in its memory."""
 
@@ -144,7 +151,7 @@ class _Computing:
 
         errors = [cloudpickle.loads(error) for error in batch["error"]]
         ready = [
-            Source(cloudpickle.loads(name), lambda preprocess, exact, packed=packed: cloudpickle.loads(packed))
+            Source(cloudpickle.loads(name), partial(_unpacked, packed))
             for name, packed, error in zip(batch["name"], batch["pixels"], errors, strict=True)
             if error is None
         ]
