@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitcli.cli import (
+    bench,
     check,
     compare,
     convert,
@@ -22,9 +23,11 @@ from vitcli.cli import (
     finetune,
     inspect,
     models,
+    pack,
     predict,
     push,
     resize_posemb,
+    serve,
     similar,
     train,
 )
@@ -126,6 +129,7 @@ for one in (
     embed.embed,
     similar.similar,
     check.check,
+    pack.pack,
     train.train,
     finetune.finetune,
     evaluate.evaluate,
@@ -136,5 +140,7 @@ for one in (
     export.export,
     push.push,
     models.models,
+    serve.serve,
+    bench.bench,
 ):
     app.command(cls=Command)(one)

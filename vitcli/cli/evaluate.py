@@ -137,18 +137,17 @@ def evaluate(
         refuse(fitting | pictures, "two models are compared as they are")
     from vitcli.cli.console import Telling, note
     from vitcli.cli.views.evaluation import show
-    from vitcli.cli.views.labels import show_labels
     from vitcli.inference import calibrate as calibration
     from vitcli.inference import evaluate as scoring
     from vitcli.inference import few_shot as learning
     from vitcli.inference.evaluate import Scoring
-    from vitcli.inference.multilabel import evaluate_labels
+    from vitcli.inference.multilabel import LabelEvaluation, evaluate_labels
     from vitcli.inference.predict import load
     from vitcli.inference.stream import Stream
 
     picture = None if confusion is None else _picture_path(confusion)
     form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
-    result: calibration.Calibration | scoring.Evaluation | scoring.Pairs | learning.FewShot
+    result: calibration.Calibration | scoring.Evaluation | LabelEvaluation | scoring.Pairs | learning.FewShot
     if few_shot is not None or knn is not None:
         stream = Stream(_resolved(names)[0], engine=engine, device=device, precision=precision, output="features")
         refuse_batches(batch_size, stream)
@@ -166,7 +165,7 @@ def evaluate(
         ]
         several = [model for model in loaded if model.checkpoint.outputs == "labels"]
         if several:
-            asked: dict[str, object] = {**fitting, **pictures, "two models": len(loaded) > 1}
+            asked: dict[str, object] = {**pictures, "two models": len(loaded) > 1}
             name = safe(several[0].checkpoint.name)
             refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
         elif multi_label:
@@ -178,22 +177,18 @@ def evaluate(
             terms = Scoring(ignore_unknown_classes, batch_size, exact, note, None)
             _in_shard(loaded[0], data, split, folders, terms, multi_label, Path(out), shard, part_size)
             return
-        if several:
-            with Telling() as told:
-                found = evaluate_labels(
-                    loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
-                    ignore_unknown=ignore_unknown_classes, multi_label=multi_label, parts=merge, note=told.note,
-                    progress=told.progress,
-                )  # fmt: skip
-            show_labels(form, found)
-            _say_failed(found.failed)
-            return
         with Telling() as told:
             if calibrate:
                 result = calibration.calibrate(
                     loaded[0], data, fit_on=calibrate_on or "val", split=split, folders=folders, out=out,
-                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
+                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes, multi_label=multi_label,
                     note=told.note, progress=told.progress,
+                )  # fmt: skip
+            elif several:
+                result = evaluate_labels(
+                    loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
+                    ignore_unknown=ignore_unknown_classes, multi_label=multi_label, parts=merge, note=told.note,
+                    progress=told.progress,
                 )  # fmt: skip
             elif len(loaded) == 2:
                 result = scoring.pairs(

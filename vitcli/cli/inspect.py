@@ -33,13 +33,18 @@ EquivarianceOpt = Annotated[
 LocalityOpt = Annotated[
     bool, typer.Option("--locality", help="How far information travels; answers to shuffled and holed pictures.")
 ]
+RelevanceOpt = Annotated[
+    bool, typer.Option("--relevance", help="Do answers lean on what vit predict --why shows? Deletion and insertion.")
+]
 MapOpt = Annotated[
     bool,
     typer.Option("--map", help="The features of --data in two dimensions, by class; with --out images to point at."),
 ]
 BesideOpt = Annotated[
     str | None,
-    typer.Option("--beside", help="Another model for --equivariance, --locality, --map: resnet18, or a run's."),
+    typer.Option(
+        "--beside", help="Another model for --equivariance, --locality, --relevance, --map: resnet18, or a run's."
+    ),
 ]
 AllOpt = Annotated[bool, typer.Option("--all", help="All of these, figure 7 in one picture, and one HTML page.")]
 DrawnImagesOpt = Annotated[
@@ -69,6 +74,7 @@ def inspect(
     logit_lens: LensOpt = False,
     equivariance: EquivarianceOpt = False,
     locality: LocalityOpt = False,
+    relevance: RelevanceOpt = False,
     map_: MapOpt = False,
     all_: AllOpt = False,
     images: DrawnImagesOpt = None,
@@ -99,6 +105,7 @@ def inspect(
         "logit-lens": logit_lens,
         "equivariance": equivariance,
         "locality": locality,
+        "relevance": relevance,
         "map": map_,
     }
     aspects = [name for name, wanted in asked.items() if wanted]
@@ -112,8 +119,10 @@ def inspect(
         raise UsageError("--folders says what the folders of --data are, which is missing")
     if layers and not (attention or all_):
         raise UsageError("--layers is for --attention; without it, it would change nothing")
-    if beside and (before or not (equivariance or locality or map_ or all_)):
-        raise UsageError("--beside goes with one model and --equivariance, --locality or --map, which a CNN has, too")
+    if beside and (before or not (equivariance or locality or relevance or map_ or all_)):
+        raise UsageError(
+            "--beside goes with one model and --equivariance, --locality, --relevance or --map, which a CNN has, too"
+        )
     if not aspects and not all_:
         said = {"--images": images, "--data": data, "--count": count, "--out": out, "--device": device,
                 "--img-size": img_size, "--before": before}  # fmt: skip

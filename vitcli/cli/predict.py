@@ -68,10 +68,18 @@ SetsOpt = Annotated[
 ResultOpt = Annotated[
     str | None,
     typer.Option(
-        "--out", "-o", help="File for all of it, .jsonl, .json or .csv, gone on with after a stop; or --shard's folder."
+        "--out",
+        "-o",
+        help="File for all of it, .jsonl, .json or .csv, gone on with after a stop; or the folder of --shard or --why.",
     ),
 ]
 FORMS = (".jsonl", ".json", ".csv")
+WhyOpt = Annotated[
+    bool, typer.Option("--why", help="Draw what in each image spoke for its first class, over the picture.")
+]
+WhyClassOpt = Annotated[
+    str | None, typer.Option("--why-class", help="With --why: for this class, whatever the answer.")
+]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
 
@@ -87,6 +95,8 @@ def predict(
     from_file: FromFileOpt = None,
     reject: RejectOpt = None,
     sets: SetsOpt = None,
+    why: WhyOpt = False,
+    why_class: WhyClassOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
     precision: EnginePrecisionOpt = "auto",
@@ -105,7 +115,7 @@ def predict(
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
     form = "json" if json else "jsonl" if jsonl else "csv" if csv else None
-    if form and out is not None:
+    if form and out is not None and not why:
         raise UsageError(f"--{form} is of standard output; the ending of --out says the form of a file")
     if merge is not None:
         other = typed(predict, locals(), "merge", "json", "jsonl", "csv", "out", "force")
@@ -113,9 +123,16 @@ def predict(
         _merged(Path(merge), form or "jsonl", out, force)
         return
     refuse_inputs(images, from_file)
-    refuse_shard(shard, out, part_size, file=True)
-    several_need_a_file(out)
-    path = None if shard or out is None else new_file(out, "--out", FORMS, force)
+    if why:
+        refuse({"--shard": shard, "--part-size": part_size, "--force": force}, "--why draws a few images, in a folder")
+        if precision == "int8":
+            raise UsageError("--why explains the model as it is, not as --precision int8 rounds it: leave one out")
+    elif why_class is not None:
+        raise UsageError("--why-class goes with --why; without it, it would change nothing")
+    else:
+        refuse_shard(shard, out, part_size, file=True)
+        several_need_a_file(out)
+    path = None if shard or why or out is None else new_file(out, "--out", FORMS, force)
     from vitcli.checkpoint.naming import named
     from vitcli.cli.console import note, resolved
     from vitcli.cli.views import predictions as prediction_view
@@ -128,6 +145,12 @@ def predict(
         note(_what_was_taken(checkpoint))
     found = images_named(images, from_file)
     rejected, held = share(reject, "--reject"), share(sets, "--sets")
+    explainer = None
+    if why:
+        from vitcli.cli.why import Why
+
+        explainer = Why(checkpoint, found, label=why_class, out=out, device=device, exact=exact)
+        found = iter(explainer.images)
     loaded = load(checkpoint, engine=engine, precision=precision, device=device_here(device, shard))
     refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
@@ -136,8 +159,8 @@ def predict(
         which = "; those above their thresholds are shown" if loaded.thresholds and top is None else ""
         note(f"each label is judged by itself (multi-label): probabilities do not add up to 1{which}")
     wishes: dict[str, Any] = {"top_k": top, "exact": exact, "reject": rejected, "sets": held}
-    with computed_on(on, out, loaded.stream, {"--shard": shard}):
-        if out is not None:
+    with computed_on(on, out, loaded.stream, {"--shard": shard, "--why": why}):
+        if out is not None and not why:
             _in_parts(loaded, found, wishes, batch_size, path or Path(out), shard, part_size)
             return
     predictions = loaded.predict(found, batch_size=batch_size, **wishes)
@@ -146,7 +169,11 @@ def predict(
         loaded.familiarity.facts.data if loaded.familiarity else None,
         rejects=rejected is not None,
         sets=held,
+        why=why,
+        page=explainer.page if explainer else None,
     )
+    if explainer:
+        predictions = explainer.explained(predictions)
     write = prediction_view.writer(form or "table")
     say_failed(write(predictions, said))
 
@@ -161,14 +188,13 @@ def _in_parts(
     size: int | None,
 ) -> None:
     """Predictions into the file `out`, or those of a shard into that folder."""
-    from vitcli.cli.views.predictions import as_dict
     from vitcli.inference.part_forms import PredictionLines
     from vitcli.inference.parts import SIZE
     from vitcli.inference.shards import parse_shard
     from vitcli.inference.stream import sources
 
     work = Work(
-        PredictionLines(as_dict), model.about(**wishes), sources(found), lambda source: source.name,
+        PredictionLines(), model.about(**wishes), sources(found), lambda source: source.name,
         lambda left: model.predict(left, batch_size=batch_size, **wishes), "naming what is in the images",
         size, SIZE,
     )  # fmt: skip
@@ -181,12 +207,11 @@ def _in_parts(
 def _merged(folder: Path, form: str, out: str | None, force: bool) -> None:
     """All predictions of the parts in `folder` as one process would have given them."""
     from vitcli.cli.console import note
-    from vitcli.cli.views.predictions import as_dict
     from vitcli.inference.joining import join
     from vitcli.inference.part_forms import PredictionLines
 
     path = None if out is None else new_file(out, "--out", FORMS, force)
-    joined = join(folder, PredictionLines(as_dict))
+    joined = join(folder, PredictionLines())
     failed = _write_joined(joined, path.suffix.lower()[1:] if path else form, path)
     if path:
         note(f"{plural(joined.images, 'image')} in {safe(path)}")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
 
+from typer import BadParameter
 from typer.core import TyperCommand
 
 _NUMBERS = {int: re.compile(r"-?[0-9]{1,15}"), float: re.compile(r"-?[0-9]{1,15}(\.[0-9]{0,15})?")}
@@ -55,7 +56,11 @@ class _Plain:
         if found is not None:
             return found
         self._param._runtime_param = None
-        return self._param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        try:
+            return self._param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        except BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # Pydantic's, which says nothing
+            raise
 
 
 def _several(param: Any, values: Any) -> list[str] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vitcli.errors import VitError
-from vitcli.files import replacing
+from vitcli.files import content_hash, replacing
 from vitcli.images.find import ImageSource, find_images
 from vitcli.inference.embed import Embedder
 from vitcli.inference.evaluate import Unreadable
@@ -62,8 +62,9 @@ def _cache_file(folder: Path, embedder: Embedder) -> Path:
 def _digest(image: ImageSource) -> str:
     """Of a file's content; of the name of one that cannot be read, which decoding will report."""
     try:
-        with Path(str(image.source)).open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if isinstance(image.source, bytes):
+            raise OSError
+        return content_hash(image.source).hex()
     except OSError:
         return f"unreadable {image.name}"
 

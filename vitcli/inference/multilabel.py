@@ -23,7 +23,7 @@ from vitcli.data.samples import Samples, Split, Tell, multi_hot
 from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.inference.class_names import listed, map_classes, unknown_line
 from vitcli.inference.engines import probabilities
-from vitcli.inference.evaluate import Note, Scoring, Unreadable, open_scored
+from vitcli.inference.evaluate import Note, Scored, Scoring, Unreadable, open_scored
 from vitcli.inference.predict import DEFAULT_THRESHOLD, Model, load
 from vitcli.metrics import Labels, ratio
 from vitcli.model.shapes import Array
@@ -69,6 +69,7 @@ class LabelEvaluation:
     temperature: float
     thresholds: tuple[float, ...]  # (K,)
     labels: Labels  # 0 and 1, (N, K)
+    indices: Labels  # of the images among the samples, (N,)
     names: tuple[str, ...]  # of the images, (N,)
     failed: tuple[Unreadable, ...]
     notes: tuple[str, ...]
@@ -193,10 +194,15 @@ def evaluate_labels(
             raise UsageError("samples have labels alone: give the names of their classes, too")
         return _of_samples(scoring, loaded, data, classes, multi_label)
     scored = open_scored(data, split, folders, note=note, progress=progress)
-    result = _of_samples(scoring, loaded, scored.samples, scored.splits.classes, multi_label)
+    return of_split(scoring, loaded, scored, multi_label=multi_label)
+
+
+def of_split(scoring: Scoring, model: Model, scored: Scored, *, multi_label: bool) -> LabelEvaluation:
+    """`model` on the split that is scored; notes are told."""
+    result = _of_samples(scoring, model, scored.samples, scored.splits.classes, multi_label)
     for line in result.notes:
-        if note:
-            note(line)
+        if scoring.note:
+            scoring.note(line)
     return replace(result, data=scored.data, split=scored.described)
 
 
@@ -219,6 +225,7 @@ def _of_samples(
         temperature=model.temperature,
         thresholds=model.thresholds or (DEFAULT_THRESHOLD,) * len(model.labels),
         labels=truth[indices],
+        indices=indices,
         names=tuple(samples.name(i) for i in indices.tolist()),
         failed=tuple(failed),
         notes=notes,

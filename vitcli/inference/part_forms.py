@@ -1,7 +1,7 @@
 """The files that parts are: predictions as JSON lines, vectors as `vit embed` writes them. See `parts`."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from vitcli.errors import CheckpointError, VitError
 from vitcli.files import open_regular, parse_object, replacing, write_file
 from vitcli.inference.embed import Embedding
-from vitcli.inference.predict import Prediction, Score
+from vitcli.inference.predict import Prediction, Score, as_dict
 from vitcli.inference.vectors import pyarrow_or_refusal, write_rows
 from vitcli.text import as_json, safe
 
@@ -23,11 +23,8 @@ class PredictionLines:
 
     ending = ".jsonl"
 
-    def __init__(self, as_dict: Callable[[Prediction], dict[str, Any]]) -> None:
-        self._as_dict = as_dict
-
     def write(self, path: Path, head: Mapping[str, Any], rows: Sequence[Prediction]) -> None:
-        lines = [f"{as_json(self._as_dict(row))}\n".encode() for row in rows]
+        lines = [f"{as_json(as_dict(row))}\n".encode() for row in rows]
         first = {"vit": head, "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
         write_file(path, [f"{as_json(first)}\n".encode(), *lines])
 

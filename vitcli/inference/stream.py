@@ -68,6 +68,15 @@ class Answer:
     error: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model with its weights read, for callers that have threads of their own."""
+
+    choice: Choice
+    together: int  # images that are best computed in one call; 1: each by itself, from as many threads as there are
+    compute: Callable[[Sequence[Source]], list[Answer]]  # in the caller's thread, from several at once if they like
+
+
 class Stream:
     """A checkpoint and how it is to be run. Once read, its weights stay in memory."""
 
@@ -88,7 +97,7 @@ class Stream:
         self._precision: Numbers = precision
         self._device = device
         self._output: Output = output
-        self._opened: dict[tuple[EngineName, int], Engine] = {}
+        self._opened: dict[tuple[EngineName, int, bool], Engine] = {}
         self._opening = Lock()
         self._check = check
         self.elsewhere: Callable[..., Iterator[Answer]] | None = None  # what answers instead of this process
@@ -158,7 +167,7 @@ class Stream:
                 opened.result()  # a config's word for the size of an image counts once the weights have borne it out
             waiting: deque[Future[list[Answer]]] = deque()
             for batch in batches:
-                waiting.append(threads.submit(self._answer, batch, opened, exact, whole))
+                waiting.append(threads.submit(self._answer, batch, opened.result, exact, whole))
                 while waiting and (len(waiting) > 2 * max(cpus, 2) or waiting[0].done()):
                     yield from waiting.popleft().result()
             while waiting:
@@ -166,13 +175,23 @@ class Stream:
         finally:
             threads.shutdown(cancel_futures=True)
 
-    def _images_per_call(self, engine: EngineName) -> int:
-        on_gpu = engine == "torch" and not on_cpu(self.device)
-        return IMAGES_ON_GPU if on_gpu else IMAGES_PER_CALL[engine]
+    def opened(self) -> Opened:
+        """What is kept for images that come one at a time and without end. Raises CheckpointError."""
+        choice = self.choose(sys.maxsize)
+        engine = self._open(choice.engine, 1, spin=False)
+        # On a CPU an image's last bits may depend on its neighbours, and these on who else asks just then.
+        together = IMAGES_ON_GPU if self._on_gpu(choice.engine) else 1
+        return Opened(choice, together, lambda batch: self._answer(batch, lambda: engine, False))
 
-    def _open(self, engine: EngineName, at_once: int) -> Engine:
+    def _images_per_call(self, engine: EngineName) -> int:
+        return IMAGES_ON_GPU if self._on_gpu(engine) else IMAGES_PER_CALL[engine]
+
+    def _on_gpu(self, engine: EngineName) -> bool:
+        return engine == "torch" and not on_cpu(self.device)
+
+    def _open(self, engine: EngineName, at_once: int, spin: bool = True) -> Engine:
         with self._opening:
-            key = engine, at_once
+            key = engine, at_once, spin
             if key not in self._opened:
                 self._opened[key] = open_engine(
                     self.checkpoint,
@@ -182,10 +201,13 @@ class Stream:
                     at_once=at_once,
                     output=self._output,
                     check=self._check,
+                    spin=spin,
                 )
             return self._opened[key]
 
-    def _answer(self, batch: Sequence[Source], opened: "Future[Engine]", exact: bool, whole: int = 0) -> list[Answer]:
+    def _answer(
+        self, batch: Sequence[Source], opened: Callable[[], Engine], exact: bool, whole: int = 0
+    ) -> list[Answer]:
         """All that happens to a batch, in one thread; a call has `whole` images or more, some of them in vain."""
         pixels: list[Array] = []
         errors: list[str | None] = []
@@ -195,7 +217,7 @@ class Stream:
                 errors.append(None)
             except ImageError as error:
                 errors.append(str(error))
-        engine = opened.result()
+        engine = opened()
         pixels += pixels[-1:] * (whole - len(pixels))
         rows = iter(engine.logits(np.stack(pixels)) if pixels else ())
         return [

@@ -66,11 +66,16 @@ class Picture:
 
     def pixels(self, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
         """The image as a model sees it, but as colours (H, W, 3), enlarged by whole pixels to about 224."""
-        mean, std = (np.array(part)[:, None, None] for part in (preprocess.mean, preprocess.std))
-        shades = (self.load(preprocess) * std + mean).clip(0, 1)
-        pixels = (shades * 255).round().astype(np.uint8).transpose(1, 2, 0)
-        times = max(1, 224 // max(pixels.shape[:2]))
-        return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).repeat(times, axis=0).repeat(times, axis=1)
+        return colours(self.load(preprocess), preprocess)
+
+
+def colours(array: Pixels, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+    """Float32 (C, H, W) as a model sees it → colours (H, W, 3), enlarged by whole pixels to about 224."""
+    mean, std = (np.array(part)[:, None, None] for part in (preprocess.mean, preprocess.std))
+    shades = (array * std + mean).clip(0, 1)
+    pixels = (shades * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    times = max(1, 224 // max(pixels.shape[:2]))
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).repeat(times, axis=0).repeat(times, axis=1)
 
 
 def pictures_of(

@@ -28,6 +28,7 @@ from vitcli.inspection import (
     locality,
     maps,
     positions,
+    relevance,
     tokens,
 )
 from vitcli.inspection.aspect import Aspect, Cut, OfAnyModel, OfBlocks, OfParameters, Subject
@@ -51,6 +52,7 @@ ASPECTS: tuple[Aspect, ...] = (
     maps.ATTENTION,
     equivariance.ASPECT,
     locality.ASPECT,
+    relevance.ASPECT,
     feature_map.ASPECT,
 )
 PATCH = (16, 16)  # pixels: how images are cut where the first model is no plain ViT
@@ -131,7 +133,7 @@ def inspect(
     outer = [aspect for aspect in wanted if isinstance(aspect, OfAnyModel)]
     for subject in subjects if outer else ():
         batches = list(_readable(subject.feed))
-        for aspect in outer:
+        for aspect in _having(subject, outer, say) if aspects is None else outer:
             results[aspect.name][subject.title] = aspect.measure(subject, batches)
         failed |= dict.fromkeys(subject.feed.failed)
     return Inspection(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vitcli.inspection.exhibit import Array
+from vitcli.model.encoder import Attention, Watch
 from vitcli.model.vit import VisionTransformer
 
 
@@ -43,11 +44,15 @@ def observe(model: VisionTransformer, batches: Iterable[Tensor], instruments: Se
     for pixels in batches:
         x = model.embed(pixels)
         for layer, block in enumerate(model.blocks):
-            x = block(x, watch=partial(_show, watching, layer, images) if watching else None)
+            x = block(x, attend=partial(_watched, partial(_show, watching, layer, images)) if watching else None)
             for instrument in instruments:
                 instrument.tokens(layer, x)
         images += len(pixels)
     return images
+
+
+def _watched(watch: Watch, attention: Attention, x: Tensor, _: int | None) -> Tensor:
+    return attention.watched(x, watch)
 
 
 def _show(watching: Sequence[Instrument], layer: int, before: int, image: int, weights: Tensor) -> None:

@@ -8,6 +8,8 @@ Legend: B batch, N tokens, M queries (M ≤ N), D width, n heads, d width of a h
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,14 @@ from vitcli.model.config import Activation, ViTConfig
 from vitcli.model.linear import Linear, linear
 
 Watch = Callable[[int, Tensor], None]  # index in the batch, attention weights (n, N, N)
+
+
+class Gathered(NamedTuple):
+    """What the heads of one attention gathered, from which values, and how it comes by the weights of them."""
+
+    heads: Tensor  # (B, n, M, d)
+    values: Tensor  # (B, n, N, d)
+    weights: Callable[[], Tensor]  # computes (B, n, M, N)
 
 
 class QuickGELU(nn.Module):
@@ -115,6 +125,13 @@ class Attention(nn.Module):
             gathered[image] = weights @ v[image]
         return self._project(gathered)
 
+    def traced(self, x: Tensor, trace: Callable[[Gathered], None], queries: int | None = None) -> Tensor:
+        """`forward`, fused kernel and gradient included, of which `trace` is shown what the heads gathered."""
+        q, k, v = self._heads(x, queries)
+        heads = self._attend(q, k, v)
+        trace(Gathered(heads, v, partial(self._weights, q, k)))
+        return self._project(heads)
+
     def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         """The weights of queries, keys and values, (D, D) each: n heads of d rows."""
         q, k, v = self.qkv.weight.chunk(3)
@@ -150,6 +167,9 @@ class Attention(nn.Module):
     def _project(self, x: Tensor) -> Tensor:
         x = self.proj(x.transpose(1, 2).flatten(2))  # (B, n, M, d) → (B, M, D)
         return self.proj_drop(x)
+
+
+Attend = Callable[[Attention, Tensor, int | None], Tensor]
 
 
 class Mlp(nn.Module):
@@ -201,12 +221,12 @@ class Block(nn.Module):
         self.ls2 = LayerScale(D, config.init_values) if config.init_values else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, queries: int | None = None, watch: Watch | None = None) -> Tensor:
+    def forward(self, x: Tensor, queries: int | None = None, attend: Attend | None = None) -> Tensor:
         """Tokens (B, N, D) → (B, M, D): the first `queries` tokens after this block (all tokens when None).
 
-        `watch` is shown the attention weights (`Attention.watched`); all tokens are then computed.
+        `attend` is called with the attention and what it is called with, in its stead: `watched` and `traced` are there
+        for it.
         """
-        y = self.norm1(x)
-        y = self.attn.watched(y, watch) if watch else self.attn(y, queries)
+        y = attend(self.attn, self.norm1(x), queries) if attend else self.attn(self.norm1(x), queries)
         x = x[:, :queries] + self.drop_path(self.ls1(y))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

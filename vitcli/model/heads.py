@@ -3,12 +3,15 @@
 Knows tokens, not images. The fine-tuning head (paper, section 3.2) is one `nn.Linear`; a distilled DeiT has two.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.model.config import ViTConfig
-from vitcli.model.encoder import Mlp
+from vitcli.model.encoder import Gathered, Mlp, attention_weights
 from vitcli.model.linear import Linear
 
 
@@ -26,14 +29,16 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(D, config.norm_eps)
         self.mlp = Mlp(D, config.pool_mlp_dim, config.act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) → (B, D)."""
+    def forward(self, x: Tensor, trace: Callable[[Gathered], None] | None = None) -> Tensor:
+        """Tokens (B, N, D) → (B, D); `trace` is shown what the heads gathered."""
         B, N, D = x.shape
         n, d = self.num_heads, D // self.num_heads
         q = self.q(self.latent.expand(B, -1, -1)).view(B, 1, n, d).transpose(1, 2)  # (B, n, 1, d)
         k, v = self.kv(x).view(B, N, 2, n, d).permute(2, 0, 3, 1, 4).unbind(0)  # (B, n, N, d)
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, 1, D)
-        x = self.proj(x)
+        heads = F.scaled_dot_product_attention(q, k, v)  # (B, n, 1, d)
+        if trace:
+            trace(Gathered(heads, v, partial(attention_weights, q, k)))
+        x = self.proj(heads.transpose(1, 2).flatten(2))  # (B, 1, D)
         return (x + self.mlp(self.norm(x)))[:, 0]
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.model.config import ViTConfig
-from vitcli.model.encoder import Attention, Block, DropPath, Mlp, SwiGLU, Watch, attend, attention_weights
+from vitcli.model.encoder import Attend, Attention, Block, DropPath, Mlp, SwiGLU, attend, attention_weights
 from vitcli.model.linear import Linear
 from vitcli.model.places import angles, coordinates, relative_places, tables
 
@@ -54,10 +54,9 @@ class RelatedBlock(nn.Module):
         self.gamma_2 = nn.Parameter(torch.full((D,), config.init_values)) if config.init_values else None
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, queries: int | None = None, watch: Watch | None = None) -> Tensor:
+    def forward(self, x: Tensor, queries: int | None = None, attend: Attend | None = None) -> Tensor:
         """Tokens (B, N, D) → (B, M, D), as `Block.forward`."""
-        y = self.norm1(x)
-        y = self.attn.watched(y, watch) if watch else self.attn(y, queries)
+        y = attend(self.attn, self.norm1(x), queries) if attend else self.attn(self.norm1(x), queries)
         x = x[:, :queries] + self.drop_path(_scaled(y, self.gamma_1))
         return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma_2))
 
@@ -147,7 +146,7 @@ class BiasedAttention(RelatedAttention):
         return attend(q, k, v, self.scores()[:, : q.shape[-2]].to(q.dtype))
 
     def _weights(self, q: Tensor, k: Tensor, out: Tensor | None = None) -> Tensor:
-        return attention_weights(q, k, self.scores(), out)
+        return attention_weights(q, k, self.scores()[:, : q.shape[-2]], out)
 
 
 # --- turning ---

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitcli.model.config import SPREAD_EPS, ViTConfig
+from vitcli.model.encoder import Gathered
 from vitcli.model.heads import AttentionPool, PreLogits, classifier, mean_of_heads
 from vitcli.model.relatives import Rotary, blocks
 from vitcli.model.stem import Residual, cnn
@@ -137,14 +138,14 @@ class VisionTransformer(nn.Module):
             x = torch.cat([*prefix, x], dim=1) + self.pos_embed
         return self.norm_pre(self.pos_drop(x))
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Encoded tokens (B, N, D) → `pre_logits` (B, num_features)."""
+    def pool(self, x: Tensor, trace: Callable[[Gathered], None] | None = None) -> Tensor:
+        """Encoded tokens (B, N, D) → `pre_logits` (B, num_features); `trace` is that of an `AttentionPool`."""
         if self.config.global_pool == "token":
             x = x[:, : self.config.pooled_tokens].flatten(1)  # (B, D)
         else:
             if not self.config.pools_prefix:
                 x = x[:, self.config.num_prefix_tokens :]
-            x = self.attn_pool(x) if self.attn_pool is not None else x.mean(dim=1)
+            x = self.attn_pool(x, trace) if self.attn_pool is not None else x.mean(dim=1)
         return self.pre_logits(self.fc_norm(x))
 
     def classify(self, y: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ figcaption { color: #5c6670; font-size: .85rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem; }
 .pictures figure { margin: 0; width: auto; }
 .pictures img { width: 100%; aspect-ratio: 1; object-fit: contain; image-rendering: auto; }
+.pictures.wide-ones { grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); }
+.pictures.wide-ones img { aspect-ratio: auto; }
 .pictures figcaption { overflow-wrap: anywhere; line-height: 1.3; padding-top: .3rem; }
 .map { overflow: visible; padding: 1rem; }
 .dots { position: relative; width: min(36rem, 80vw); aspect-ratio: 1; }
@@ -118,10 +120,10 @@ class Page:
         )
         self.parts.append(f'<figure class="map"><div class="dots">{marks}</div>{_caption(caption)}</figure>')
 
-    def pictures(self, pictures: Iterable[tuple[bytes, str]]) -> None:
-        """PNG files with captions, in a grid."""
+    def pictures(self, pictures: Iterable[tuple[bytes, str]], *, wide: bool = False) -> None:
+        """PNG files with captions, in a grid of squares; `wide` is for pictures twice as wide as high."""
         cells = "".join(f"<figure>{_image(png, caption)}{_caption(caption)}</figure>" for png, caption in pictures)
-        self.parts.append(f'<div class="pictures">{cells}</div>')
+        self.parts.append(f'<div class="pictures{" wide-ones" if wide else ""}">{cells}</div>')
 
     def files(self, names: Iterable[str]) -> None:
         """Links to files that lie beside the page."""

@@ -31,6 +31,7 @@ from vitcli.files import write_file
 from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.few_shot import read_features
 from vitcli.inference.stream import Stream
+from vitcli.storage.remote import Root
 from vitcli.text import safe
 from vitcli.training.logistic import held_out_logits
 
@@ -57,7 +58,7 @@ class Judged:
 class Doubts:
     """All labels of a data set, the least probable first, those that could not be judged last."""
 
-    root: Path
+    root: Root
     kind: str  # "folders", "manifest", "idx"
     model: str
     labels: tuple[Judged, ...]

@@ -213,7 +213,7 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _seconds(work: Callable[[], object], device: str, most: float = 3.0) -> float:
+def _seconds(work: Callable[[], object], device: str, most: float = 1.0) -> float:
     """Median of up to five calls, or as many as fit into `most` seconds."""
     times: list[float] = []
     while len(times) < 5 and sum(times) < most:

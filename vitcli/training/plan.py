@@ -69,8 +69,6 @@ def plan(
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
     require_scorable(settings, data, score)
-    if data.multi_label and not alone():
-        raise UsageError("several labels an image are learnt in one process: start it without torchrun")
     if settings.recipe.shard_model and alone():
         raise UsageError("shard_model shares the model out among processes: start them with torchrun, or leave it out")
     settings, off = suited(settings, data)

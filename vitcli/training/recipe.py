@@ -313,10 +313,8 @@ def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
         hint = str if get_origin(hints[name]) is Literal else hints[name]
         try:
             converted[name] = typed_value(hint, value, name)
-        except ValueError:
-            wanted = "bool" if name == "compile" else getattr(get_origin(hint) or hint, "__name__", hint)
-            said = safe(value, 60) if isinstance(value, str) else shown(value)
-            raise UsageError(f"{safe(source)}: {name} = {said} should be of type {wanted}") from None
+        except ValueError as error:
+            raise UsageError(f"{safe(source)}: {error}") from None
     if converted.get("batch_size", 0) > 0 and "micro_batch" not in converted and recipe.micro_batch:
         changed = replace(recipe, **{**converted, "micro_batch": 0})
         converted["micro_batch"] = next(iter(changed.micro_batches_up_to(recipe.micro_batch)), 1)

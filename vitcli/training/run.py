@@ -22,8 +22,8 @@ from vitcli.model.resample import Kernel
 from vitcli.training.build import fitting_model
 from vitcli.training.cache import CacheWish
 from vitcli.training.events import Event
-from vitcli.training.folder import evaluations
 from vitcli.training.keeping import arrangement, kept_classes, require_keepable
+from vitcli.training.log import evaluations
 from vitcli.training.plan import PlannedRun, plan, plan_resumption
 from vitcli.training.recipe import finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run

@@ -12,6 +12,7 @@ from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.machine import default_device
+from vitcli.storage.named import absolute, is_address, is_pattern
 from vitcli.text import command, safe
 from vitcli.training.auto import as_recorded, settled
 from vitcli.training.budget import Clock
@@ -81,7 +82,7 @@ def on_machine(settings: Settings, device: str) -> Settings:
 
 
 def _anywhere(settings: Settings) -> Settings:
-    return replace(settings, data=str(Path(settings.data).resolve()))
+    return replace(settings, data=absolute(settings.data))
 
 
 def resumed(
@@ -104,7 +105,7 @@ def resumed(
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
     if data_place is not None:
         settings = _anywhere(replace(settings, data=data_place))
-    elif not Path(settings.data).exists():
+    elif not (is_pattern(settings.data) or is_address(settings.data) or Path(settings.data).exists()):
         raise DataError(f"{safe(settings.data)} does not exist; if the data moved, say where they are with --data")
     data = open_settings_data(settings, progress)
     if data.fingerprint != config.get("fingerprint"):

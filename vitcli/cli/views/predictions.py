@@ -5,12 +5,29 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import ALIASES
-from vitcli.inference.predict import Prediction, Score
+from vitcli.inference.predict import STRANGE, Prediction, as_dict, document_head
 from vitcli.text import as_json, csv_cell, safe, some
+
+if TYPE_CHECKING:
+    from vitcli.inspection.explain import Explanation
+
+
+@dataclass(frozen=True)
+class Explained(Prediction):
+    """A prediction, what in the image spoke for a class, and the file that shows it."""
+
+    why: "Explanation | None" = None
+    method: str = ""
+    file: Path | None = None
+
+    @property
+    def picture(self) -> str:
+        """The file as text; empty where nothing could be drawn."""
+        return str(self.file) if self.why and self.why.error is None else ""
 
 
 @dataclass(frozen=True)
@@ -31,16 +48,19 @@ class Said:
     data: str | None  # of the held-out images by which familiarity is measured; None: nothing is known of it
     rejects: bool = False
     sets: float | None = None  # how often the truth is in the set of classes
+    why: bool = False  # what spoke for a class is drawn
+    page: Path | None = None  # the page of what is drawn
 
     @property
     def columns(self) -> list[str]:
         """Those of CSV that are not always there."""
-        asked = {"familiarity": self.data is not None, "unknown": self.rejects, "set": self.sets is not None}
+        asked = {"familiarity": self.data is not None, "unknown": self.rejects, "set": self.sets is not None,
+                 "why": self.why}  # fmt: skip
         return [name for name, there in asked.items() if there]
 
 
 Writer = Callable[[Iterable[Prediction], Said], int]  # returns how many images failed
-STRANGE = 0.01  # familiarity below which a word is said
+WHY_COLUMNS = 40  # of a picture and its map
 
 
 def writer(form: str) -> Writer:
@@ -53,24 +73,20 @@ def write_jsonl(predictions: Iterable[Prediction], said: Said) -> int:
     failed = 0
     for prediction in predictions:
         failed += prediction.error is not None
-        print(as_json(as_dict(prediction)), flush=True)
+        print(as_json(_as_dict(prediction)), flush=True)
     return failed
 
 
 def write_json(predictions: Iterable[Prediction], said: Said) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
-    head = {
-        "schema": "vit.predict/1",
-        "model": said.checkpoint.name,
-        "revision": said.checkpoint.revision,
-        "outputs": said.checkpoint.outputs,
-        **({} if said.sets is None else {"sets": said.sets}),
-    }
+    model = said.checkpoint
+    head = document_head(model.name, model.revision, model.outputs, said.sets)
+    head |= {"page": said.page and str(said.page)} if said.why else {}
     print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):
         failed += prediction.error is not None
-        print(",\n" if i else "\n", as_json(as_dict(prediction)), sep="", end="")
+        print(",\n" if i else "\n", as_json(_as_dict(prediction)), sep="", end="")
     print("\n]}")
     return failed
 
@@ -85,7 +101,7 @@ def write_csv(predictions: Iterable[Prediction], said: Said) -> int:
         if prediction.error is not None:
             failed += 1
             table.writerow([path, "", "", "", csv_cell(prediction.error, None), *("" for _ in said.columns)])
-        more = [_cell(getattr(prediction, name)) for name in said.columns]
+        more = [_cell(prediction, name) for name in said.columns]
         if not prediction.labels and prediction.error is None:  # no label holds, which is an answer
             table.writerow([path, "", "", "", "", *more])
         for rank, score in enumerate(prediction.labels, start=1):
@@ -93,8 +109,11 @@ def write_csv(predictions: Iterable[Prediction], said: Said) -> int:
     return failed
 
 
-def _cell(value: float | bool | tuple[Score, ...] | None) -> str:
-    """Familiarity, unknown or set as text; the names of a set as a JSON list, whatever is in them."""
+def _cell(prediction: Prediction, name: str) -> str:
+    """Familiarity, unknown, set or why as text; the names of a set as a JSON list, whatever is in them."""
+    if name == "why":
+        return csv_cell(prediction.picture, None) if isinstance(prediction, Explained) else ""
+    value = getattr(prediction, name)
     if isinstance(value, tuple):
         return csv_cell(as_json([score.label for score in value]), None)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:.6f}"
@@ -146,7 +165,7 @@ def _bars(prediction: Prediction, width: int = 20) -> Any:
 
 
 def _remarks(prediction: Prediction, said: Said) -> Iterator[Any]:
-    """What is said under the bars: the set, and that an image is like nothing the model knows."""
+    """What is said under the bars: the set, that an image is like nothing the model knows, and where to see why."""
     from rich.text import Text
 
     from vitcli.cli.console import shown
@@ -156,6 +175,8 @@ def _remarks(prediction: Prediction, said: Said) -> Iterator[Any]:
         yield Text(f"{said.sets:.4g} of the time it is one of: {names}" if prediction.set else names)
     if prediction.familiarity is not None and prediction.familiarity < STRANGE:
         yield Text(strange(said), style="dim")
+    if isinstance(prediction, Explained) and prediction.why and prediction.picture:
+        yield Text(f"what spoke for {shown(prediction.why.label, 40)}: {shown(prediction.picture)}", style="dim")
 
 
 def strange(said: Said) -> str:
@@ -170,28 +191,19 @@ def _picture(prediction: Prediction) -> Any:
     from vitcli.cli.console import half_blocks
     from vitcli.errors import ImageError
     from vitcli.images.decode import open_image
+    from vitcli.images.find import where
 
-    if not Path(prediction.path).is_file():
-        return None
+    if isinstance(prediction, Explained) and prediction.why and prediction.picture:
+        return half_blocks(prediction.why.picture(), WHY_COLUMNS)
     try:
-        return half_blocks(open_image(Path(prediction.path)))
+        return half_blocks(open_image(where(prediction.path)))
     except ImageError:
         return None
 
 
-def as_dict(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as JSON has it."""
-    if prediction.error is not None:
-        return {"path": prediction.path, "error": prediction.error}
-    scores = [
-        {"label": score.label, "probability": round(score.probability, 6), "index": score.index}
-        for score in prediction.labels
-    ]
-    own: dict[str, Any] = {"path": prediction.path, "labels": scores}
-    if prediction.familiarity is not None:
-        own["familiarity"] = round(prediction.familiarity, 6)
-    if prediction.unknown is not None:
-        own["unknown"] = prediction.unknown
-    if prediction.set is not None:
-        own["set"] = [score.label for score in prediction.set]
+def _as_dict(prediction: Prediction) -> dict[str, Any]:
+    own = as_dict(prediction)
+    if isinstance(prediction, Explained) and (why := prediction.why):
+        own["why"] = {"label": why.label, "index": why.index, "method": prediction.method,
+                      "file": prediction.picture or None}  # fmt: skip
     return own
