@@ -44,42 +44,39 @@ def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-class TestCluster:
-    @pytest.fixture(scope="class")
-    def address(self) -> Iterator[str]:
-        pytest.importorskip("ray")
-        # In a process of its own: what Ray warns of is not for our filters.
-        code = (
-            "import sys; from ray.cluster_utils import Cluster\n"
-            "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 2, 'include_dashboard': False})\n"
-            "cluster.add_node(num_cpus=2); print(cluster.address, flush=True); sys.stdin.read(); cluster.shutdown()"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-        )
-        assert process.stdin
-        assert process.stdout
-        yield self.first(process)
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster in a process of its own: what Ray warns of is not for our filters."""
+    pytest.importorskip("ray")
+    code = (
+        "import sys; from ray.cluster_utils import Cluster\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 2, 'include_dashboard': False})\n"
+        "cluster.add_node(num_cpus=2); print('address', cluster.address, flush=True); sys.stdin.read()\n"
+        "cluster.shutdown()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert process.stdin
+    assert process.stdout
+    with process.stdout:
+        yield next(line.split()[1] for line in process.stdout if line.startswith("address "))
         process.stdin.close()
         process.wait(60)
 
-    @staticmethod
-    def first(process: "subprocess.Popen[str]") -> str:
-        assert process.stdout
-        for line in process.stdout:
-            if ":" in line and " " not in line.strip():
-                return line.strip()
-        raise RuntimeError("no cluster")
 
-    @pytest.fixture(scope="class")
-    def place(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        place, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-        write_tiny(place / "model")
-        for i in range(COUNT):
-            Image.fromarray(rng.integers(0, 256, (60, 70, 3), np.uint8)).save(place / f"{i:03d}.png")
-        (place / "044.png").write_text("no image")
-        return place
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and images of which one is none."""
+    place, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    write_tiny(place / "model")
+    for i in range(COUNT):
+        Image.fromarray(rng.integers(0, 256, (60, 70, 3), np.uint8)).save(place / f"{i:03d}.png")
+    (place / "044.png").write_text("no image")
+    return place
 
+
+class TestCluster:
     def line(self, place: Path, verb: str, name: str) -> str:
         return command(verb, place, "-m", place / "model", "-o", place / name, "--part-size", "20")
 

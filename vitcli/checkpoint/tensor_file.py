@@ -313,7 +313,7 @@ def _content(
     order = laid_out(known)
     yield header_bytes({name: (known[name], tensors[name].shape) for name in order}, metadata)
     for name in order:
-        yield memoryview(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
+        yield np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
 
 
 def laid_out(kinds: Mapping[str, str]) -> list[str]:

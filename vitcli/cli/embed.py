@@ -1,6 +1,7 @@
 """`vit embed`: what a model makes of each image before its head, as a file of vectors."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
@@ -125,7 +126,7 @@ def embed(
     refuse_batches(batch_size, embedder)
     check_shape(path, embedder.shape)
     if data is None:
-        items = map(Labelled, sources(images_named(images, from_file)))
+        items: Iterator[Labelled] = (Labelled(source) for source in sources(images_named(images, from_file)))
     else:
         splits = read_splits(data, folders=folders)
         for line in splits.notes:

@@ -181,6 +181,10 @@ TeacherAnswersOpt = Annotated[
 TimeBudgetOpt = Annotated[
     str | None, typer.Option("--time-budget", help="Wall-clock time the run may take: 90s, 20m, 1.5h.")
 ]
+TrackOpt = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Follow the run in tensorboard, mlflow, wandb or trackio; may be repeated."),
+]
 ScoreOpt = Annotated[
     Literal["auto", "val", "test", "none"],
     typer.Option("--score", help="Split that the result is scored on; auto: test if there is one."),

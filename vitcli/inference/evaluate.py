@@ -100,7 +100,7 @@ def evaluate(
     read, CheckpointError for a model that cannot be measured.
     """
     loaded = model if isinstance(model, Model) else load(model)
-    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, parts and Path(parts))
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, None if parts is None else Path(parts))
     if isinstance(data, str | Path):
         return scoring.of_split(loaded, open_scored(data, split, folders, note=note, progress=progress))
     if classes is None:

@@ -188,7 +188,7 @@ def evaluate_labels(
     loaded = model if isinstance(model, Model) else load(model)
     if loaded.checkpoint.outputs != "labels":
         raise CheckpointError(f"{safe(loaded.checkpoint.name)} gives one class an image: evaluate() measures that")
-    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, parts and Path(parts))
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, None if parts is None else Path(parts))
     if not isinstance(data, str | Path):
         if classes is None:
             raise UsageError("samples have labels alone: give the names of their classes, too")

@@ -24,6 +24,7 @@ from vitcli.machine import on_cpu
 from vitcli.text import safe
 
 AT_ONCE = 4096  # images that are on their way
+DECODING = 0.5  # cores: half of the time is waiting for files; and Ray puts stages that ask for the same into one
 TOGETHER = 32  # images that a stage takes at a time
 EXTRA = "pip install 'vitcli[ray]'"
 
@@ -65,7 +66,7 @@ def send(stream: Stream) -> None:
     """Have `stream` compute on the cluster from now on, with the engine that suits this machine."""
     choice = stream.settle()
     gpus = int(choice.engine == "torch" and not on_cpu(stream.device))
-    stream.elsewhere = OnRay(partial(stream.another, choice.engine), stream.checkpoint.preprocess, gpus)
+    stream.elsewhere = OnRay(stream.maker(choice.engine), stream.checkpoint.preprocess, gpus)
 
 
 class OnRay:
@@ -87,7 +88,7 @@ class OnRay:
             rows = [{"place": i, "source": cloudpickle.dumps(source)} for i, source in enumerate(waiting)]
             found = (
                 ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // TOGETHER))
-                .map_batches(_decoded, batch_size=TOGETHER, fn_args=(self._preprocess, exact))
+                .map_batches(_decoded, batch_size=TOGETHER, num_cpus=DECODING, fn_args=(self._preprocess, exact))
                 .map_batches(
                     _Computing, batch_size=TOGETHER, concurrency=(1, _workers(self._gpus)),
                     fn_constructor_args=(cloudpickle.dumps(self._make), batch_size), **options,
@@ -130,6 +131,13 @@ def _decoded(batch: Any, preprocess: Preprocess, exact: bool) -> dict[str, Any]:
     return {"place": batch["place"], "name": names, "pixels": pixels, "error": errors}
 
 
+def _unpacked(packed: bytes, preprocess: Preprocess, exact: bool) -> Any:
+    """Pixels that were decoded before."""
+    from ray import cloudpickle
+
+    return cloudpickle.loads(packed)
+
+
 class _Computing:
     """A worker with the model in its memory."""
 
@@ -144,7 +152,7 @@ class _Computing:
 
         errors = [cloudpickle.loads(error) for error in batch["error"]]
         ready = [
-            Source(cloudpickle.loads(name), lambda preprocess, exact, packed=packed: cloudpickle.loads(packed))
+            Source(cloudpickle.loads(name), partial(_unpacked, packed))
             for name, packed, error in zip(batch["name"], batch["pixels"], errors, strict=True)
             if error is None
         ]

@@ -109,11 +109,11 @@ class Stream:
         """Where torch would compute."""
         return self._device or default_device()
 
-    def another(self, engine: EngineName) -> "Stream":
-        """One like this, in whatever process, with nothing read yet."""
-        return Stream(
-            self.checkpoint, engine=engine, precision=self._precision, device=self._device, output=self._output,
-            check=self._check,
+    def maker(self, engine: EngineName) -> "Callable[[], Stream]":
+        """What makes one like this in whatever process, with nothing read yet."""
+        return partial(
+            Stream, self.checkpoint, engine=engine, precision=self._precision, device=self._device,
+            output=self._output, check=self._check,
         )  # fmt: skip
 
     def settle(self) -> Choice:

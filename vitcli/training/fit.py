@@ -241,7 +241,7 @@ def _end_of_epoch(
     model = learner.kept()
     if world.leads:
         assert model is not None
-        run.keep(model, task, event)
+        run.keep(model, task, event, own=learner.sharded)
     return event, position
 
 

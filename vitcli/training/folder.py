@@ -71,10 +71,10 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**as_line(event), **more}) + "\n")
 
-    def keep(self, model: nn.Module, task: Task, event: Evaluated) -> None:
-        """Write `model` as it stands at `event` to last/, and to best/ when none was better."""
+    def keep(self, model: nn.Module, task: Task, event: Evaluated, *, own: bool = False) -> None:
+        """Write `model` as it stands at `event` to last/, and to best/ when none was better; `own`: it may change."""
         for name in ["last", "best"] if event.is_best else ["last"]:
-            _write_checkpoint(model, task, self.folder / name, event)
+            _write_checkpoint(model, task, self.folder / name, event, own)
 
     def rewind(self, step: int) -> tuple[list[float], int]:
         """Drop the metrics of steps that a resumed run will do again.
@@ -92,7 +92,7 @@ class Run:
         return [entry["loss"] for entry in since if entry["event"] == "stepped"], damaged
 
 
-def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
+def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluated, own: bool) -> None:
     """`model` as it stands at `event`, with class names, preprocessing and where it comes from."""
     provenance = {
         "trained_by": "vit finetune" if "base_model" in task.origin else "vit train",
@@ -113,7 +113,7 @@ def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluat
         provenance=provenance,
         timm_args={} if task.vit else task.model_args,
     )
-    save_model(folder, merged(model), described)
+    save_model(folder, merged(model, own=own), described, own=own)
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,12 @@ def is_sharded(model: nn.Module) -> bool:
 
 def own(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, in the same memory; a tensor that is not shared out, itself."""
-    return tensor.to_local() if _is_shared(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.to_local() if _is_shared(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor put together from all processes' parts, which all call this at once; one that is not, itself."""
-    return tensor.full_tensor() if _is_shared(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.full_tensor() if _is_shared(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def _is_shared(tensor: Tensor) -> bool:
@@ -129,4 +129,4 @@ def largest_block(model: nn.Module) -> int:
     blocks: Any = model.blocks if isinstance(model, VisionTransformer) else []
     sizes = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
     rest = sum(parameter.numel() for parameter in model.parameters()) - sum(sizes)
-    return max([*sizes, rest])
+    return int(max([*sizes, rest]))

@@ -85,7 +85,7 @@ def _content(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[b
     yield header_bytes(infos, metadata)
     for name in infos:
         tensor = whole(tensors[name]).detach().cpu().contiguous()
-        yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _digested(chunks: Iterator[bytes | memoryview], digest: Any) -> Iterator[bytes | memoryview]:

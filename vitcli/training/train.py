@@ -147,9 +147,9 @@ def require_same(settings: Settings, folder: Path, *, chosen: bool = False) -> N
     if own.recipe.epochs in config.get("extended_from", ()):
         own = replace(own, recipe=replace(own.recipe, epochs=found.recipe.epochs))
     if own.start and found.start:
-        free = {"img_size": found.start.img_size} if own.start.img_size is None else {}
-        free |= {"tune": found.start.tune} if chosen else {}
-        own = replace(own, start=replace(own.start, **free), share=found.share if chosen else own.share)
+        start = replace(own.start, img_size=own.start.img_size or found.start.img_size)
+        start = replace(start, tune=found.start.tune if chosen else start.tune)
+        own = replace(own, start=start, share=found.share if chosen else own.share)
     ours, theirs = own.as_dict(), found.as_dict()
     ours |= {f"recipe.{name}": value for name, value in ours.pop("recipe").items()}
     theirs |= {f"recipe.{name}": value for name, value in theirs.pop("recipe").items()}
