@@ -282,7 +282,7 @@ def test_a_study_of_all_of_them(place: Path, tmp_path: Path, monkeypatch: pytest
     )  # fmt: skip
     assert [point.model for point in found.points] == list(ARCHITECTURES.values())
     assert all(0 <= point.mean <= 1 for point in found.points)
-    assert all(found.sizes[name].macs > found.sizes[name].parameters / 2 > 0 for name in ARCHITECTURES.values())
+    assert all(found.sizes[name].macs > found.sizes[name].params / 2 > 0 for name in ARCHITECTURES.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
