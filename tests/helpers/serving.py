@@ -81,7 +81,7 @@ def watched(chromium: Any, url: str, errors: Sequence[str] = (), **options: Any)
     faults: list[str] = []
     context = chromium.new_context(**options)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(120_000)
 
     def said(message: Any) -> None:
         if message.type in ("error", "warning") and not any(error in message.text for error in errors):
