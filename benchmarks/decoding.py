@@ -22,7 +22,7 @@ from vitcli.images.copies import Copies, Rule, signatures
 from vitcli.images.decode import image_size, open_image
 from vitcli.images.find import walk
 from vitcli.images.preprocess import Preprocess
-from vitcli.images.stores import Memory
+from vitcli.storage.records import Memory
 from vitcli.training.augment import RandomCrop
 from vitcli.training.seeds import reseed
 

@@ -16,12 +16,13 @@ ROOT = Path(vitcli.__file__).parent
 FLOORS = (
     {"__main__"},
     {"cli"},
-    {"comparison"},
+    {"comparison", "serve"},
     {"training"},
     {"inspection", "inference"},
     {"checkpoint"},
     {"data", "onnx"},
     {"model", "images", "report"},
+    {"storage"},
     {"files"},
     {"errors", "machine", "metrics", "privacy", "text"},
 )

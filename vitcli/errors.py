@@ -5,8 +5,10 @@
     ├── CheckpointError      1   a checkpoint is missing, damaged or not what its config says
     │   └── HubError         1   the Hub could not give a file
     ├── ImageError           1   one image cannot be read (a batch goes on without it)
+    │   └── StoreError       1   nor can others perhaps: where it lies does not answer
     ├── DataError            1   a data set is not usable
-    │   └── AmbiguousData    1   its folders can be read in two ways
+    │   ├── AmbiguousData    1   its folders can be read in two ways
+    │   └── ArchiveError     1   an archive cannot be read, or not to its end
     └── Stopped             75   stopped by a signal after saving; 130 for Ctrl-C
 
 A message is one line: what is wrong, in which file, what to do next. Anything that is not a VitError is a bug
@@ -38,6 +40,10 @@ class ImageError(VitError):
     pass
 
 
+class StoreError(ImageError):
+    """The store that an image lies in did not give it, in several tries; later it may."""
+
+
 class DataError(VitError):
     pass
 
@@ -48,6 +54,14 @@ class AmbiguousData(DataError):
     def __init__(self, what: str, advice: str) -> None:
         super().__init__(f"{what}{' ' if what.endswith('?') else ': '}{advice}")
         self.what, self.advice = what, advice
+
+
+class ArchiveError(DataError):
+    """An archive that cannot be read to its end, and `why`; what was read before is whole."""
+
+    def __init__(self, archive: str, why: str) -> None:
+        super().__init__(f"{archive}: {why}")
+        self.why = why
 
 
 class Stopped(VitError):

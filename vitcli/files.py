@@ -9,6 +9,7 @@ and which values make sense is for the rooms above; a dataclass's `__post_init__
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -18,18 +19,58 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    BinaryIO,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from vitcli.errors import CheckpointError, VitError
 from vitcli.text import safe
 
 MAX_DEPTH = 64  # of objects and lists; configs are six deep
+MAX_FILE_BYTES = 512 << 20  # of one image
 MAX_CONFIG_BYTES = 16 << 20  # ImageNet-21k's names and definitions take 3 MiB
 
 OnProgress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes done, bytes in all or None) while a file is downloaded or read through."""
 
 T = TypeVar("T")
+
+
+class Signature(NamedTuple):
+    """What tells, without opening it, that a file was changed or replaced."""
+
+    size: int
+    mtime: int  # ns
+    ctime: int  # ns; a program that puts `mtime` back cannot put back this
+    inode: int
+
+
+class Place(Protocol):
+    """Where the bytes of a file lie that is none of this machine's by itself: in an archive, behind an address.
+
+    `str` of it is what a user may call it, and so what messages do.
+    """
+
+    def __hash__(self) -> int: ...
+
+    def open(self) -> BinaryIO:
+        """The bytes, from the first one; they can be sought in. Raises OSError."""
+
+    def signature(self) -> Signature:
+        """Raises OSError."""
+
+
+Where = Path | Place
 
 
 class NotAFileError(OSError):
@@ -101,11 +142,14 @@ def open_regular(path: Path) -> BinaryIO:
         raise CheckpointError(f"{safe(path)}: {error.strerror}") from None
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file (or a link to one) for reading. Raises OSError; NotAFileError for a folder, pipe or device.
+def open_file(path: Where) -> BinaryIO:
+    """Open a regular file (or a link to one) for reading, or what lies elsewhere.
 
-    Opened without blocking and only then examined, so that neither a FIFO nor a swap between check and use can hang us.
+    Raises OSError; NotAFileError for a folder, pipe or device. Opened without blocking and only then examined, so that
+    neither a FIFO nor a swap between check and use can hang us.
     """
+    if not isinstance(path, Path):
+        return path.open()
     flags = ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # those that this system has
     try:
         descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
@@ -119,6 +163,35 @@ def open_file(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def signature(where: str | Where) -> Signature | None:
+    """The signature of a file; None without such a file."""
+    try:
+        if not isinstance(where, str | Path):
+            return where.signature()
+        found = os.stat(where)
+    except (OSError, ValueError):
+        return None
+    return Signature(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def read_at(where: Where, start: int, size: int) -> bytes:
+    """`size` bytes from `start` on, fewer where the file ends before. Raises OSError."""
+    with open_file(where) as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def content_hash(where: Where) -> bytes:
+    """16 bytes that are the same for files with the same content. Raises OSError."""
+    with open_file(where) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()  # type: ignore[arg-type]
+
+
+def key_of(where: Where) -> str:
+    """A name by which no other file is known."""
+    return os.path.abspath(where) if isinstance(where, Path) else str(where)
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:

@@ -204,6 +204,17 @@ def default_device() -> str:
     return found.type if found is not None and found.type in KINDS else "cpu"
 
 
+def own_device() -> str | None:
+    """The GPU of this process, of several that `torchrun` or `srun` started on a machine with several; else None."""
+    number = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    if not number.isdecimal() or not gpu_visible() or (kind := default_device()) not in ("cuda", "xpu"):
+        return None
+    import torch
+
+    count = torch.accelerator.device_count()
+    return f"{kind}:{int(number) % count}" if count > 1 else None
+
+
 def devices() -> list[str]:
     """Every name of a device that torch can compute on here, the CPU's first; several GPUs have numbers, too."""
     import torch

@@ -38,8 +38,10 @@ def test_as_typer_takes_it(kind: tuple[str, bool, float | None]) -> None:
     for word in (*WORDS, None, 5, 0.25):
         value = (word, "x") if kind[1] and word is not None else word
         param._runtime_param = None
-        theirs = outcome(param.get_runtime_param().coerce, param, value)
-        assert outcome(values._Plain(param).coerce, param, value) == theirs, word
+        how, theirs = outcome(param.get_runtime_param().coerce, param, value)
+        # Pydantic's "Value error, " says nothing, and goes.
+        expected = how, theirs.replace("Value error, ", "")
+        assert outcome(values._Plain(param).coerce, param, value) == expected, word
 
 
 def test_every_command_takes_them_so() -> None:

@@ -167,9 +167,9 @@ def test_layouts_that_make_no_sense(tmp_path: Path, files: list[str], said: str)
 def test_paths_that_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_data(tmp_path / "gone")
-    for name in ("data.zip", "data.tar", "data.tar.gz", "data.parquet"):
+    for name in ("data.zip", "data.tar.gz", "data.rar"):
         (tmp_path / name).touch()
-        with pytest.raises(DataError, match=f"{name} is neither a folder nor a manifest.*unpack archives first"):
+        with pytest.raises(DataError, match=f"{name} is neither a folder nor a manifest.*unpack other archives first"):
             open_data(tmp_path / name)
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.shards import png, write_tar
 from vitcli.data.check import check
 from vitcli.data.samples import Splits
 from vitcli.data.sources import open_data, read_splits
@@ -96,7 +97,7 @@ def test_absolute_paths_and_paths_above(root: Path) -> None:
         ("images/5.png,", "no label"),
         ("images/5.png", "1 cells for 2 columns"),
         ("images/5.png,cat,dog", "3 cells for 2 columns"),
-        ("https://example.org/1.png,cat", "address"),
+        ("a.tar#1.png,cat", "a.tar#1.png: it cannot be read"),
         ("images/1.png,cat", "is on line 2 already"),
         ("./images/1.png,dog", "is on line 2 already"),
         ('"images/5.png"x,cat', "expected after"),
@@ -349,3 +350,16 @@ def test_groups_that_the_datas_own_splits_tear_are_said(root: Path) -> None:
     (finding,) = (one for one in check(root / "m.csv").findings if one.kind == "group-leak")
     assert (finding.grade, finding.count) == ("spoils a measurement", 2)
     assert finding.examples == ("c (val, test)", "d (val, test)")
+
+
+def test_members_of_archives_may_be_listed(root: Path) -> None:
+    """By the names that `vit predict` gives them."""
+    write_tar(root / "old.tar", {"x/1.png": png(1), "x/2.png": png(2), "notes.txt": b""})
+    (root / "m.csv").write_text("path,label\nold.tar#x/2.png,a\nimages/1.png,b\n./old.tar#x/1.png,a\n")
+    samples = read_splits(root / "m.csv").named["train"]
+    assert [samples.image(i).getpixel((0, 0)) for i in (0, 2)] == [(2, 90, 30), (1, 90, 30)]
+    assert samples.keep(np.array([False, False, True])).image(0).getpixel((0, 0)) == (1, 90, 30)
+    for row, said in (("old.tar#x/3.png", "no such member"), ("./old.tar#x/2.png", "on line 2 already")):
+        (root / "m.csv").write_text(f"path,label\nold.tar#x/2.png,a\n{row},a\n")
+        with pytest.raises(DataError, match=f"line 3: .*{said}"):
+            read_splits(root / "m.csv")

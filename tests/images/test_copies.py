@@ -13,7 +13,7 @@ from vitcli.images import copies as module
 from vitcli.images.copies import Copies, Rule, Store, signatures
 from vitcli.images.decode import open_image
 from vitcli.images.preprocess import Preprocess, load_reduced
-from vitcli.images.stores import Folder, Memory
+from vitcli.storage.records import Folder, Memory
 
 SEEN = Preprocess((8, 8), 0.9)
 RULES = [Rule(SEEN), Rule(SEEN, reduced=True), Rule(SEEN, least=0.5, reduced=True)]

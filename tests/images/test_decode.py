@@ -1,5 +1,6 @@
 """A zoo of image files, each made here: what must be read, how, and what must be refused in one line."""
 
+import errno
 import io
 import os
 import socket
@@ -521,3 +522,23 @@ def test_any_damage_gives_an_image_or_an_image_error(data: bytes, changes: list[
             assert open_image(bytes(damaged)).mode == "RGB"
     except ImageError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_a_disk_that_fails_while_it_is_read_is_not_called_damage() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 512:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    class Place:
+        def __str__(self) -> str:
+            return "disk/a.png"
+
+        def open(self) -> io.BytesIO:
+            file = io.BytesIO()
+            Image.effect_noise((90, 90), 60).save(file, "PNG")
+            return Failing(file.getvalue())
+
+    with pytest.raises(ImageError, match=r"^disk/a\.png cannot be opened: Input/output error$"):
+        open_image(Place())  # type: ignore[arg-type]

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.shards import png, write_tar
 from vitcli.errors import ImageError
 from vitcli.images.decode import open_image
-from vitcli.images.find import find_images, natural_key, walk
+from vitcli.images.find import find_images, natural_key, walk, where
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -195,3 +196,44 @@ def test_natural_order(shuffled: list[str]) -> None:
 def test_natural_order_of_any_names(some: list[str], random: Random) -> None:
     shuffled = random.sample(some, len(some))
     assert sorted(some, key=natural_key) == sorted(shuffled, key=natural_key)
+
+
+def test_archives_are_looked_into_like_folders(tmp_path: Path) -> None:
+    """Members keep the archive's order, and their names can be given back."""
+    inside = {"b.png": png(2), "a.png": png(1), "a.txt": b"label", ".hidden.png": b"", "deep/c.jpg": b"no image"}
+    archive = write_tar(tmp_path / "x.tar", inside)
+    skipped: Counter[str] = Counter()
+    found = list(find_images([str(archive)], skipped=skipped))
+    assert [one.name for one in found] == [f"{archive}#{name}" for name in ("b.png", "a.png", "deep/c.jpg")]
+    assert skipped == {"hidden or system file": 1, "file not called like an image": 1}
+    assert [open_image(one.source).getpixel((0, 0)) for one in found[:2]] == [(2, 90, 30), (1, 90, 30)]
+    again = [one for name in found for one in find_images([name.name])]
+    assert again == found
+    assert where(found[1].name) == found[1].source
+    with pytest.raises(ImageError, match=r"x\.tar#deep/c\.jpg is not an image"):
+        open_image(found[2].source)
+    with pytest.raises(ImageError, match=r"x\.tar#gone\.png cannot be opened: the archive has no such member"):
+        open_image(next(find_images([f"{archive}#gone.png"])).source)
+
+
+def test_braces_and_folders_of_archives(tmp_path: Path) -> None:
+    for i in range(3):
+        write_tar(tmp_path / "shards" / f"{i:02}.tar", {f"{i}.png": png(i)})
+    expected = [f"{tmp_path}/shards/{i:02}.tar#{i}.png" for i in range(3)]
+    for named in (f"{tmp_path}/shards/{{00..02}}.tar", f"{tmp_path}/shards/*.tar", f"{tmp_path}/shards"):
+        assert [one.name for one in find_images([named])] == expected
+    assert [one.name for one in find_images([f"{tmp_path}/{{a,b}}.jpg"])] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
+    tree(tmp_path, "{a,b}.jpg")  # a file that is there is meant
+    assert len(list(find_images([f"{tmp_path}/{{a,b}}.jpg"]))) == 1
+    (tmp_path / "shards" / "photo.png").write_bytes(png())
+    assert names(tmp_path) == ["shards/photo.png", "{a,b}.jpg"]  # archives beside images are not looked into
+
+
+def test_an_archive_that_is_cut_off_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "x.tar", {f"{i}.png": png(i) + bytes(2000) for i in range(4)})
+    archive.write_bytes(archive.read_bytes()[:6000])
+    *whole, broken = find_images([archive])
+    assert [one.name for one in whole] == [f"{archive}#0.png", f"{archive}#1.png"]
+    assert [open_image(one.source).size for one in whole] == [(9, 7)] * 2
+    with pytest.raises(ImageError, match=r"x\.tar cannot be opened: it is .*2\.png|behind 1\.png"):
+        open_image(broken.source)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.process import environment
 from vitcli.errors import VitError
-from vitcli.images.stores import Folder, Memory, bytes_below, opened_folder
+from vitcli.storage.records import Folder, Memory, bytes_below, opened_folder
 
 
 def about(root: Path, rule: str = "r") -> dict[str, str]:
@@ -79,8 +79,8 @@ def test_those_of_data_that_are_gone_go(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vitcli.images import stores
-with stores.opened_folder(Path(sys.argv[1]), {"of": sys.argv[1], "rule": "r"}, 10, 1000) as folder:
+from vitcli.storage import records
+with records.opened_folder(Path(sys.argv[1]), {"of": sys.argv[1], "rule": "r"}, 10, 1000) as folder:
     folder.write("whole", b"whole")
     Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     folder.write("half", b"half")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
 from tests.helpers.checkpoints import edit_config, write_tiny
@@ -17,8 +18,15 @@ from tests.helpers.terminal import invoke
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.write import store_thresholds
 from vitcli.errors import CheckpointError, DataError
+from vitcli.inference.engines import probabilities
 from vitcli.inference.evaluate import evaluate
-from vitcli.inference.multilabel import average_precision, best_threshold, evaluate_labels, measure_labels
+from vitcli.inference.multilabel import (
+    average_precision,
+    best_threshold,
+    best_thresholds,
+    evaluate_labels,
+    measure_labels,
+)
 from vitcli.inference.predict import predict
 
 VIT = replace(SMALL, num_classes=4)
@@ -151,9 +159,33 @@ def test_one_label_an_image_says_nothing_of_others_unless_it_is_said_to(
     assert any("the others are taken not to hold" in line for line in result.notes)
 
 
-@pytest.mark.parametrize("option", ["--calibrate", "--confusion x.png"])
+def test_calibration_fits_every_decision_and_chooses_thresholds_anew(model: Path, tmp_path: Path) -> None:
+    data = write_quarters(tmp_path / "data", each=1, split="val")
+    write_quarters(tmp_path / "data", each=1, first=10, split="test")
+    result = invoke("evaluate", model, "-d", data, "--calibrate", "--out", tmp_path / "calibrated", "--json")
+    assert result.exit_code == 0, result.stderr
+    found, val = json.loads(result.stdout), evaluate_labels(str(model), data, split="val")
+
+    def loss(temperature: float) -> float:
+        return float(log_loss(val.labels.ravel(), probabilities(val.logits, temperature, "labels").ravel()))
+
+    best = minimize_scalar(loss, bounds=(0.01, 100), method="bounded").x
+    assert found["temperature"] == pytest.approx(best, rel=1e-3)
+    cooled = replace(val, temperature=found["temperature"])
+    assert resolve(str(tmp_path / "calibrated")).thresholds == best_thresholds(cooled.probabilities, val.labels)
+    after = evaluate_labels(str(tmp_path / "calibrated"), data).measures
+    assert [found["measures"][name] for name in ("nll", "macro_f1")] == [after.nll, after.macro_f1]
+    assert found["split"] == "test"
+    before = evaluate_labels(str(model), data).measures
+    assert found["calibration"]["before"]["nll"] == before.nll
+    table = invoke("evaluate", model, "-d", data, "--calibrate", "--out", tmp_path / "again").stdout
+    assert f"temperature {found['temperature']:g}, fitted on val" in table
+    assert [f"{before.nll:.4f}", f"{after.nll:.4f}"] in [line.split()[-2:] for line in table.splitlines()]
+
+
+@pytest.mark.parametrize("option", ["--confusion x.png", "{model}"])
 def test_what_is_for_one_class_an_image_is_refused(model: Path, data: Path, option: str) -> None:
-    result = invoke("evaluate", model, "-d", data, *option.split())
+    result = invoke("evaluate", model, *option.format(model=model).split(), "-d", data)
     assert result.exit_code == 2
     assert "multi-label" in result.stderr
 

@@ -245,7 +245,7 @@ class TestFigures:
 def test_metrics_lines_are_those_of_a_run() -> None:
     """The keys that the report reads are the keys that a run writes."""
     from vitcli.training.events import Evaluated, Stepped
-    from vitcli.training.folder import as_line
+    from vitcli.training.log import as_line
     from vitcli.training.validation import Validation
 
     stepped = json.loads(json.dumps(as_line(Stepped(1, 2, 0.5, 1.0, 1e-3, 10.0))))

@@ -14,7 +14,7 @@ from vitcli.data.samples import FileSamples, Sample
 from vitcli.images.copies import Copies, Rule, signatures
 from vitcli.images.decode import open_image
 from vitcli.images.preprocess import Preprocess
-from vitcli.images.stores import Memory
+from vitcli.storage.records import Memory
 from vitcli.training.augment import RandomCrop
 from vitcli.training.seeds import reseed
 

@@ -33,8 +33,9 @@ from vitcli.training import train as training
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
 from vitcli.training.fit import fit
-from vitcli.training.folder import Run, evaluations, read_config, read_metrics
+from vitcli.training.folder import Run, read_config
 from vitcli.training.learner import OutOfMemory, least_bytes, require_room
+from vitcli.training.log import evaluations, read_metrics
 from vitcli.training.recipe import Recipe, load_recipe, override
 from vitcli.training.settings import Settings
 from vitcli.training.state import Position, load_state, save_state
@@ -168,7 +169,7 @@ class TestRecipes:
             (b'[model]\n"\\u001b[31m" = 3', r"model.\x1b[31m is not known"),
             (b'["\\u001b[31m"]', r"unknown section [\x1b[31m]"),
             (b'[recipe]\n"\\u001b[31m" = 3', r"no recipe setting '\x1b[31m'"),
-            (b"[recipe]\nbetas = [0.9]", "betas = [0.9] should be of type tuple"),
+            (b"[recipe]\nbetas = [0.9]", "betas must be a list of 2, not [0.9]"),
             (b"[recipe]\nbetas = [0.9, 1.0]", "two numbers from 0 to below 1"),
             (b'[recipe]\nrandaugment = "rand-n9999999"', "randaugment is 'rand-n9999999'"),
             (b'[recipe]\nrandaugment = "trivial"', "it must be written as timm does"),

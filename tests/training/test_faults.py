@@ -276,7 +276,7 @@ class TestChangedRun:
         ("config", "said"),
         [
             ({}, "is not that of a run"),
-            ({"recipe": {"lr": "high"}}, "lr = high should be of type float"),
+            ({"recipe": {"lr": "high"}}, "lr must be a number, not 'high'"),
             ({"recipe": None}, "is not that of a run"),
             ({"start": {"tune": "all"}}, "is not that of a run"),
             ({"fingerprint": None}, "changed since"),

@@ -144,7 +144,7 @@ def test_models_are_trained_again_without_each_fold(place: Path, tmp_path: Path)
     sizes = np.bincount(fold)[1:].tolist()
     assert [(one.fold, one.folds, one.n) for one in scored] == [(i + 1, 3, sizes[i]) for i in range(3)]
     measures = run.outcome.evaluation.measures
-    assert measures.top1 == pytest.approx(np.average([one.accuracy for one in scored], weights=sizes))
+    assert measures.top1 == pytest.approx(np.average([one.score for one in scored], weights=sizes))
     for number in (1, 2, 3):
         part = run.folder / "folds" / str(number)
         assert resolve(str(part / "best")).provenance["data"]["images"] == N - sizes[number - 1]

@@ -8,22 +8,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from transformers import pipeline
 
 from tests.helpers.checkpoints import write_tiny
 from tests.helpers.data import write_class_stripes
-from tests.helpers.finetuning import RECIPE, SMALL
+from tests.helpers.finetuning import RECIPE, SMALL, settings_of
 from tests.helpers.many_labels import QUARTERS, write_quarters
 from tests.helpers.terminal import invoke
 from vitcli.checkpoint.resolve import resolve
 from vitcli.data.sources import open_data, read_splits
+from vitcli.data.split import folds
 from vitcli.errors import DataError, UsageError
-from vitcli.inference.multilabel import best_thresholds, evaluate_labels
+from vitcli.inference.multilabel import best_thresholds, evaluate_labels, measure_labels
 from vitcli.inference.predict import predict
-from vitcli.training.logistic import logistic_regression
+from vitcli.training.build import build_task
+from vitcli.training.distributed import World
+from vitcli.training.logistic import held_out_logits, logistic_regression
 from vitcli.training.objective import asymmetric_loss, positive_weights
 from vitcli.training.recipe import for_labels
+from vitcli.training.validation import validate
 
 
 class TestManifest:
@@ -156,6 +161,51 @@ def test_a_run_from_a_manifest_to_transformers(loss: str, tmp_path: Path) -> Non
         np.testing.assert_allclose(
             [one["score"] for one in theirs], [one.probability for one in ours.labels], atol=1e-5
         )
+
+
+@pytest.mark.parametrize("tune", ["head", "all"])
+def test_folds_answer_every_image_once(tune: str, tmp_path: Path) -> None:
+    data = write_quarters(tmp_path / "data", each=3)
+    base = write_tiny(tmp_path / "base", SMALL)
+    result = invoke(
+        "finetune", "-m", base, "-d", data, "--tune", tune, "--folds", 3, *(["--epochs", 1] if tune == "all" else []),
+        "--out", tmp_path / "run", "--json", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    found, checkpoint = json.loads(result.stdout), resolve(str(tmp_path / "run"))
+    assert (found["measures"]["n"], found["split"]) == (48, "folds")
+    said = checkpoint.provenance["cross_validation"]
+    assert (said["folds"], said["images"]) == (3, 48)
+    assert said["mean_average_precision"] == found["measures"]["mean_average_precision"]
+    assert list(checkpoint.thresholds) == [one["threshold"] for one in found["measures"]["labels"]]
+    assert "48 images, of 3 models" in (tmp_path / "run" / "report.html").read_text()
+    if tune == "head":  # those of heads that have not seen them
+        all_of_it = open_data(data, val_fraction=0.0).train
+        fold = folds(all_of_it.contents or (), all_of_it.labels, 3)
+        assert all(abs(all_of_it.labels[fold == k].sum(axis=0) - 8).max() <= 1 for k in range(3))  # of 24 each
+        x, labels = load_file(tmp_path / "run" / "features.safetensors")["features"], torch.from_numpy(all_of_it.labels)
+        logits = held_out_logits(x, labels, 4, fold, 0)
+        measures = measure_labels(torch.sigmoid(logits.double()).numpy(), all_of_it.labels, QUARTERS)
+        assert said["mean_average_precision"] == pytest.approx(measures.mean_average_precision, abs=1e-6)
+
+
+def test_two_processes_validate_what_one_does(tmp_path: Path) -> None:
+    """A ranking is of all images, whoever has looked at them."""
+    data = open_data(write_quarters(tmp_path / "data", each=1), val_fraction=0.5)
+    base = write_tiny(tmp_path / "base", replace(SMALL, num_classes=4), labels=QUARTERS, outputs="labels")
+    settings = settings_of(base, tmp_path / "data" / "labels.csv", "all")
+    task = build_task(settings, data)
+    told: list[torch.Tensor] = []
+
+    class Half(World):
+        def add(self, tensor: torch.Tensor) -> None:
+            told.append(tensor.clone())
+            tensor.copy_(sum(told))
+
+    second = validate(task.model, task, data.val, Half(1, 2))
+    first = validate(task.model, task, data.val, Half(0, 2))
+    assert first == validate(task.model, task, data.val, World())
+    assert second != first
 
 
 def test_class_folders_may_be_learnt_so_too(tmp_path: Path) -> None:

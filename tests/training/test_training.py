@@ -32,7 +32,7 @@ from vitcli.training.auto import settled
 from vitcli.training.batches import Plan, training_batches
 from vitcli.training.build import build_task
 from vitcli.training.distributed import World
-from vitcli.training.events import Evaluated, Stepped
+from vitcli.training.events import Evaluated, Stepped, Validation
 from vitcli.training.folder import create_run_folder
 from vitcli.training.learner import Learner
 from vitcli.training.lock import locked
@@ -40,7 +40,7 @@ from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
 from vitcli.training.settings import Settings
 from vitcli.training.state import Position, load_state, save_state
-from vitcli.training.validation import Validation, validate
+from vitcli.training.validation import validate
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ class TestRecipe:
         [
             ({"learning_rate": 1}, "no recipe setting 'learning_rate'"),
             ({"epoch": 1}, "Did you mean 'epochs'"),
-            ({"epochs": "ten"}, "should be of type float"),
+            ({"epochs": "ten"}, "epochs must be a number, not 'ten'"),
             ({"batch_size": True}, None),
             ({"lr": -1}, "lr is -1.0, it must be above 0"),
             ({"epochs": 0}, "epochs is 0.0, it must be above 0"),

@@ -11,6 +11,7 @@ Computation is always in float32, whatever the file stores. Knows nothing of mod
 for arrays: listing models does without it.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ StoredType = Literal["float32", "float16", "bfloat16"]
 # I64: scalars, the batches BatchNorm counted; others' checkpoints have position indices, too
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}
+
+_RANK = ("F16", "BF16", "F32", "F64", "I64")  # by which the library lays tensors out, from the last
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 10_000  # timm's largest ViTs have fewer than 1 000
@@ -291,15 +294,47 @@ def check_finite(tensors: "Mapping[str, Array]", path: Path) -> None:
 
 def write_tensors(path: Path, tensors: "Mapping[str, np.ndarray[Any, Any]]", metadata: Mapping[str, str]) -> None:
     """Write arrays atomically and durably. Raises OSError, and then the old file is as it was."""
-    write_file(path, [tensor_bytes(tensors, metadata)])
+    write_file(path, _content(tensors, metadata))
 
 
 def tensor_bytes(tensors: "Mapping[str, np.ndarray[Any, Any]]", metadata: Mapping[str, str]) -> bytes:
     """Arrays as the bytes of a .safetensors file."""
-    import numpy as np
-    from safetensors.numpy import save  # reading does without the library, so the fast path does not pay for it
+    return b"".join(_content(tensors, metadata))
 
-    return save({name: np.asarray(a, order="C") for name, a in tensors.items()}, dict(metadata))
+
+def _content(
+    tensors: "Mapping[str, np.ndarray[Any, Any]]", metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a file, an array at a time: nobody needs them all twice."""
+    import numpy as np
+
+    kinds = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+    known = {name: kinds[array.dtype.name] for name, array in tensors.items()}
+    order = laid_out(known)
+    yield header_bytes({name: (known[name], tensors[name].shape) for name in order}, metadata)
+    for name in order:
+        yield np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data
+
+
+def laid_out(kinds: Mapping[str, str]) -> list[str]:
+    """The names of tensors as the safetensors library lays them out: those of long numbers first, then by name.
+
+    `kinds`: a header's names of their types.
+    """
+    return sorted(kinds, key=lambda name: (-_RANK.index(kinds[name]), name.encode()))
+
+
+def header_bytes(infos: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping[str, str]) -> bytes:
+    """The head of a .safetensors file, before the tensors' bytes: `infos` are type and shape by name, in order."""
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, (kind, shape) in infos.items():
+        end = start + prod(shape) * ITEM_BYTES[kind]
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def stored_as(kinds: Iterable[str]) -> StoredType:
@@ -320,7 +355,7 @@ def as_stored(tensors: "Mapping[str, Array]", dtype: StoredType) -> "dict[str, n
         kept = np.issubdtype(array.dtype, np.integer)
         if not kept and dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
             raise CheckpointError(f"{name} has values beyond float16; store this model as float32")
-        result[name] = array if kept else array.astype(_dtype(dtype))
+        result[name] = array if kept else array.astype(_dtype(dtype), copy=False)
     return result
 
 

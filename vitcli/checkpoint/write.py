@@ -75,9 +75,17 @@ def write_checkpoint(
 
 
 def save_model(
-    folder: Path, model: "nn.Module", described: Description, *, dtype: StoredType = "float32", tag: str = "vit"
+    folder: Path,
+    model: "nn.Module",
+    described: Description,
+    *,
+    dtype: StoredType = "float32",
+    tag: str = "vit",
+    own: bool = False,
 ) -> None:
-    """Write `model` (on any device, in any mode and precision, wrapped or not; it is not changed) into `folder`.
+    """Write `model` (on any device, in any mode and precision, wrapped or not) into `folder`.
+
+    It is not changed, unless it is the caller's `own` copy, of which no other is then made.
 
     Its ViTConfig is the model's own, whatever `described.vit` says. The self-test logits are computed on the CPU by a
     copy that holds the weights as `dtype` stores them. Raises CheckpointError.
@@ -87,10 +95,11 @@ def save_model(
     from vitcli.checkpoint.load import selftest_logits
     from vitcli.model.vit import VisionTransformer
 
-    plain = copy.deepcopy(_unwrapped(model)).cpu().float().eval()
+    plain = (_unwrapped(model) if own else copy.deepcopy(_unwrapped(model))).cpu().float().eval()
     tensors = {name: tensor.numpy() for name, tensor in plain.state_dict().items()}
     rounded = {
-        name: torch.from_numpy(array.astype(tensors[name].dtype)) for name, array in as_stored(tensors, dtype).items()
+        name: torch.from_numpy(array.astype(tensors[name].dtype, copy=False))
+        for name, array in as_stored(tensors, dtype).items()
     }
     plain.load_state_dict(rounded, strict=True)
     write_checkpoint(

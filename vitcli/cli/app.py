@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from vitcli.cli import (
+    bench,
     check,
     compare,
     convert,
@@ -22,9 +23,12 @@ from vitcli.cli import (
     finetune,
     inspect,
     models,
+    pack,
     predict,
     push,
     resize_posemb,
+    runs,
+    serve,
     similar,
     train,
 )
@@ -126,15 +130,19 @@ for one in (
     embed.embed,
     similar.similar,
     check.check,
+    pack.pack,
     train.train,
     finetune.finetune,
     evaluate.evaluate,
     inspect.inspect,
     compare.compare,
+    runs.runs,
     resize_posemb.resize_posemb,
     convert.convert,
     export.export,
     push.push,
     models.models,
+    serve.serve,
+    bench.bench,
 ):
     app.command(cls=Command)(one)

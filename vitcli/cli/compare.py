@@ -1,6 +1,5 @@
 """`vit compare`: which kind of model for how much data."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -157,6 +156,7 @@ def shares(text: str, option: str) -> tuple[float, ...]:
 def stages(text: str | None, data: str | None, folders: str | None = None) -> "tuple[Pretraining, ...]":
     """`small=5%,large=100%` of `data`, or `small=FOLDER,…`. Raises UsageError."""
     from vitcli.comparison.study import Pretraining
+    from vitcli.storage.named import absolute
 
     found = []
     for part in text.split(",") if text else []:
@@ -166,11 +166,11 @@ def stages(text: str | None, data: str | None, folders: str | None = None) -> "t
         if value.endswith("%"):
             if data is None:
                 raise UsageError(f"--pretrain {safe(part)}: a share of what? --pretrain-data is missing")
-            found.append(Pretraining(name, str(Path(data).resolve()), shares(value, "--pretrain")[0], folders=folders))
+            found.append(Pretraining(name, absolute(data), shares(value, "--pretrain")[0], folders=folders))
         elif data is not None:
             raise UsageError(f"--pretrain {safe(part)} is a folder; --pretrain-data is for shares")
         else:
-            found.append(Pretraining(name, str(Path(value).resolve()), 1.0, folders=folders))
+            found.append(Pretraining(name, absolute(value), 1.0, folders=folders))
     if len({one.name for one in found}) < len(found):
         raise UsageError(f"--pretrain {safe(text)}: two sets of one name")
     return tuple(found)

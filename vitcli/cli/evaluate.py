@@ -1,6 +1,7 @@
 """`vit evaluate`: how good a model is on labelled images, how sure of that one can be, and which of two is better."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,7 @@ from vitcli.cli.options import (
     MultiLabelOpt,
     TogetherOpt,
 )
+from vitcli.cli.parts import MergeOpt, PartSizeOpt, ShardOpt, Work, device_here, refuse_shard, shard_into
 from vitcli.cli.predict import refuse_batches
 from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
@@ -26,7 +28,8 @@ from vitcli.text import safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
-    from vitcli.inference.evaluate import Evaluation, Unreadable
+    from vitcli.inference.evaluate import Evaluation, Scoring, Unreadable
+    from vitcli.inference.predict import Model
 
 Split = Literal["train", "val", "test"]
 ModelsArg = Annotated[
@@ -50,7 +53,10 @@ CalibrateOnOpt = Annotated[
     Split | None, typer.Option("--calibrate-on", help="Split that --calibrate fits on; val by default.")
 ]
 CopyOpt = Annotated[
-    str | None, typer.Option("--out", "-o", help="With --calibrate: a new folder for a calibrated copy.")
+    str | None,
+    typer.Option(
+        "--out", "-o", help="With --calibrate: a new folder for a calibrated copy; with --shard that of the parts."
+    ),
 ]
 FewShotOpt = Annotated[
     str | None,
@@ -90,6 +96,9 @@ def evaluate(
     exact: ExactOpt = False,
     class_names: ClassNamesOpt = None,
     multi_label: MultiLabelOpt = False,
+    shard: ShardOpt = None,
+    part_size: PartSizeOpt = None,
+    merge: MergeOpt = None,
 ) -> None:
     """Score a model on labelled images, with its uncertainty; two models: which is better.
 
@@ -104,7 +113,15 @@ def evaluate(
         raise UsageError(f"one model, or two to compare, not {len(names)}")
     fitting = {"--calibrate": calibrate, "--calibrate-on": calibrate_on, "--out": out}
     pictures = {"--confusion": confusion}
-    if not calibrate:
+    refuse_shard(shard, out, part_size, file=False)
+    if shard is not None or merge is not None:
+        whole: dict[str, object] = {**fitting, "--few-shot": few_shot, "--knn": knn, "two models": len(names) > 1}
+        whole |= {"--out": out and not shard, "--batch-size": batch_size and merge}
+        whole |= {"--shard and --merge": shard and merge}
+        refuse(whole, "--shard and --merge are one after the other, for one model as it is")
+    if shard is not None:
+        refuse(pictures | {"--json": json, "--csv": csv}, "--shard computes answers, --merge scores them")
+    elif not calibrate:
         refuse({"--calibrate-on": calibrate_on, "--out": out}, "these belong to --calibrate")
     if few_shot is None:
         refuse({"--seeds": seeds}, "that belongs to --few-shot")
@@ -118,19 +135,19 @@ def evaluate(
         refuse(fitting | pictures | own, "--few-shot and --knn learn the data's classes from one model's features")
     if len(names) > 1:
         refuse(fitting | pictures, "two models are compared as they are")
-    from vitcli.cli.console import Telling
+    from vitcli.cli.console import Telling, note
     from vitcli.cli.views.evaluation import show
-    from vitcli.cli.views.labels import show_labels
     from vitcli.inference import calibrate as calibration
     from vitcli.inference import evaluate as scoring
     from vitcli.inference import few_shot as learning
-    from vitcli.inference.multilabel import evaluate_labels
+    from vitcli.inference.evaluate import Scoring
+    from vitcli.inference.multilabel import LabelEvaluation, evaluate_labels
     from vitcli.inference.predict import load
     from vitcli.inference.stream import Stream
 
     picture = None if confusion is None else _picture_path(confusion)
     form: Literal["table", "json", "csv"] = "json" if json else "csv" if csv else "table"
-    result: calibration.Calibration | scoring.Evaluation | scoring.Pairs | learning.FewShot
+    result: calibration.Calibration | scoring.Evaluation | LabelEvaluation | scoring.Pairs | learning.FewShot
     if few_shot is not None or knn is not None:
         stream = Stream(_resolved(names)[0], engine=engine, device=device, precision=precision, output="features")
         refuse_batches(batch_size, stream)
@@ -143,32 +160,35 @@ def evaluate(
             )  # fmt: skip
     else:
         checkpoints = _resolved(names, class_names)
-        loaded = [load(one, engine=engine, device=device, precision=precision) for one in checkpoints]
+        loaded = [
+            load(one, engine=engine, device=device_here(device, shard), precision=precision) for one in checkpoints
+        ]
         several = [model for model in loaded if model.checkpoint.outputs == "labels"]
         if several:
-            asked: dict[str, object] = {**fitting, **pictures, "two models": len(loaded) > 1}
+            asked: dict[str, object] = {**pictures, "two models": len(loaded) > 1}
             name = safe(several[0].checkpoint.name)
             refuse(asked, f"each label of {name} holds by itself (multi-label), and these are for one class an image")
         elif multi_label:
             refuse({"--multi-label": True}, f"{safe(loaded[0].checkpoint.name)} gives one class an image")
         for model in loaded:
             refuse_batches(batch_size, model)
-        if several:
-            with Telling() as told:
-                found = evaluate_labels(
-                    loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
-                    ignore_unknown=ignore_unknown_classes, multi_label=multi_label, note=told.note,
-                    progress=told.progress,
-                )  # fmt: skip
-            show_labels(form, found)
-            _say_failed(found.failed)
+        if shard is not None:
+            assert out is not None
+            terms = Scoring(ignore_unknown_classes, batch_size, exact, note, None)
+            _in_shard(loaded[0], data, split, folders, terms, multi_label, Path(out), shard, part_size)
             return
         with Telling() as told:
             if calibrate:
                 result = calibration.calibrate(
                     loaded[0], data, fit_on=calibrate_on or "val", split=split, folders=folders, out=out,
-                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
+                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes, multi_label=multi_label,
                     note=told.note, progress=told.progress,
+                )  # fmt: skip
+            elif several:
+                result = evaluate_labels(
+                    loaded[0], data, split=split, folders=folders, batch_size=batch_size, exact=exact,
+                    ignore_unknown=ignore_unknown_classes, multi_label=multi_label, parts=merge, note=told.note,
+                    progress=told.progress,
                 )  # fmt: skip
             elif len(loaded) == 2:
                 result = scoring.pairs(
@@ -179,7 +199,7 @@ def evaluate(
             else:
                 result = scoring.evaluate(
                     loaded[0], data, split=split, folders=folders,
-                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes,
+                    batch_size=batch_size, exact=exact, ignore_unknown=ignore_unknown_classes, parts=merge,
                     note=told.note, progress=told.progress,
                 )  # fmt: skip
     scored = result.after if isinstance(result, calibration.Calibration) else result
@@ -187,6 +207,39 @@ def evaluate(
         _draw(scored, picture)
     show(form, result)
     _say_failed(result.failed)
+
+
+def _in_shard(
+    model: "Model",
+    data: str,
+    split: Split | None,
+    folders: str | None,
+    scoring: "Scoring",
+    multi_label: bool,
+    out: Path,
+    shard: str,
+    size: int | None,
+) -> None:
+    """The answers to one share of the images into the folder `out`, once all that --merge could refuse is known."""
+    from vitcli.inference.evaluate import open_scored
+    from vitcli.inference.multilabel import truth_of
+    from vitcli.inference.parts import SIZE
+    from vitcli.inference.scored_parts import logits_about, logits_form, logits_of
+    from vitcli.inference.shards import parse_shard
+    from vitcli.inference.stream import sources_of
+
+    scored = open_scored(data, split, folders, note=scoring.note)
+    samples, classes = scored.samples, scored.splits.classes
+    if model.checkpoint.outputs == "labels":
+        truth_of(scoring, model, samples, classes, multi_label)
+    else:
+        scoring.labels(model, samples, classes)
+    compute = partial(logits_of, model, batch_size=scoring.batch_size, exact=scoring.exact)
+    work = Work(
+        logits_form(model, out), logits_about(model, scoring.exact), sources_of(samples, range(len(samples))),
+        lambda source: source.name, compute, "answering", size, SIZE,
+    )  # fmt: skip
+    shard_into(out, work, parse_shard(shard))
 
 
 def _picture_path(text: str) -> Path:

@@ -8,17 +8,26 @@ import typer
 
 from vitcli.cli.options import CountOpt, ForceOpt, JsonOpt, OptionalCheckpointArg
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
-from vitcli.text import as_json, plural, safe
+from vitcli.text import as_json, command, plural, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
     from vitcli.inference.export import Exported
 
 ToOpt = Annotated[
-    Literal["onnx", "openvino", "torch"],
-    typer.Option("--to", help="openvino needs its extra, vitcli[openvino]; torch is torch.export's .pt2."),
+    Literal["onnx", "openvino", "torch", "web"],
+    typer.Option(
+        "--to",
+        help="openvino needs its extra, vitcli[openvino]; torch is torch.export's .pt2; web is a folder with a page.",
+    ),
 ]
-FileOpt = Annotated[str | None, typer.Option("--out", "-o", help="File to write; NAME.onnx (.xml, .pt2) by default.")]
+FileOpt = Annotated[
+    str | None, typer.Option("--out", "-o", help="File to write; NAME.onnx (.xml, .pt2, NAME-web) by default.")
+]
+RuntimeOpt = Annotated[
+    str | None,
+    typer.Option("--runtime", help="For --to web: a folder with npm's onnxruntime-web, or npm to download it."),
+]
 FilePrecisionOpt = Annotated[
     Literal["fp32", "fp16", "int8"],
     typer.Option("--precision", help="fp16 is half the size, int8 quantises as it runs; both may change a label."),
@@ -48,6 +57,7 @@ def export(
     img_size: ImgSizesOpt = None,
     pixels: PixelsOpt = False,
     softmax: SoftmaxOpt = False,
+    runtime: RuntimeOpt = None,
     images: MeasureImagesOpt = None,
     data: MeasureDataOpt = None,
     count: CountOpt = None,
@@ -61,18 +71,23 @@ def export(
     """
     if images and data:
         raise UsageError("--images and --data are two ways to say the same; give one")
+    if runtime is not None and to != "web":
+        raise UsageError("--runtime belongs to --to web")
     from vitcli.cli import console
     from vitcli.cli.console import resolved
     from vitcli.cli.settings import size
     from vitcli.inference.export import SUFFIXES, export
     from vitcli.inference.exported import Options
     from vitcli.inspection.images import COUNT, pictures_of
+    from vitcli.serve.runtime import runtime_files
+    from vitcli.serve.web import export_web
 
+    files = runtime_files(runtime) if to == "web" else {}
     source = resolved(checkpoint)
     if checkpoint is None:
         console.note(source.why)
-    path = Path(out or f"{Path(source.name).name}{SUFFIXES[to]}")
-    if path.suffix != SUFFIXES[to]:
+    path = Path(out or f"{Path(source.name).name}{'-web' if to == 'web' else SUFFIXES[to]}")
+    if to != "web" and path.suffix != SUFFIXES[to]:
         raise UsageError(f"--out {safe(path)}: the file's name must end with {SUFFIXES[to]}")
     if path.exists() and not force:
         raise UsageError(f"{safe(path)} is there already; --force replaces it")
@@ -81,7 +96,8 @@ def export(
     pairs = [size(text, "--img-size") or [] for text in img_size.split(",")] if img_size else []
     options = Options(precision, tuple((height, width) for height, width in pairs), pixels, softmax)
     pictures = pictures_of(source, images, data, count or COUNT, doing="measuring", say=console.note)
-    made = export(source, path, to, options, [picture.load for picture in pictures])
+    loads = [picture.load for picture in pictures]
+    made = export_web(source, path, files, options, loads) if to == "web" else export(source, path, to, options, loads)
     if json:
         document = {"schema": "vit.export/1", **asdict(made), "path": str(made.path), "from": source.name, "to": to}
         print(as_json(document))
@@ -115,6 +131,10 @@ def _show(made: "Exported", to: str, source: "Checkpoint") -> None:
     console.note(f"{shown}: {made.bytes / 2**20:.1f} MiB, {made.options.precision}, {takes} to {gives}")
     if to == "onnx" and classes:
         console.note(f"use it: {use_command(str(made.path), classifies=True)}")
+    if to == "web":
+        console.note(
+            f"try it: {command('python3', '-m', 'http.server', '-b', '127.0.0.1', '-d', made.path)}, at http://localhost:8000/"
+        )
     if several:
         console.note(
             "default is what OpenVINO chooses on this processor, bfloat16 where there is any; float32 is had by"

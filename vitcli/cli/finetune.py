@@ -33,11 +33,12 @@ from vitcli.cli.options import (
     TeacherAnswersOpt,
     TeacherOpt,
     TimeBudgetOpt,
+    TrackOpt,
     TuneOpt,
     ValFractionOpt,
     WorkersOpt,
 )
-from vitcli.cli.settings import OF_RESUMPTION, assigned, given, refuse, size, split, typed
+from vitcli.cli.settings import AUTO, OF_RESUMPTION, assigned, given, refuse, size, split, typed
 from vitcli.errors import UsageError
 from vitcli.text import safe
 
@@ -68,6 +69,7 @@ def finetune(
     folds: FoldsOpt = None,
     cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
+    track: TrackOpt = None,
     set_: SetOpt = None,
     device: DeviceOpt = None,
     workers: WorkersOpt = None,
@@ -78,13 +80,16 @@ def finetune(
 
     Shows a plan with its cost first, leaves a run folder with a checkpoint and a report, and says how to use them.
     """
-    if resume is not None:
+    again = resume == AUTO
+    if again and out is None:
+        raise UsageError("--resume auto goes on with the run in --out, which is missing")
+    if resume is not None and not again:
         refuse(typed(finetune, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
     from vitcli.cli.run import Terms, carried_out, resumed_from
 
-    terms = Terms(score, device, workers, dry_run, json)
+    terms = Terms(score, track or [], device, workers, dry_run, json)
     pixels = size(img_size, "--img-size")
-    if resume is not None:
+    if resume is not None and not again:
         resumed_from(resume, epochs, data, terms)
         return
 
@@ -150,7 +155,7 @@ def finetune(
         chosen = affordable_size(suited(settings_of(), samples)[0], samples, checkpoint, device, terms.began)
     planned = plan(
         settings_of(img_size=chosen), samples, out, score=score, device=device, began=terms.began, base=checkpoint,
-        choose=tune == "auto", cache=cache, resolver=resolved,
+        choose=tune == "auto", cache=cache, again=again, resolver=resolved,
     )  # fmt: skip
     if not named and (better := better_start(checkpoint, samples)):
         planned = replace(planned, notes=(*planned.notes, better))

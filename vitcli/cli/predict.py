@@ -1,14 +1,15 @@
 """`vit predict`: what is in each image."""
 
 import codecs
+import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,7 @@ from vitcli.cli.options import (
     EngineOpt,
     EnginePrecisionOpt,
     ExactOpt,
+    ForceOpt,
     FromFileOpt,
     ImagesArg,
     JsonlOpt,
@@ -26,14 +28,30 @@ from vitcli.cli.options import (
     ModelOpt,
     TogetherOpt,
 )
-from vitcli.errors import EXIT_SOME_FAILED, UsageError, VitError
-from vitcli.text import safe
+from vitcli.cli.parts import (
+    MergeOpt,
+    OnOpt,
+    PartSizeOpt,
+    ShardOpt,
+    Work,
+    computed_on,
+    device_here,
+    file_by_parts,
+    refuse_shard,
+    say_failed,
+    several_need_a_file,
+    shard_into,
+)
+from vitcli.cli.settings import new_file, refuse, typed
+from vitcli.errors import UsageError, VitError
+from vitcli.text import plural, safe
 
 if TYPE_CHECKING:
     from vitcli.checkpoint.config import Checkpoint
     from vitcli.images.find import ImageSource
     from vitcli.inference.embed import Embedder
-    from vitcli.inference.predict import Model
+    from vitcli.inference.joining import Joined
+    from vitcli.inference.predict import Model, Prediction
     from vitcli.inference.stream import Stream
 
 TopOpt = Annotated[
@@ -47,15 +65,20 @@ RejectOpt = Annotated[
 SetsOpt = Annotated[
     str | None, typer.Option("--sets", help="Also the set of classes that holds the truth so often: 90%.")
 ]
+ResultOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="File for all of it, .jsonl, .json or .csv, gone on with after a stop; or the folder of --shard or --why.",
+    ),
+]
+FORMS = (".jsonl", ".json", ".csv")
 WhyOpt = Annotated[
     bool, typer.Option("--why", help="Draw what in each image spoke for its first class, over the picture.")
 ]
 WhyClassOpt = Annotated[
     str | None, typer.Option("--why-class", help="With --why: for this class, whatever the answer.")
-]
-WhyOutOpt = Annotated[
-    str | None,
-    typer.Option("--out", "-o", help="With --why: the folder of the pictures, and of one page of several; why/."),
 ]
 MOST_BYTES = 1 << 16  # of a line of such a list
 
@@ -67,31 +90,49 @@ def predict(
     json: JsonOpt = False,
     jsonl: JsonlOpt = False,
     csv: CsvOpt = False,
+    out: ResultOpt = None,
+    force: ForceOpt = False,
     from_file: FromFileOpt = None,
     reject: RejectOpt = None,
     sets: SetsOpt = None,
     why: WhyOpt = False,
     why_class: WhyClassOpt = None,
-    out: WhyOutOpt = None,
     engine: EngineOpt = "auto",
     device: DeviceOpt = None,
     precision: EnginePrecisionOpt = "auto",
     batch_size: TogetherOpt = None,
     exact: ExactOpt = False,
     class_names: ClassNamesOpt = None,
+    shard: ShardOpt = None,
+    part_size: PartSizeOpt = None,
+    merge: MergeOpt = None,
+    on: OnOpt = None,
 ) -> None:
     """Name what is in each image.
 
     One bad file never stops the rest; the exit code is then 3.
     """
-    refuse_inputs(images, from_file)
     if json + jsonl + csv > 1:
         raise UsageError("choose one of --json, --jsonl and --csv")
-    for option, value in (("--why-class", why_class), ("--out", out)):
-        if value is not None and not why:
-            raise UsageError(f"{option} goes with --why; without it, it would change nothing")
-    if why and precision == "int8":
-        raise UsageError("--why explains the model as it is, not as --precision int8 rounds it: leave one of them out")
+    form = "json" if json else "jsonl" if jsonl else "csv" if csv else None
+    if form and out is not None and not why:
+        raise UsageError(f"--{form} is of standard output; the ending of --out says the form of a file")
+    if merge is not None:
+        other = typed(predict, locals(), "merge", "json", "jsonl", "csv", "out", "force")
+        refuse(other, "--merge joins what --shard made")
+        _merged(Path(merge), form or "jsonl", out, force)
+        return
+    refuse_inputs(images, from_file)
+    if why:
+        refuse({"--shard": shard, "--part-size": part_size, "--force": force}, "--why draws a few images, in a folder")
+        if precision == "int8":
+            raise UsageError("--why explains the model as it is, not as --precision int8 rounds it: leave one out")
+    elif why_class is not None:
+        raise UsageError("--why-class goes with --why; without it, it would change nothing")
+    else:
+        refuse_shard(shard, out, part_size, file=True)
+        several_need_a_file(out)
+    path = None if shard or why or out is None else new_file(out, "--out", FORMS, force)
     from vitcli.checkpoint.naming import named
     from vitcli.cli.console import note, resolved
     from vitcli.cli.views import predictions as prediction_view
@@ -110,14 +151,19 @@ def predict(
 
         explainer = Why(checkpoint, found, label=why_class, out=out, device=device, exact=exact)
         found = iter(explainer.images)
-    loaded = load(checkpoint, engine=engine, precision=precision, device=device)
+    loaded = load(checkpoint, engine=engine, precision=precision, device=device_here(device, shard))
     refuse_batches(batch_size, loaded)
     if loaded.temperature != 1:
         note(f"probabilities are calibrated, temperature {loaded.temperature:g}")
     if checkpoint.outputs == "labels" and checkpoint.num_classes > 1:
         which = "; those above their thresholds are shown" if loaded.thresholds and top is None else ""
         note(f"each label is judged by itself (multi-label): probabilities do not add up to 1{which}")
-    predictions = loaded.predict(found, top_k=top, batch_size=batch_size, exact=exact, reject=rejected, sets=held)
+    wishes: dict[str, Any] = {"top_k": top, "exact": exact, "reject": rejected, "sets": held}
+    with computed_on(on, out, loaded.stream, {"--shard": shard, "--why": why}):
+        if out is not None and not why:
+            _in_parts(loaded, found, wishes, batch_size, path or Path(out), shard, part_size)
+            return
+    predictions = loaded.predict(found, batch_size=batch_size, **wishes)
     said = prediction_view.Said(
         checkpoint,
         loaded.familiarity.facts.data if loaded.familiarity else None,
@@ -128,10 +174,66 @@ def predict(
     )
     if explainer:
         predictions = explainer.explained(predictions)
-    write = prediction_view.writer("json" if json else "jsonl" if jsonl else "csv" if csv else "table")
-    if failed := write(predictions, said):
-        note(f"{failed} of the images could not be read")
-        raise typer.Exit(EXIT_SOME_FAILED)
+    write = prediction_view.writer(form or "table")
+    say_failed(write(predictions, said))
+
+
+def _in_parts(
+    model: "Model",
+    found: "Iterator[ImageSource]",
+    wishes: dict[str, Any],
+    batch_size: int | None,
+    out: Path,
+    shard: str | None,
+    size: int | None,
+) -> None:
+    """Predictions into the file `out`, or those of a shard into that folder."""
+    from vitcli.inference.part_forms import PredictionLines
+    from vitcli.inference.parts import SIZE
+    from vitcli.inference.shards import parse_shard
+    from vitcli.inference.stream import sources
+
+    work = Work(
+        PredictionLines(), model.about(**wishes), sources(found), lambda source: source.name,
+        lambda left: model.predict(left, batch_size=batch_size, **wishes), "naming what is in the images",
+        size, SIZE,
+    )  # fmt: skip
+    if shard is not None:
+        shard_into(out, work, parse_shard(shard))
+    else:
+        file_by_parts(out, work, lambda joined: _write_joined(joined, out.suffix.lower()[1:], out))
+
+
+def _merged(folder: Path, form: str, out: str | None, force: bool) -> None:
+    """All predictions of the parts in `folder` as one process would have given them."""
+    from vitcli.cli.console import note
+    from vitcli.inference.joining import join
+    from vitcli.inference.part_forms import PredictionLines
+
+    path = None if out is None else new_file(out, "--out", FORMS, force)
+    joined = join(folder, PredictionLines())
+    failed = _write_joined(joined, path.suffix.lower()[1:] if path else form, path)
+    if path:
+        note(f"{plural(joined.images, 'image')} in {safe(path)}")
+    say_failed(failed)
+
+
+def _write_joined(joined: "Joined[Prediction]", form: str, path: Path | None) -> int:
+    """How many of them failed."""
+    from vitcli.cli.views.predictions import Described, Said, writer
+    from vitcli.files import replacing
+
+    about = joined.about
+    model = Described(about["name"], about["revision"], about["outputs"])
+    said = Said(model, "" if about["familiarity"] else None, about["reject"] is not None, about["sets"])
+    if path is None:
+        return writer(form)(joined.rows, said)
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="", write_through=True)
+        with redirect_stdout(text):
+            failed = writer(form)(joined.rows, said)
+        text.detach()
+    return failed
 
 
 def refuse_inputs(images: list[str] | None, from_file: str | None) -> None:

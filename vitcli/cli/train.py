@@ -25,10 +25,11 @@ from vitcli.cli.options import (
     TeacherAnswersOpt,
     TeacherOpt,
     TimeBudgetOpt,
+    TrackOpt,
     ValFractionOpt,
     WorkersOpt,
 )
-from vitcli.cli.settings import OF_RESUMPTION, assigned, given, refuse, size, split, typed
+from vitcli.cli.settings import AUTO, OF_RESUMPTION, assigned, given, refuse, size, split, typed
 from vitcli.errors import UsageError
 
 
@@ -53,6 +54,7 @@ def train(
     val_fraction: ValFractionOpt = VAL_FRACTION,
     cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
+    track: TrackOpt = None,
     set_: SetOpt = None,
     device: DeviceOpt = None,
     workers: WorkersOpt = None,
@@ -64,12 +66,15 @@ def train(
     Leaves a run folder with the best and the last checkpoint and a report. Ctrl-C saves; --resume goes on exactly
     there, and with more --epochs makes the run longer.
     """
-    if resume is not None:
+    again = resume == AUTO
+    if again and out is None:
+        raise UsageError("--resume auto goes on with the run in --out, which is missing")
+    if resume is not None and not again:
         refuse(typed(train, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
     from vitcli.cli.run import Terms, carried_out, resumed_from
 
-    terms = Terms(score, device, workers, dry_run, json)
-    if resume is not None:
+    terms = Terms(score, track or [], device, workers, dry_run, json)
+    if resume is not None and not again:
         resumed_from(resume, epochs, data, terms)
         return
 
@@ -103,6 +108,14 @@ def train(
     if not (model or recipe):
         settings = fitted(settings, samples)
     planned = plan(
-        settings, samples, out, score=score, device=device, began=terms.began, cache=cache, resolver=resolved
+        settings,
+        samples,
+        out,
+        score=score,
+        device=device,
+        began=terms.began,
+        cache=cache,
+        again=again,
+        resolver=resolved,
     )
     carried_out(planned, terms, terms.view())

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
 
+from typer import BadParameter
 from typer.core import TyperCommand
 
 _NUMBERS = {int: re.compile(r"-?[0-9]{1,15}"), float: re.compile(r"-?[0-9]{1,15}(\.[0-9]{0,15})?")}
@@ -19,7 +20,20 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         read_plainly(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, shard_alone(args))
+
+
+_SHARD = re.compile(r"[-0-9/]+|auto")
+
+
+def shard_alone(args: list[str]) -> list[str]:
+    """`args` with the value that `--shard` has where none follows it: whatever follows is then something else."""
+    if "--shard" not in args:
+        return args
+    place = args.index("--shard") + 1
+    if "--" in args[: place - 1] or (place < len(args) and _SHARD.fullmatch(args[place])):
+        return args
+    return [*args[:place], "auto", *args[place:]]
 
 
 def read_plainly(params: Iterable[Any]) -> None:
@@ -42,7 +56,11 @@ class _Plain:
         if found is not None:
             return found
         self._param._runtime_param = None
-        return self._param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        try:
+            return self._param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+        except BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # Pydantic's, which says nothing
+            raise
 
 
 def _several(param: Any, values: Any) -> list[str] | None:

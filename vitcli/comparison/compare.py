@@ -30,6 +30,7 @@ from vitcli.comparison.study import (
 from vitcli.data.samples import Tell
 from vitcli.errors import UsageError
 from vitcli.machine import default_device
+from vitcli.storage.named import absolute, name_of
 from vitcli.text import safe
 from vitcli.training.cache import CacheWish, Choice, Copied, choose_cache
 from vitcli.training.recipe import FITTED, Recipe, as_dict, load_recipe, override, small_images
@@ -104,8 +105,8 @@ def begin(
     for option, value in (("--epochs", epochs), ("--most-epochs", most_epochs)):
         if value is not None and not value > 0:
             raise UsageError(f"{option} {value:g}: a number above 0")
-    place, changes = str(Path(data).resolve()), dict(settings or {})
-    stages = tuple(replace(stage, data=str(Path(stage.data).resolve())) for stage in pretrainings)
+    place, changes = absolute(str(data)), dict(settings or {})
+    stages = tuple(replace(stage, data=absolute(stage.data)) for stage in pretrainings)
     sets = read_sets(place, folders, stages, progress)
     side = next(iter(sets.pretraining.values()), sets.data).side
     fit = recipe is None and side <= SMALL
@@ -128,7 +129,7 @@ def begin(
         require_possible(study)
     except ValueError as error:
         raise UsageError(f"this cannot be a study: {error}") from None
-    folder = Path(out) if out else Path("runs") / f"compare-{Path(place).name}"
+    folder = Path(out) if out else Path("runs") / f"compare-{name_of(place)}"
     from vitcli.comparison.work import copies_needed
 
     copies = copies_needed(Cells(study, folder, sets))

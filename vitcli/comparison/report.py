@@ -10,6 +10,7 @@ from vitcli.comparison.tables import accuracy_table, few_shot_table, named, reco
 from vitcli.files import write_file
 from vitcli.report.figures import COLOURS, STYLE, WIDE, figure, save, svg
 from vitcli.report.page import Page
+from vitcli.storage.named import name_of
 from vitcli.text import plural
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def write_report(folder: Path, found: Findings) -> None:
     for kind in ("png", "svg"):
         save(drawing, folder / f"accuracy.{kind}")
     write_file(folder / "results.csv", [as_csv(found).encode()])
-    page = Page(f"Which model for how much of {Path(study.data).name}?")
+    page = Page(f"Which model for how much of {name_of(study.data)}?")
     page.paragraph(
         f"{plural(len(study.models), 'model')}, the same recipe, {plural(study.seeds, 'seed')}; "
         + ("test accuracy with 95 % intervals over the seeds. " if study.seeds > 1 else "test accuracy. ")
@@ -34,7 +35,7 @@ def write_report(folder: Path, found: Findings) -> None:
     )
     for before in study.pretrainings:
         page.paragraph(
-            f"After {before.name}: pre-trained on {before.share * 100:g}% of {Path(before.data).name}, then fine-tuned "
+            f"After {before.name}: pre-trained on {before.share * 100:g}% of {name_of(before.data)}, then fine-tuned "
             f"at {study.finetune_size:g} times the image size."
         )
     left = len(list(study.cells())) - len(found.cells)

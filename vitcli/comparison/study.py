@@ -18,8 +18,8 @@ from typing import Any
 
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_config, read_typed, write_file
-from vitcli.images.stores import Cache
 from vitcli.model.architectures import ARCHITECTURES
+from vitcli.storage.records import Cache
 from vitcli.text import safe
 
 SMALL = 64  # images of at most so many pixels are small: CNNs made for 224 pixels see them enlarged to this

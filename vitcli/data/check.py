@@ -26,10 +26,12 @@ from PIL import Image
 
 from vitcli.data.folders import alike, like_empty_cells
 from vitcli.data.layout import split_of
+from vitcli.data.packed import damaged
 from vitcli.data.samples import ArraySamples, FileSamples, Progress, Split, Splits, class_counts, require_one_label
 from vitcli.data.sources import read_splits, torn_groups
 from vitcli.errors import AmbiguousData, DataError, ImageError
 from vitcli.images.decode import oddities
+from vitcli.storage.remote import Root, place
 from vitcli.text import plural, safe
 
 SIDE = 16
@@ -94,7 +96,7 @@ class Finding:
 class Report:
     """What a look through a data set found."""
 
-    root: Path
+    root: Root
     kind: str  # "folders", "manifest", "idx"
     classes: tuple[str, ...]
     counts: Mapping[Split, tuple[int, ...]]  # images of each class, (K,)
@@ -130,7 +132,7 @@ def check(
         found = read_splits(path, folders=folders)
     except AmbiguousData as error:
         finding = Finding("ambiguous-folders", "spoils a measurement", 1, error.what, error.advice)
-        return Report(Path(path), "folders", (), {}, None, (finding,), ())
+        return Report(place(path), "folders", (), {}, None, (finding,), ())
     require_one_label(found, "vit check")
     if not any(map(len, found.named.values())):
         raise DataError(f"{safe(found.root)} holds no images")
@@ -139,6 +141,7 @@ def check(
     counts = class_counts(found.named, len(found.classes))
     findings = [
         *_layout(found, folders),
+        *_changed(found),
         *_unreadable(images),
         *_copies(readable, found.classes),
         *_classes(found, counts),
@@ -205,6 +208,16 @@ def _layout(found: Splits, folders: str | None) -> Iterator[Finding]:
             "class-like-a-split", "spoils a measurement", len(held_out),
             f"classes called like a split: {len(held_out)}",
             "move what is no class away, or say --folders classes", held_out,
+        )  # fmt: skip
+
+
+def _changed(found: Splits) -> Iterator[Finding]:
+    """Packed shards that are no longer what their manifest says."""
+    if found.kind == "shards" and (names := tuple(damaged(found.root))):
+        yield Finding(
+            "changed-shards", "spoils a measurement", len(names),
+            f"{plural(len(names), 'shard')} with another checksum than when they were packed",
+            "fetch or pack them again", names,
         )  # fmt: skip
 
 

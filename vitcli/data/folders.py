@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +15,13 @@ from vitcli.data.layout import find_layout, listing, quoted, require_no_splits_i
 from vitcli.data.samples import FileSamples, Splits
 from vitcli.errors import DataError
 from vitcli.images.find import walk
+from vitcli.storage.remote import Root
 from vitcli.text import folded, safe
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
 
 
-def read_folders(root: Path, asked: str | None = None) -> Splits:
+def read_folders(root: Root, asked: str | None = None) -> Splits:
     """Every image below `root`, under its class. `asked` says what the folders are, as `--folders` writes it.
 
     Raises DataError; AmbiguousData where nothing is asked for and the folders can be read in two ways.
@@ -44,7 +44,7 @@ def read_folders(root: Path, asked: str | None = None) -> Splits:
     return Splits(root, "folders", classes, kept, tuple(notes), layout.left_out)
 
 
-def class_name(name: str, where: Path) -> str:
+def class_name(name: str, where: Root) -> str:
     """A class's name as it is stored: NFC, since file systems differ in how they write an é. Raises DataError."""
     try:
         name.encode()
@@ -74,7 +74,7 @@ def like_empty_cells(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in _EMPTY]
 
 
-def _by_class(folder: Path, skipped: Counter[str]) -> dict[str, list[str]]:
+def _by_class(folder: Root, skipped: Counter[str]) -> dict[str, list[str]]:
     """The images below each folder of `folder`, as paths that begin inside it. Raises DataError."""
     names, images = listing(folder, skipped)
     if images:
@@ -85,7 +85,7 @@ def _by_class(folder: Path, skipped: Counter[str]) -> dict[str, list[str]]:
     twice = [name for name, count in Counter(class_name(name, folder) for name in names).items() if count > 1]
     if twice:
         raise DataError(f"{safe(folder)} has two folders for the class {quoted(twice)}")
-    real: dict[Path, str] = {}
+    real: dict[Root, str] = {}
     for name in names:
         if (known := real.setdefault((folder / name).resolve(), name)) != name:
             raise DataError(f"{safe(folder)}: the classes {quoted([known, name])} are one folder, by a link")
@@ -94,9 +94,9 @@ def _by_class(folder: Path, skipped: Counter[str]) -> dict[str, list[str]]:
     }
 
 
-def _samples(root: Path, folder: Path, by_class: Mapping[str, list[str]], classes: tuple[str, ...]) -> FileSamples:
+def _samples(root: Root, folder: Root, by_class: Mapping[str, list[str]], classes: tuple[str, ...]) -> FileSamples:
     index = {name: label for label, name in enumerate(classes)}
-    start = folder.relative_to(root)
+    start = folder.relative_to(root)  # type: ignore[arg-type]
     pairs = sorted((index[class_name(name, folder)], name) for name in by_class)
     files = [f"{(start / name).as_posix()}/{path}" for _, name in pairs for path in by_class[name]]
     labels = [label for label, name in pairs for _ in by_class[name]]

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from vitcli.data.layout import split_of
 from vitcli.data.samples import ArraySamples, Split, Splits
 from vitcli.errors import DataError
+from vitcli.files import open_file
+from vitcli.storage.remote import Root
 from vitcli.text import safe
 
 _IMAGES = re.compile(r"(?P<prefix>.*?)(?P<split>[^\W\d_]+|t10k)-images(?P<sep>[-.])idx3-ubyte(?:\.gz)?", re.IGNORECASE)
@@ -113,13 +115,25 @@ def _read_split(images_path: Path, labels_path: Path) -> ArraySamples:
 
 
 def _class_names(folder: Path, labels: Sequence[npt.NDArray[np.int64]]) -> tuple[str, ...] | None:
-    """Names of labels 0, 1, …: those of `classes.txt` in the folder, one a line, else those of a data set recognised
-    by its very labels; None when nobody knows. Raises DataError for a useless `classes.txt`."""
-    file = folder / "classes.txt"
-    if file.is_file():
-        try:
-            return tuple(line.strip() for line in file.read_text("utf-8-sig").split("\n") if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{safe(file)} cannot be read as UTF-8 text: {safe(error)}") from error
+    """Names of labels 0, 1, …: those that the folder gives, else those of a data set recognised by its very labels;
+    None when nobody knows. Raises DataError."""
+    if (known := class_names(folder)) is not None:
+        return known
     hashes = (hashlib.sha256(numbers.astype(np.uint8).tobytes()).hexdigest() for numbers in labels)
     return next((_KNOWN_LABELS[digest] for digest in hashes if digest in _KNOWN_LABELS), None)
+
+
+def class_names(folder: Root) -> tuple[str, ...] | None:
+    """Names of labels 0, 1, …, as `classes.txt` in the folder gives them, one a line; None without such a file.
+
+    Raises DataError for one that is useless.
+    """
+    file = folder / "classes.txt"
+    if not file.is_file():
+        return None
+    try:
+        with open_file(file) as lines:
+            text = lines.read(_MAX_BYTES).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{safe(file)} cannot be read as UTF-8 text: {safe(error)}") from error
+    return tuple(line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip())

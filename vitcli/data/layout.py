@@ -21,6 +21,7 @@ from typing import cast, get_args
 from vitcli.data.samples import Split
 from vitcli.errors import AmbiguousData, DataError, UsageError
 from vitcli.images.find import IMAGE_SUFFIXES, is_system_name, natural_key, walk
+from vitcli.storage.remote import Root, entries
 from vitcli.text import safe, some
 
 _SPLITS: Mapping[str, Split] = {
@@ -93,13 +94,13 @@ WRAPPERS = 3  # folders around the data set, one in the other, as archives leave
 class Layout:
     """Which folder is which split; the folders inside it are the classes."""
 
-    splits: Mapping[Split, Path]
+    splits: Mapping[Split, Root]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()  # what holds images and is in no split
     plain: bool = False  # no folder is called like a split, and nobody said that none is one
 
 
-def find_layout(root: Path, asked: str | None) -> Layout:
+def find_layout(root: Root, asked: str | None) -> Layout:
     """The layout of `root`, or the one that is `asked` for, as `--folders` writes it. Raises DataError, UsageError."""
     if asked == CLASSES:
         return Layout({"train": root})
@@ -129,7 +130,7 @@ def find_layout(root: Path, asked: str | None) -> Layout:
     return Layout(splits, tuple(notes), tuple(left_out))
 
 
-def require_no_splits_inside(where: Path, by_class: Mapping[str, Sequence[str]]) -> None:
+def require_no_splits_inside(where: Root, by_class: Mapping[str, Sequence[str]]) -> None:
     """Raises AmbiguousData where folders inside the classes say that these may be something else.
 
     `by_class` has the images of each folder of `where`, as paths that begin inside that folder.
@@ -157,30 +158,31 @@ def require_no_splits_inside(where: Path, by_class: Mapping[str, Sequence[str]])
         )
 
 
-def listing(folder: Path, skipped: Counter[str] | None = None) -> tuple[list[str], list[str]]:
+def listing(folder: Root, skipped: Counter[str] | None = None) -> tuple[list[str], list[str]]:
     """(folders, images) directly in `folder`, by name; the rest is counted in `skipped`. Raises DataError."""
     skipped = Counter() if skipped is None else skipped
     folders: list[str] = []
     images: list[str] = []
     try:
-        entries = sorted(os.listdir(folder), key=natural_key)
+        found = sorted(entries(folder), key=lambda entry: natural_key(entry[0]))
     except OSError as error:
         raise DataError(f"{safe(folder)} cannot be listed: {error.strerror}") from error
-    for name in entries:
+    for name, is_folder in found:
         if is_system_name(name):
             skipped["hidden or system file"] += 1
-        elif os.path.isdir(folder / name):
+        elif is_folder:
             folders.append(name)
         elif name.casefold().endswith(IMAGE_SUFFIXES):
             images.append(name)
-        elif not os.path.exists(folder / name) and not PurePath(name).suffix:  # it may have been a class or a split
+        elif isinstance(folder, Path) and not os.path.exists(folder / name) and not PurePath(name).suffix:
+            # It may have been a class or a split.
             raise DataError(f"{safe(folder / name)} is a link that leads nowhere: mend or remove it")
         else:
             skipped["file not called like an image"] += 1
     return folders, images
 
 
-def holds_images(folder: Path) -> bool:
+def holds_images(folder: Root) -> bool:
     """Whether an image lies in `folder` or below."""
     return next(walk(folder), None) is not None
 
@@ -190,7 +192,7 @@ def quoted(names: Sequence[str]) -> str:
     return some(names, SHOWN, quote="'")
 
 
-def _require_one_reading(where: Path, folders: Iterable[str], among: Mapping[str, Split], holding: list[str]) -> None:
+def _require_one_reading(where: Root, folders: Iterable[str], among: Mapping[str, Split], holding: list[str]) -> None:
     """Raises AmbiguousData where two folders are one split, and where one may be a class beside the splits."""
     first: dict[Split, str] = {}
     for name in holding:
@@ -211,15 +213,15 @@ def _require_one_reading(where: Path, folders: Iterable[str], among: Mapping[str
         )
 
 
-def _require_apart(splits: Mapping[Split, Path]) -> None:
+def _require_apart(splits: Mapping[Split, Root]) -> None:
     """Raises DataError where one split lies in another, through links too: its images would be scored and learnt."""
     real = {split: folder.resolve() for split, folder in splits.items()}
     for one, other in permutations(real, 2):
-        if real[one].is_relative_to(real[other]):
+        if real[one].is_relative_to(real[other]):  # type: ignore[arg-type]
             raise DataError(f"{safe(splits[one])} lies in {safe(splits[other])}, so {one} would be part of {other}")
 
 
-def _unwrapped(folder: Path, *, deep: bool = False) -> Path:
+def _unwrapped(folder: Root, *, deep: bool = False) -> Root:
     """`folder`, or the one folder in it that has images, where its name says nothing ("images") or repeats `folder`'s.
 
     That one must hold folders itself; with `deep` a repeated name is enough.
@@ -236,8 +238,8 @@ def _unwrapped(folder: Path, *, deep: bool = False) -> Path:
     return folder
 
 
-def _as_asked(root: Path, asked: str) -> Layout:
-    splits: dict[Split, Path] = {}
+def _as_asked(root: Root, asked: str) -> Layout:
+    splits: dict[Split, Root] = {}
     for part in re.split(r",(?=(?:train|val|test)=)", asked):
         split, equals, name = part.partition("=")
         if not equals or split not in get_args(Split) or not name.strip("/"):
@@ -253,7 +255,7 @@ def _as_asked(root: Path, asked: str) -> Layout:
         splits[cast(Split, split)] = folder
     _require_apart(splits)
     folders, images = listing(root)
-    used = {folder.relative_to(root).parts[:1] for folder in splits.values()}
+    used = {folder.relative_to(root).parts[:1] for folder in splits.values()}  # type: ignore[arg-type]
     others = [name for name in folders if (name,) not in used and () not in used and holds_images(root / name)] + images
     notes = (f"left out, as --folders says: {quoted(others)}",) if others else ()
     return Layout(splits, notes, ())

@@ -3,25 +3,28 @@ and `group`: what an image belongs to, such as a patient, whose images stay toge
 
 `labels` instead of `label` gives an image several: `a;b`, a JSON list, in JSONL a list.
 
-Paths are relative to the manifest; absolute ones and `..` are taken too, since the list is the user's own. Labels are
+Paths are relative to the manifest; absolute ones and `..` are taken too, since the list is the user's own, and so are
+addresses (`s3://…`) and members of archives (`photos.tar#cat/1.jpg`). Labels are
 strings: "001" and "1" are two classes. Every line is checked before anything is raised, so that one error lists what
 to mend.
 """
 
 import csv
+import io
 import json
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from vitcli.data.folders import class_name
 from vitcli.data.layout import SHOWN, quoted, split_of
+from vitcli.data.listed import Stored
 from vitcli.data.samples import FileSamples, Labels, Split, Splits
 from vitcli.errors import DataError
+from vitcli.files import open_file
+from vitcli.storage.remote import Root
 from vitcli.text import safe
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -36,23 +39,23 @@ class _LineError(Exception):
     """What is wrong with one line."""
 
 
-def read_manifest(path: Path) -> Splits:
+def read_manifest(path: Root) -> Splits:
     """Every image that a manifest lists. Raises DataError, naming lines."""
     rows: list[_Row] = []
     errors: list[str] = []
     first_line: dict[str, int] = {}
     others = _SplitLike()
-    files = _Stored(path.parent)
+    files = Stored(path.parent)
     several = _Several()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(path), "utf-8-sig", newline="") as file:
             for line, fields in _records(file, path):
                 try:
                     if isinstance(fields, _LineError):
                         raise fields
                     several.see(fields)
                     row = _row(line, fields, files)
-                    earlier = first_line.setdefault(os.path.normpath(path.parent / row[1]), line)
+                    earlier = first_line.setdefault(files.key(row[1]), line)
                     if earlier != line:
                         raise _LineError(f"{safe(row[1])} is on line {earlier} already")
                     rows.append(row)
@@ -81,6 +84,7 @@ def read_manifest(path: Path) -> Splits:
             tuple(file for _, file, *_ in own),
             _as_numbers([labels for _, _, labels, *_ in own], classes, several=several.said is True),
             groups=tuple(group for *_, group in own) if grouped else None,
+            places=files.places([file for _, file, *_ in own]),
         )
     return Splits(path, "manifest", classes, named)
 
@@ -124,48 +128,13 @@ class _SplitLike:
         known = {name: set[Split]() for name in read} if self.columns is None else self.columns
         self.columns = {name: seen | {split} for name, seen in known.items() if (split := read.get(name))}
 
-    def require_none(self, path: Path) -> None:
+    def require_none(self, path: Root) -> None:
         names = [name for name, seen in (self.columns or {}).items() if seen != {"train"}]
         if names and not self.named:
             raise DataError(f"{safe(path)}: {quoted(names)} says train, val or test on every line; call it 'split'")
 
 
-class _Stored:
-    """Files below a folder by a name in any Unicode form: file systems and editors differ in how they write an é."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.listed: dict[Path, dict[str, list[str]]] = {}
-
-    def name(self, file: str) -> str:
-        """`file` as it is stored, without blanks around it that are not there; unchanged where there is none."""
-        for spelt in (file, file.strip()):
-            if os.path.exists(self.folder / spelt):
-                return spelt
-            if not spelt.isascii() and (found := self._in_another_form(spelt)):
-                return found
-        return file
-
-    def _in_another_form(self, file: str) -> str | None:
-        found = Path()
-        for part in Path(file).parts:
-            if not os.path.lexists(self.folder / found / part):
-                forms = self._names(self.folder / found).get(unicodedata.normalize("NFC", part), [])
-                if len(forms) != 1:
-                    return None
-                part = forms[0]
-            found /= part
-        return str(found)
-
-    def _names(self, folder: Path) -> dict[str, list[str]]:
-        if folder not in self.listed:
-            self.listed[folder] = {}
-            for name in os.listdir(folder) if folder.is_dir() else ():
-                self.listed[folder].setdefault(unicodedata.normalize("NFC", name), []).append(name)
-        return self.listed[folder]
-
-
-def _records(file: TextIO, path: Path) -> Iterator[tuple[int, _Fields | _LineError]]:
+def _records(file: TextIO, path: Root) -> Iterator[tuple[int, _Fields | _LineError]]:
     """(line number, fields) of every record."""
     lines = _bounded(file, path)
     if path.suffix.casefold() == ".jsonl":
@@ -199,7 +168,7 @@ def _records(file: TextIO, path: Path) -> Iterator[tuple[int, _Fields | _LineErr
             yield line, dict(zip(columns, row, strict=True))
 
 
-def _header(line: str, path: Path) -> tuple[str, list[str]]:
+def _header(line: str, path: Root) -> tuple[str, list[str]]:
     """Delimiter and column names, of which there are none where no column is that of the files."""
     for mark in "\t" if path.suffix.casefold() == ".tsv" else ",;\t":
         columns = _cells(line, mark)
@@ -208,7 +177,7 @@ def _header(line: str, path: Path) -> tuple[str, list[str]]:
     return ",", []
 
 
-def _bounded(file: TextIO, path: Path) -> Iterator[str]:
+def _bounded(file: TextIO, path: Root) -> Iterator[str]:
     number = 0
     while line := file.readline(_MAX_LINE):
         number += 1
@@ -245,17 +214,13 @@ def _once_each(pairs: list[tuple[str, Any]]) -> _Fields:
     return fields
 
 
-def _row(line: int, fields: _Fields, files: _Stored) -> _Row:
+def _row(line: int, fields: _Fields, files: Stored) -> _Row:
     file = next((fields[column] for column in _FILE_COLUMNS if fields.get(column)), None)
     if not isinstance(file, str):
         raise _LineError(f"no {' or '.join(_FILE_COLUMNS)}")
-    if "://" in file:
-        raise _LineError(f"{safe(file)} is an address, not a file: download it first")
     file = files.name(file)
-    if not os.path.isfile(files.folder / file):
-        raise _LineError(
-            f"{safe(file)} does not exist" if not os.path.exists(files.folder / file) else f"{safe(file)} is not a file"
-        )
+    if wrong := files.fault(file):
+        raise _LineError(wrong)
     labels = _several(fields["labels"]) if "labels" in fields else (_text(fields.get("label")),)
     split = split_of(str(fields.get("split") or "train"))
     if split is None:
@@ -299,7 +264,7 @@ def _group(cell: Any) -> str:
     return unicodedata.normalize("NFC", (cell or "").strip())
 
 
-def manifest_in(folder: Path) -> Path | None:
+def manifest_in(folder: Root) -> Root | None:
     """The manifest that a folder of images keeps beside them (`metadata.csv`, as on the Hugging Face Hub).
 
     Raises DataError where there are two.
@@ -310,10 +275,10 @@ def manifest_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def says_labels(path: Path) -> bool:
+def says_labels(path: Root) -> bool:
     """Whether a file called like a manifest is one: whether it names files and labels. Raises DataError."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(path), "utf-8-sig", newline="") as file:
             first = next(_bounded(file, path), "")
     except UnicodeDecodeError as error:
         raise DataError(f"{safe(path)} is not UTF-8 text") from error

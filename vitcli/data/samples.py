@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -18,12 +17,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitcli.errors import DataError, ImageError
+from vitcli.files import Where, content_hash, signature
 from vitcli.images.copies import Copies, Rule
 from vitcli.images.decode import Shrink, image_size, open_image
 from vitcli.images.preprocess import Preprocess, load, load_reduced
+from vitcli.storage.remote import Root
 from vitcli.text import safe
 
-Kind = Literal["idx", "folders", "manifest"]
+Kind = Literal["idx", "folders", "manifest", "shards"]
 Split = Literal["train", "val", "test"]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]  # done, of how many
@@ -123,22 +124,57 @@ class ArraySamples:
         return replace(self, images=self.images[mask], labels=self.labels[mask], indices=self.indices[mask])
 
 
+class Places(Protocol):
+    """Where images lie that are not in files of their own names, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Where: ...
+
+    def take(self, rows: Labels) -> "Places":
+        """Those at `rows`, in that order."""
+
+    def joined(self, *others: Any) -> "Places":
+        """These and then the `others`, of the same kind."""
+
+    def hashes(self) -> list[bytes] | None:
+        """Of each image's bytes, (N,), where they are known without reading them."""
+
+    def digest(self) -> bytes:
+        """Changes when a name or a size does."""
+
+
+@dataclass(frozen=True)
+class Addresses(Sequence[str]):
+    """What images in archives are called."""
+
+    places: Places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: Any) -> Any:
+        return str(self.places[i])
+
+
 @dataclass(frozen=True, eq=False)
 class FileSamples:
     """Images in files, read when asked for."""
 
-    root: Path
-    names: tuple[str, ...]  # paths, relative to root or absolute, (N,)
+    root: Root
+    names: Sequence[str]  # paths, relative to root or absolute, or what they are called where `places` has them, (N,)
     labels: Labels
     contents: list[bytes] | None = None  # a hash of each file, (N,), where the split was drawn from it
     groups: tuple[str, ...] | None = None  # what each image belongs to, "" for nothing, (N,); None: nobody says
     copies: Copies | None = None  # what is read instead of the files where it will do
+    places: Places | None = None  # where each image is, if it is in no file of its own below root, (N,)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.labels)
 
-    def path(self, i: int) -> Path:
-        return self.root / self.names[i]
+    def path(self, i: int) -> Where:
+        """Where image `i` lies."""
+        return self.root / self.names[i] if self.places is None else self.places[i]
 
     def size(self, i: int) -> tuple[int, int]:
         """Width and height of image `i`, of which only the header is read, as they lie in it. Raises ImageError."""
@@ -175,6 +211,11 @@ class FileSamples:
         Groups count where there are any. Times do not count, so that a copy of the data on another disk resumes a run.
         """
         digest = hashlib.sha256()
+        if self.places is not None:
+            digest.update(self.places.digest())
+            digest.update(np.ascontiguousarray(self.labels, "<i8").data)
+            digest.update("\0".join(self.groups or ()).encode("utf-8", "surrogatepass"))
+            return digest.hexdigest()
         for i, name in enumerate(self.names):
             content = self.contents[i].hex() if self.contents else _size(self.path(i))
             label = ",".join(map(str, np.flatnonzero(self.labels[i]))) if self.labels.ndim == 2 else self.labels[i]
@@ -185,11 +226,13 @@ class FileSamples:
 
     def hashed(self, progress: Progress | None = None) -> "FileSamples":
         """The same samples with `contents`. Reads every file; for one that cannot be read its name is hashed."""
+        known = self.contents or (self.places and self.places.hashes())
+        if known:
+            return replace(self, contents=known)
         contents = []
         for i, name in enumerate(self.names):
             try:
-                with self.path(i).open("rb") as file:
-                    contents.append(hashlib.file_digest(file, _content_hash).digest())
+                contents.append(content_hash(self.path(i)))
             except OSError:  # decoding will report it, in its place
                 contents.append(_content_hash(name.encode("utf-8", "surrogateescape")).digest())
             if progress:
@@ -198,18 +241,21 @@ class FileSamples:
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> "FileSamples":
         """The samples where `mask` (N,) is true, in the same order."""
-        kept = np.flatnonzero(mask).tolist()
-        names, labels = tuple(self.names[i] for i in kept), self.labels[mask]
+        rows = np.flatnonzero(mask)
+        kept, labels, places = rows.tolist(), self.labels[mask], self.places and self.places.take(rows)
+        names = tuple(self.names[i] for i in kept) if places is None else Addresses(places)
         contents = None if self.contents is None else [self.contents[i] for i in kept]
         groups = None if self.groups is None else tuple(self.groups[i] for i in kept)
-        return replace(self, names=names, labels=labels, contents=contents, groups=groups)
+        return replace(self, names=names, labels=labels, contents=contents, groups=groups, places=places)
 
     def joined(self, other: "FileSamples") -> "FileSamples":
         """These samples and then those of `other`, of the same root; what one of them lacks, both lack."""
         contents = None if self.contents is None or other.contents is None else [*self.contents, *other.contents]
         groups = None if self.groups is None or other.groups is None else (*self.groups, *other.groups)
         labels = np.concatenate([self.labels, other.labels])
-        return replace(self, names=(*self.names, *other.names), labels=labels, contents=contents, groups=groups)
+        places = self.places and self.places.joined(other.places)
+        names = (*self.names, *other.names) if places is None else Addresses(places)
+        return replace(self, names=names, labels=labels, contents=contents, groups=groups, places=places)
 
 
 Stored = ArraySamples | FileSamples
@@ -219,7 +265,7 @@ Stored = ArraySamples | FileSamples
 class Splits:
     """What a reader found, before anything is asked of it: any split may be missing, any class empty."""
 
-    root: Path
+    root: Root
     kind: Kind
     classes: tuple[str, ...]  # of all splits, in the order of labels
     named: Mapping[Split, Stored]
@@ -237,7 +283,7 @@ class Splits:
 class DataSet:
     """What training needs. `classes[label]` is the name of a label; every class but the `known` has training images."""
 
-    root: Path
+    root: Root
     kind: Kind
     classes: tuple[str, ...]
     train: Stored
@@ -329,8 +375,6 @@ def _content_hash(data: bytes = b"") -> hashlib.blake2b:
     return hashlib.blake2b(data, digest_size=16)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+def _size(path: Where) -> int:
+    found = signature(path)
+    return -1 if found is None else found.size

@@ -15,43 +15,63 @@ from typing import Any, get_args
 import numpy as np
 
 from vitcli.data import idx, manifest
+from vitcli.data.archives import archives_in, named_archives, read_archives
 from vitcli.data.folders import alike, like_empty_cells, read_folders
-from vitcli.data.layout import listing, quoted
+from vitcli.data.layout import holds_images, listing, quoted
+from vitcli.data.packed import require_all
 from vitcli.data.samples import DataSet, FileSamples, Progress, Split, Splits, Stored, label_counts
 from vitcli.data.split import content_split, together
 from vitcli.errors import DataError, UsageError
-from vitcli.images.find import walk
+from vitcli.files import Where
+from vitcli.images.find import ARCHIVES, walk
+from vitcli.storage.named import folder_of, is_pattern
+from vitcli.storage.remote import Root, place
 from vitcli.text import plural, safe
 
 READING = "reading the data"  # what `open_data` and `open_splits` do, for whoever tells of their progress
 
 
 def read_splits(path: str | Path, *, folders: str | None = None) -> Splits:
-    """The splits and classes at `path`: class folders, a manifest, or MNIST-style IDX files. Raises DataError.
+    """The splits and classes at `path`: class folders, a manifest, shards, or MNIST-style IDX files. Raises DataError.
+
+    A path may be an address (`s3://…`); shards are tar archives or Parquet files, in a folder or as a pattern.
 
     Without split folders or columns everything is "train". `folders` says what class folders cannot say by their names,
     as `--folders` does; without it, those that can be read in two ways are an AmbiguousData.
     """
-    root = Path(path)
-    if root.is_dir():
-        files = idx.find_idx(root)
-        if files:
-            _require_no_folders(folders, root, "IDX files")
-            return _with_unlisted(idx.read_idx_folder(root, files), root)
-        listed = manifest.manifest_in(root)
-    elif not root.exists():
-        raise DataError(f"{safe(root)} does not exist")
-    elif root.suffix.casefold() in manifest.SUFFIXES:
-        listed = root
-    else:
-        raise DataError(
-            f"{safe(root)} is neither a folder nor a manifest ({', '.join(manifest.SUFFIXES)}); unpack archives first"
-        )
-    if listed == root:
+    if isinstance(path, str) and not os.path.lexists(path) and is_pattern(path):
+        root = place(folder_of(path))
+        _require_no_folders(folders, root, "archives")
+        return read_archives(root, named_archives(path))
+    root = place(path)
+    if root.name.casefold().endswith(ARCHIVES) and not root.is_dir():
+        _require_no_folders(folders, root, "an archive")
+        return read_archives(root, [root])
+    if root.suffix.casefold() in manifest.SUFFIXES and not root.is_dir():
         _require_no_folders(folders, root, "a manifest")
         return manifest.read_manifest(root)
+    if root.is_dir():
+        return _in_folder(root, folders)
+    if not root.exists():
+        raise DataError(f"{safe(root)} does not exist")
+    raise DataError(
+        f"{safe(root)} is neither a folder nor a manifest ({', '.join(manifest.SUFFIXES)}), nor shards "
+        f"({', '.join(ARCHIVES)}); unpack other archives first"
+    )
+
+
+def _in_folder(root: Root, folders: str | None) -> Splits:
+    files = idx.find_idx(root) if isinstance(root, Path) else {}
+    if files:
+        _require_no_folders(folders, root, "IDX files")
+        return _with_unlisted(idx.read_idx_folder(Path(str(root)), files), root)
+    listed = manifest.manifest_in(root)
     if listed is None:
-        return read_folders(root, folders)
+        if folders or holds_images(root):
+            return read_folders(root, folders)
+        archives = archives_in(root)
+        require_all(root, archives)
+        return read_archives(root, archives) if archives else read_folders(root, folders)
     if not manifest.says_labels(listed) and listing(root)[0]:
         found = read_folders(root, folders)
         note = f"{safe(listed.name)} has no columns for files and labels: the folders say the classes"
@@ -152,24 +172,28 @@ def scored_split(found: Splits, asked: Split | None, used: Split | None = None) 
     return next((split for split in there if split != used), there[0])
 
 
-def _require_no_folders(folders: str | None, root: Path, what: str) -> None:
+def _require_no_folders(folders: str | None, root: Root, what: str) -> None:
     if folders is not None:
         raise UsageError(f"--folders is for class folders, but {safe(root)} is or holds {what}, which says the splits")
 
 
-def _with_unlisted(found: Splits, root: Path) -> Splits:
+def _with_unlisted(found: Splits, root: Root) -> Splits:
     """`found`, with the images that lie in `root` without a label in its notes and in `left_out`."""
     listed = {
-        os.path.realpath(samples.path(i))
+        _real(samples.path(i))
         for samples in found.named.values()
         if isinstance(samples, FileSamples)
         for i in range(len(samples))
     }
-    others = [path for path in walk(root) if os.path.realpath(path) not in listed]
+    others = [path for path in walk(root) if _real(path) not in listed]
     if not others:
         return found
     note = f"left out, since no label is given: {plural(len(others), 'image')}, such as {safe(others[0])}"
     return replace(found, notes=(*found.notes, note), left_out=tuple(str(path) for path in others))
+
+
+def _real(where: Where) -> str:
+    return os.path.realpath(where) if isinstance(where, Path) else str(where)
 
 
 def _check_classes(found: Splits, train: Stored) -> None:

@@ -74,7 +74,8 @@ def content_split(
 def folds(keys: Sequence[bytes], labels: Labels, k: int, seed: int = 0) -> Labels:
     """The fold of each sample, from 0 to k − 1, (N,): about the same share of each class in all of them.
 
-    Samples with the same key (see `together`) lie in one fold. The order of the samples does not matter. A class whose
+    `labels` are (N,) or, where several may hold, (N, K) of 0 and 1. Samples with the same key (see `together`) lie in
+    one fold. The order of the samples does not matter. A class whose
     samples have two keys or more lies in two folds at least, if that was found to be possible (`in_one_fold`).
     """
     found = np.zeros(len(labels), np.int64)
@@ -87,14 +88,26 @@ def folds(keys: Sequence[bytes], labels: Labels, k: int, seed: int = 0) -> Label
 
 def in_one_fold(found: Labels, labels: Labels) -> list[int]:
     """The classes of which all samples lie in one fold: those who learn from the others never see them."""
-    return [int(label) for label in np.unique(labels) if len(np.unique(found[labels == label])) < 2]
+    seen: defaultdict[int, set[int]] = defaultdict(set)
+    for fold, own in zip(found.tolist(), _classes_of(labels), strict=True):
+        for label in own:
+            seen[label].add(fold)
+    return sorted(label for label, where in seen.items() if len(where) < 2)
+
+
+def _classes_of(labels: Labels) -> list[list[int]]:
+    """The classes of each sample, by `labels` (N,) or, where several may hold, (N, K) of 0 and 1."""
+    if labels.ndim == 1:
+        return [[label] for label in labels.tolist()]
+    return [np.flatnonzero(row).tolist() for row in labels]
 
 
 def _of_several_keys(keys: Sequence[bytes], labels: Labels) -> set[int]:
     seen: defaultdict[int, set[bytes]] = defaultdict(set)
-    for key, label in zip(keys, labels.tolist(), strict=True):
-        seen[label].add(key)
-    return {label for label, own in seen.items() if len(own) > 1}
+    for key, own in zip(keys, _classes_of(labels), strict=True):
+        for label in own:
+            seen[label].add(key)
+    return {label for label, where in seen.items() if len(where) > 1}
 
 
 def _dealt(keys: Sequence[bytes], labels: Labels, k: int, seed: int) -> Labels:
@@ -105,12 +118,12 @@ def _dealt(keys: Sequence[bytes], labels: Labels, k: int, seed: int) -> Labels:
     members: defaultdict[bytes, list[int]] = defaultdict(list)
     for i, key in enumerate(keys):
         members[key].append(i)
-    rank = _ranks(keys, seed)
-    n = np.bincount(labels).tolist()
+    rank, classes = _ranks(keys, seed), _classes_of(labels)
+    n = Counter(label for own in classes for label in own)
     of_class, of_all = [Counter[int]() for _ in range(k)], [0] * k
     found = np.zeros(len(labels), np.int64)
     for key in sorted(members, key=lambda key: (-len(members[key]), rank[key])):
-        own = Counter(labels[members[key]].tolist())
+        own = Counter(label for i in members[key] for label in classes[i])
         filled = [sum(count / n[label] * (fold[label] / n[label]) for label, count in own.items()) for fold in of_class]
         least = min(range(k), key=lambda fold: (filled[fold], of_all[fold]))
         of_class[least].update(own)

@@ -10,13 +10,11 @@ Legend: C channels, H W pixels.
 
 import hashlib
 import math
-import os
 import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +22,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, features
 
-from vitcli.files import open_file
+from vitcli.files import Signature, Where, content_hash, key_of, signature
 from vitcli.images.decode import open_image, scale_of
 from vitcli.images.preprocess import Preprocess, load_reduced
 
@@ -71,7 +69,7 @@ class Rule:
         what = (LAYOUT, self.least, self.reduced, geometry, fill, PIL.__version__, jpeg)
         return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
 
-    def copy(self, path: Path) -> "Copy":
+    def copy(self, path: Where) -> "Copy":
         """The copy of the image in `path`. Raises ImageError."""
         if self.least < 1:
             return self._smaller(path)
@@ -79,7 +77,7 @@ class Rule:
         seen = load_reduced(path, self.preprocess) if self.reduced else self.preprocess.pixels(open_image(path))
         return Copy(seen, (width, height))
 
-    def _smaller(self, path: Path) -> "Copy":
+    def _smaller(self, path: Where) -> "Copy":
         """The whole image, RGB, with no more than `self.pixels`."""
         whole: tuple[int, int] | None = None
 
@@ -104,15 +102,6 @@ class Copy(NamedTuple):
 
     pixels: Pixels  # (H, W, C)
     whole: tuple[int, int]  # width and height of the picture that they show
-
-
-class Signature(NamedTuple):
-    """What tells, without opening it, that a file was changed or replaced."""
-
-    size: int
-    mtime: int  # ns
-    ctime: int  # ns; a program that puts `mtime` back cannot put back this
-    inode: int
 
 
 class Store(Protocol):
@@ -144,57 +133,47 @@ class Copies:
     store: Store
     known: dict[str, Signature]  # the originals by path
 
-    def copy(self, path: Path) -> Copy:
+    def copy(self, path: Where) -> Copy:
         """The copy of the image in `path`. Raises ImageError where there is none yet and none can be made.
 
         The file itself is not opened where there is a copy of it as it was when `known` was.
         """
-        key = os.path.abspath(path)
-        original = self.known.get(key) or signature(key)
+        key = key_of(path)
+        original = self.known.get(key) or signature(path)
         note = _note(self.store.read(key))
         if note and note.original == original:
             kept = _copy(self.store.read(note.content.hex()) if self.store.lasting else note.rest)
             if kept:
                 return kept
-        return self._made_by_content(key, original, note) if self.store.lasting else self._made(key, original)
+        if self.store.lasting:
+            return self._made_by_content(path, key, original, note)
+        made = self.rule.copy(path)
+        if original:
+            self.store.write(key, _noted(original, bytes(_DIGEST)) + _record(made))
+        return made
 
-    def image(self, path: Path) -> tuple[Image.Image, tuple[int, int]]:
+    def image(self, path: Where) -> tuple[Image.Image, tuple[int, int]]:
         """The copy of the image in `path`, RGB, and the width and height of the whole picture. Raises ImageError."""
         pixels, whole = self.copy(path)
         return Image.fromarray(pixels), whole
 
-    def _made(self, path: str, original: Signature | None) -> Copy:
-        made = self.rule.copy(Path(path))
-        if original:
-            self.store.write(path, _noted(original, bytes(_DIGEST)) + _record(made))
-        return made
-
-    def _made_by_content(self, path: str, original: Signature | None, before: "_Note | None") -> Copy:
+    def _made_by_content(self, path: Where, key: str, original: Signature | None, before: "_Note | None") -> Copy:
         """The copy of that content, made where there is none; what was noted `before` for the path is let go."""
         content = _content(path)
         kept = content and _copy(self.store.read(content.hex()))
-        made = kept or self.rule.copy(Path(path))
+        made = kept or self.rule.copy(path)
         if content and original and signature(path) == original:  # else it changes while we look
             if not kept:
                 self.store.write(content.hex(), _record(made))
-            self.store.write(path, _noted(original, content))
+            self.store.write(key, _noted(original, content))
             if before and before.content != content:
                 self.store.remove(before.content.hex())
         return made
 
 
-def signature(path: str) -> Signature | None:
-    """The signature of the file in `path`; None without such a file."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return Signature(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-
-
-def signatures(paths: Iterable[Path]) -> dict[str, Signature]:
+def signatures(places: Iterable[Where]) -> dict[str, Signature]:
     """`Copies.known` for the files that are there."""
-    found = {key: signature(key) for key in map(os.path.abspath, paths)}
+    found = {key_of(where): signature(where) for where in places}
     return {key: one for key, one in found.items() if one is not None}
 
 
@@ -220,11 +199,10 @@ def _note(record: bytes | None) -> _Note | None:
     return _Note(original, content, memoryview(record)[_NOTE.size :]) if whole else None
 
 
-def _content(path: str) -> bytes | None:
+def _content(path: Where) -> bytes | None:
     """A hash of the bytes in a file; None where they cannot be read, of which the decoder says why."""
     try:
-        with open_file(Path(path)) as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST)).digest()  # type: ignore[arg-type]
+        return content_hash(path)
     except (OSError, ValueError):
         return None
 

@@ -12,19 +12,17 @@ import io
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile
 
-from vitcli.errors import ImageError
-from vitcli.files import NotAFileError, open_file
+from vitcli.errors import ImageError, StoreError
+from vitcli.files import MAX_FILE_BYTES, NotAFileError, Where, open_file
 from vitcli.images import layouts
 from vitcli.text import safe
 
 MAX_PIXELS = 64_000_000  # of one image
-MAX_FILE_BYTES = 512 << 20
 _MAX_JPEG_SCANS = 500  # a progressive file has about ten; each one is a pass over the whole image
 
 _FORMATS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (  # first bytes, module, its class
@@ -84,14 +82,14 @@ Shrink = Callable[[int, int], float]
 """(Width, height) of an upright image → how many times smaller its sides may be decoded; called before any pixel is."""
 
 
-def open_image(source: Path | bytes, *, name: str | None = None, shrink: Shrink | None = None) -> Image.Image:
+def open_image(source: Where | bytes, *, name: str | None = None, shrink: Shrink | None = None) -> Image.Image:
     """The image in a file, or in a file's bytes: RGB, upright, first frame, transparency on white.
 
     A JPEG comes at 1/2, 1/4 or 1/8 of its size where `shrink`, which nothing else is asked of, allows so much
     (`scale_of` tells which). `name` is for messages. Raises ImageError.
     """
-    name = safe(name if name is not None else source if isinstance(source, Path) else "image")
-    with _opened_file(source, name) if isinstance(source, Path) else io.BytesIO(source) as file:
+    name = _name_of(source, name)
+    with _file_of(source, name) as file:
         # Decoders raise nearly anything on damaged files (ValueError, SyntaxError, struct.error, MemoryError, …).
         try:
             return _decode(file, name, shrink)
@@ -101,6 +99,18 @@ def open_image(source: Path | bytes, *, name: str | None = None, shrink: Shrink 
             raise ImageError(f"{name} needs more memory than there is") from error
         except Exception as error:
             raise _fault(name, error) from error
+
+
+_SUFFIXES = {
+    "JpegImageFile": ".jpg", "PngImageFile": ".png", "WebPImageFile": ".webp", "GifImageFile": ".gif",
+    "BmpImageFile": ".bmp", "TiffImageFile": ".tif", "PpmImageFile": ".ppm", "AvifImageFile": ".avif",
+    "Jpeg2KImageFile": ".jp2", "HeifImageFile": ".heic",
+}  # fmt: skip
+
+
+def suffix_of(data: bytes, name: str) -> str:
+    """What a file with this content is called at its end. Raises ImageError, with `name`, for none that is read."""
+    return _SUFFIXES[_opener(io.BytesIO(data), name).__name__]
 
 
 def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]:
@@ -114,10 +124,13 @@ def scale_of(image: Image.Image, width: int, height: int) -> tuple[float, float]
     return width / image.width, height / image.height
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError."""
-    name = safe(path)
-    with _opened_file(path, name) as file:
+def image_size(source: Where | bytes, *, name: str | None = None) -> tuple[int, int]:
+    """Width and height in pixels of the image in a file, as they lie in it, from its header. Raises ImageError.
+
+    `source` and `name` as for `open_image`.
+    """
+    name = _name_of(source, name)
+    with _file_of(source, name) as file:
         try:
             return _opened(file, name).size
         except ImageError:
@@ -126,7 +139,7 @@ def image_size(path: Path) -> tuple[int, int]:
             raise _fault(name, error) from error
 
 
-def oddities(path: Path) -> tuple[str, ...]:
+def oddities(path: Where) -> tuple[str, ...]:
     """What may surprise in a readable image, from its header: "turned by EXIF", "16-bit", "transparent", "animated".
 
     Raises ImageError when even that cannot be read.
@@ -151,6 +164,8 @@ def oddities(path: Path) -> tuple[str, ...]:
 
 def _fault(name: str, error: Exception) -> ImageError:
     """What to say of a file that a decoder refused with `error`: some are sound, but of a kind that is not read."""
+    if isinstance(error, OSError) and error.errno is not None:  # while it was read; a decoder's own have none
+        return _unopened(name, error)
     said = safe(error) or type(error).__name__
     if _NOT_FOR_IT.search(str(error)):
         return ImageError(f"{name} has pixels of a kind that is not read ({said}): {_CONVERT}")
@@ -169,17 +184,30 @@ def _moves(image: Image.Image) -> bool:
         return False
 
 
-def _opened_file(path: Path, name: str) -> IO[bytes]:
+def _name_of(source: Where | bytes, name: str | None) -> str:
+    return safe(name if name is not None else "image" if isinstance(source, bytes) else source)
+
+
+def _file_of(source: Where | bytes, name: str) -> IO[bytes]:
+    return io.BytesIO(source) if isinstance(source, bytes) else _opened_file(source, name)
+
+
+def _opened_file(path: Where, name: str) -> IO[bytes]:
     """The file at `path`. Raises ImageError for whatever is no file that can be read."""
     try:
         return open_file(path)
     except NotAFileError as error:
         raise ImageError(f"{name} is a {'folder' if error.folder else 'pipe or device'}, not a file") from error
     except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        raise ImageError(
-            f"{name} " + ("does not exist" if missing else f"cannot be opened: {error.strerror or safe(error)}")
-        ) from error
+        raise _unopened(name, error) from error
+
+
+def _unopened(name: str, error: OSError) -> ImageError:
+    """What to say of a file whose bytes are not to be had."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ImageError(f"{name} does not exist")
+    kind = StoreError if isinstance(error, ConnectionError) else ImageError
+    return kind(f"{name} cannot be opened: {error.strerror or safe(error)}")
 
 
 def _decode(file: IO[bytes], name: str, shrink: Shrink | None) -> Image.Image:

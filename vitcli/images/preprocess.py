@@ -10,7 +10,6 @@ Legend: C channels, H W pixels.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitcli.errors import CheckpointError
+from vitcli.files import Where
 from vitcli.images.decode import open_image, scale_of
 from vitcli.text import safe
 
@@ -245,7 +245,7 @@ def _list(config: Mapping[str, Any], name: str) -> Sequence[Any]:
 
 
 def load(
-    source: Path | bytes, preprocess: Preprocess, *, exact: bool = False, name: str | None = None
+    source: Where | bytes, preprocess: Preprocess, *, exact: bool = False, name: str | None = None
 ) -> npt.NDArray[np.float32]:
     """One image as float32 (C, H, W), normalised. Raises ImageError.
 
@@ -256,7 +256,7 @@ def load(
     return preprocess(open_image(source, name=name), exact=exact)
 
 
-def load_reduced(source: Path | bytes, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+def load_reduced(source: Where | bytes, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
     """One image for training as uint8 (H, W, C), a JPEG decoded no larger than that needs. Raises ImageError."""
     whole: tuple[int, int] | None = None
 

@@ -8,9 +8,9 @@ The path is that of `predict`, and the features are those of `evaluate --few-sho
 Legend: D width, N tokens.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -126,20 +126,55 @@ class Embedder:
 
     def of(self, inputs: Input | Iterable[Input]) -> Iterator[Embedding]:
         """Of files, folders, globs (see `find_images`) and Pillow images, in that order."""
-        return self._embeddings(sources(inputs))
+        return self.embeddings(Labelled(source) for source in sources(inputs))
 
     def of_splits(self, splits: Splits) -> Iterator[Embedding]:
         """Of all images of a data set, split by split, each with its label."""
-        for split in get_args(Split):
-            samples = splits.named.get(split)
-            if samples is not None:
-                found = self._embeddings(sources_of(samples, range(len(samples))))
-                for one, label in zip(found, samples.labels, strict=True):
-                    yield Embedding(one.path, one.vector, one.error, labelled(label, splits.classes), split)
+        return self.embeddings(labelled_sources(splits))
 
-    def _embeddings(self, sources: Iterator[Source]) -> Iterator[Embedding]:
-        answers = self._stream.answers(sources, batch_size=self._batch_size, exact=self._exact)
-        return map(partial(_embedding, self._normalize, self.dtype), answers)
+    def embeddings(self, items: Iterator["Labelled"]) -> Iterator[Embedding]:
+        """One for each of `items`, in their order."""
+        waiting: deque[Labelled] = deque()  # taken by the stream, not answered yet
+
+        def taken() -> Iterator[Source]:
+            for item in items:
+                waiting.append(item)
+                yield item.source
+
+        for answer in self._stream.answers(taken(), batch_size=self._batch_size, exact=self._exact):
+            one, item = _embedding(self._normalize, self.dtype, answer), waiting.popleft()
+            yield replace(one, label=item.label, split=item.split)
+
+    @property
+    def stream(self) -> Stream:
+        """What computes."""
+        return self._stream
+
+    def settle(self) -> str:
+        """Compute as for many images from now on, and say by what."""
+        return str(self._stream.about()["engine"])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image that is still to be read, with what a data set says of it."""
+
+    source: Source
+    label: str | None = None
+    split: Split | None = None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def labelled_sources(splits: Splits) -> Iterator[Labelled]:
+    """All images of a data set, split by split."""
+    for split in get_args(Split):
+        samples = splits.named.get(split)
+        if samples is not None:
+            for source, label in zip(sources_of(samples, range(len(samples))), samples.labels, strict=True):
+                yield Labelled(source, labelled(label, splits.classes), split)
 
 
 def _shape(checkpoint: Checkpoint, what: str) -> tuple[int, ...] | None:

@@ -70,13 +70,17 @@ class OnnxEngine:
         at_once: int = 1,
         tokens: str | None = None,
         signature: bool = False,
+        spin: bool = True,
     ) -> None:
-        """`tokens`, as in `ViTConfig.token_shape`, instead of logits; or an image's `signature` before them."""
+        """`tokens`, as in `ViTConfig.token_shape`, instead of logits; or an image's `signature` before them.
+
+        `spin` as in `session_of`.
+        """
         if tokens is None:
             graph = build(vit, tensors, precision=precision, signature=signature)
         else:
             graph = build_tokens(vit, tensors, tokens, precision=precision)
-        self._session = session_of(graph, threads=_share(at_once))
+        self._session = session_of(graph, threads=_share(at_once), spin=spin)
         self._threads = ThreadPoolExecutor(at_once)
 
     def logits(self, pixels: Array) -> Array:
@@ -121,13 +125,18 @@ class ExportedEngine:
         return logs - np.log1p(-np.minimum(found, np.float32(1 - 2**-24))) if self._outputs == "labels" else logs
 
 
-def session_of(model: OnnxModel | Path, *, threads: int = 0) -> Any:
-    """An InferenceSession of a graph of ours or a file that was checked; 0 threads: as many as there are cores."""
+def session_of(model: OnnxModel | Path, *, threads: int = 0, spin: bool = True) -> Any:
+    """An InferenceSession of a graph of ours or a file that was checked; 0 threads: as many as there are cores.
+
+    Threads that `spin` wait for their next piece of work without letting go of the core: right for one image after the
+    other, wrong where several threads ask or others need the cores. No bit depends on it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     if isinstance(model, Path):
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in model.weights.values()]
@@ -135,17 +144,19 @@ def session_of(model: OnnxModel | Path, *, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
 
 
-def open_exported(checkpoint: Checkpoint, *, at_once: int = 1, check: Check | None = None) -> ExportedEngine:
+def open_exported(
+    checkpoint: Checkpoint, *, at_once: int = 1, check: Check | None = None, spin: bool = True
+) -> ExportedEngine:
     """An .onnx file of `vit export`, once it is known to be one and to compute what it did when it was written.
 
-    `check` as in `open_engine`. Raises CheckpointError.
+    `check` and `spin` as in `open_engine`. Raises CheckpointError.
     """
     path = checkpoint.weights_path
     options = check_file(checkpoint)
     seed = selftest_seed(checkpoint)
     assert seed is not None  # check_file asks for it
     try:
-        session = session_of(path, threads=_share(at_once))
+        session = session_of(path, threads=_share(at_once), spin=spin)
         engine = ExportedEngine(session, options, checkpoint, at_once=at_once)
         answer = engine.logits(selftest_input(checkpoint.preprocess, seed))
     except Exception as error:  # the classes of ONNX Runtime's have no common base but this
@@ -307,13 +318,15 @@ def open_engine(
     at_once: int = 1,
     output: Output = "logits",
     check: Check | None = None,
+    spin: bool = True,
 ) -> Engine:
-    """Read, verify and set up the model of `checkpoint`; `at_once` is for ONNX Runtime. Raises CheckpointError.
+    """Read, verify and set up the model of `checkpoint`; `at_once` and `spin` (see `session_of`) are for ONNX Runtime.
 
-    What its `logits` gives is `output`; "both" is for torch. `check` is for signatures of exact engines.
+    What its `logits` gives is `output`; "both" is for torch. `check` is for signatures of exact engines. Raises
+    CheckpointError.
     """
     if checkpoint.exported and output in ("logits", "signature"):
-        return open_exported(checkpoint, at_once=at_once, check=check)
+        return open_exported(checkpoint, at_once=at_once, check=check, spin=spin)
     seed = selftest_seed(checkpoint)
     image = selftest_input(checkpoint.preprocess, seed or 0)
     if engine == "torch":
@@ -331,7 +344,7 @@ def open_engine(
         tensors = {name: array for name, array in tensors.items() if not name.startswith(("head.", "head_dist."))}
     rounded: Precision = "int8" if precision == "int8" else "fp32"
     opened = OnnxEngine(
-        vit, tensors, precision=rounded, at_once=at_once, tokens=tokens, signature=output == "signature"
+        vit, tensors, precision=rounded, at_once=at_once, tokens=tokens, signature=output == "signature", spin=spin
     )
     # int8 is further off than the tests allow.
     if precision != "int8" and output in ("logits", "signature") and (check or seed is not None):

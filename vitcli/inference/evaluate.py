@@ -26,6 +26,7 @@ from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.inference.class_names import listed, map_classes, unknown_line
 from vitcli.inference.engines import probabilities
 from vitcli.inference.predict import Model, load
+from vitcli.inference.scored_parts import kept_answers
 from vitcli.inference.stream import sources_of
 from vitcli.metrics import Labels, Measures, Paired, measure, paired
 from vitcli.model.shapes import Array
@@ -85,6 +86,7 @@ def evaluate(
     ignore_unknown: bool = False,
     batch_size: int | None = None,
     exact: bool = False,
+    parts: str | Path | None = None,
     note: Note | None = None,
     progress: Tell | None = None,
 ) -> Evaluation:
@@ -92,12 +94,13 @@ def evaluate(
 
     At a place `split` is scored, else test, val, or all there is; `folders` as in `read_splits`. Classes are matched by
     name with the model's; images of one that it does not know are an error, or left out with `ignore_unknown`.
-    `batch_size` and `exact` as in `Model.predict`. `note` is told what should be known of data and result, `progress`
-    what is being done and how far it is. Raises DataError for unknown classes and where no image can be read,
-    CheckpointError for a model that cannot be measured.
+    `batch_size` and `exact` as in `Model.predict`. `parts` is a folder where `vit evaluate --shard` left the answers:
+    they are read from there, and nothing is computed. `note` is told what should be known of data and result,
+    `progress` what is being done and how far it is. Raises DataError for unknown classes and where no image can be
+    read, CheckpointError for a model that cannot be measured.
     """
     loaded = model if isinstance(model, Model) else load(model)
-    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress)
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, None if parts is None else Path(parts))
     if isinstance(data, str | Path):
         return scoring.of_split(loaded, open_scored(data, split, folders, note=note, progress=progress))
     if classes is None:
@@ -183,6 +186,7 @@ class Scoring:
     exact: bool
     note: Note | None
     progress: Tell | None
+    parts: Path | None = None  # a folder that holds the answers
 
     def of_split(self, model: Model, scored: Scored) -> Evaluation:
         """`model` on the split that is scored; notes are told."""
@@ -196,18 +200,7 @@ class Scoring:
 
     def of_samples(self, model: Model, samples: Samples, classes: Sequence[str]) -> Evaluation:
         """`model` on all of `samples`, whose labels are indices of `classes`."""
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError("batch_size must be at least 1")
-        if len(model.labels) < 2:
-            raise CheckpointError(f"{safe(model.checkpoint.name)} has a single class: there is nothing to measure")
-        if model.checkpoint.outputs != "classes":
-            raise CheckpointError(
-                f"{safe(model.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
-                "measures are for one class an image; evaluate_labels() has the others"
-            )
-        if samples.labels.ndim == 2:
-            raise DataError(f"the data give several labels an image, and {safe(model.checkpoint.name)} knows one class")
-        labels, notes = model_labels(model, samples.labels, classes, ignore_unknown=self.ignore_unknown)
+        labels, notes = self.labels(model, samples, classes)
         wanted = np.flatnonzero(labels >= 0)
         logits, read, failed = self.answers(model, samples, wanted)
         if not read.any():
@@ -226,6 +219,21 @@ class Scoring:
             notes=notes,
         )
 
+    def labels(self, model: Model, samples: Samples, classes: Sequence[str]) -> tuple[Labels, tuple[str, ...]]:
+        """What `model_labels` makes of the samples' labels. Raises for a model or samples that cannot be scored."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError("batch_size must be at least 1")
+        if len(model.labels) < 2:
+            raise CheckpointError(f"{safe(model.checkpoint.name)} has a single class: there is nothing to measure")
+        if model.checkpoint.outputs != "classes":
+            raise CheckpointError(
+                f"{safe(model.checkpoint.name)}: several of its labels may hold for one image (multi-label), and these "
+                "measures are for one class an image; evaluate_labels() has the others"
+            )
+        if samples.labels.ndim == 2:
+            raise DataError(f"the data give several labels an image, and {safe(model.checkpoint.name)} knows one class")
+        return model_labels(model, samples.labels, classes, ignore_unknown=self.ignore_unknown)
+
     def answers(
         self, model: Model, samples: Samples, wanted: Labels
     ) -> tuple[Array, npt.NDArray[np.bool_], list[Unreadable]]:
@@ -234,7 +242,10 @@ class Scoring:
         logits = np.empty((len(wanted), len(model.labels)), np.float32)
         read = np.zeros(len(wanted), dtype=bool)
         failed = []
-        answers = model.answers(sources_of(samples, wanted.tolist()), batch_size=self.batch_size, exact=self.exact)
+        if self.parts is None:
+            answers = model.answers(sources_of(samples, wanted.tolist()), batch_size=self.batch_size, exact=self.exact)
+        else:
+            answers = kept_answers(self.parts, model, self.exact, samples, wanted)
         for done, answer in enumerate(answers):
             if answer.values is None:
                 failed.append(Unreadable(answer.name, answer.error or ""))

@@ -23,7 +23,7 @@ from vitcli.data.samples import Samples, Split, Tell, multi_hot
 from vitcli.errors import CheckpointError, DataError, UsageError
 from vitcli.inference.class_names import listed, map_classes, unknown_line
 from vitcli.inference.engines import probabilities
-from vitcli.inference.evaluate import Note, Scoring, Unreadable, open_scored
+from vitcli.inference.evaluate import Note, Scored, Scoring, Unreadable, open_scored
 from vitcli.inference.predict import DEFAULT_THRESHOLD, Model, load
 from vitcli.metrics import Labels, ratio
 from vitcli.model.shapes import Array
@@ -69,6 +69,7 @@ class LabelEvaluation:
     temperature: float
     thresholds: tuple[float, ...]  # (K,)
     labels: Labels  # 0 and 1, (N, K)
+    indices: Labels  # of the images among the samples, (N,)
     names: tuple[str, ...]  # of the images, (N,)
     failed: tuple[Unreadable, ...]
     notes: tuple[str, ...]
@@ -175,6 +176,7 @@ def evaluate_labels(
     ignore_unknown: bool = False,
     batch_size: int | None = None,
     exact: bool = False,
+    parts: str | Path | None = None,
     note: Note | None = None,
     progress: Tell | None = None,
 ) -> LabelEvaluation:
@@ -186,28 +188,28 @@ def evaluate_labels(
     loaded = model if isinstance(model, Model) else load(model)
     if loaded.checkpoint.outputs != "labels":
         raise CheckpointError(f"{safe(loaded.checkpoint.name)} gives one class an image: evaluate() measures that")
-    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress)
+    scoring = Scoring(ignore_unknown, batch_size, exact, note, progress, None if parts is None else Path(parts))
     if not isinstance(data, str | Path):
         if classes is None:
             raise UsageError("samples have labels alone: give the names of their classes, too")
         return _of_samples(scoring, loaded, data, classes, multi_label)
     scored = open_scored(data, split, folders, note=note, progress=progress)
-    result = _of_samples(scoring, loaded, scored.samples, scored.splits.classes, multi_label)
+    return of_split(scoring, loaded, scored, multi_label=multi_label)
+
+
+def of_split(scoring: Scoring, model: Model, scored: Scored, *, multi_label: bool) -> LabelEvaluation:
+    """`model` on the split that is scored; notes are told."""
+    result = _of_samples(scoring, model, scored.samples, scored.splits.classes, multi_label)
     for line in result.notes:
-        if note:
-            note(line)
+        if scoring.note:
+            scoring.note(line)
     return replace(result, data=scored.data, split=scored.described)
 
 
 def _of_samples(
     scoring: Scoring, model: Model, samples: Samples, classes: Sequence[str], multi_label: bool
 ) -> LabelEvaluation:
-    if samples.labels.ndim == 1 and not multi_label:
-        raise DataError(
-            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data "
-            "give one: a manifest's `labels` column gives all, --multi-label says that no others hold"
-        )
-    truth, kept, notes = _model_labels(model, samples.labels, classes, scoring.ignore_unknown)
+    truth, kept, notes = truth_of(scoring, model, samples, classes, multi_label)
     wanted = np.flatnonzero(kept)
     logits, read, failed = scoring.answers(model, samples, wanted)
     if not read.any():
@@ -223,10 +225,23 @@ def _of_samples(
         temperature=model.temperature,
         thresholds=model.thresholds or (DEFAULT_THRESHOLD,) * len(model.labels),
         labels=truth[indices],
+        indices=indices,
         names=tuple(samples.name(i) for i in indices.tolist()),
         failed=tuple(failed),
         notes=notes,
     )
+
+
+def truth_of(
+    scoring: Scoring, model: Model, samples: Samples, classes: Sequence[str], multi_label: bool
+) -> tuple[Labels, npt.NDArray[np.bool_], tuple[str, ...]]:
+    """What `_model_labels` makes of the samples' labels. Raises DataError, too, where these give one an image."""
+    if samples.labels.ndim == 1 and not multi_label:
+        raise DataError(
+            f"several labels of {safe(model.checkpoint.name)} may hold for one image (multi-label), and these data "
+            "give one: a manifest's `labels` column gives all, --multi-label says that no others hold"
+        )
+    return _model_labels(model, samples.labels, classes, scoring.ignore_unknown)
 
 
 def _model_labels(

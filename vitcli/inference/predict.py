@@ -6,6 +6,8 @@
 Class names, temperature and the best classes of each; how images become logits is in `stream`. Prints nothing.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vitcli import __version__
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.familiarity import Familiarity, check_signature, read_familiarity
 from vitcli.checkpoint.naming import named, placeholders
@@ -21,10 +24,11 @@ from vitcli.checkpoint.resolve import resolve
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import Preprocess
 from vitcli.inference.engines import Choice, EngineName, Numbers, Output, probabilities, temperature_of
-from vitcli.inference.stream import Answer, Input, Source, Stream, sources
+from vitcli.inference.stream import Answer, Input, Opened, Source, Stream, sources
 from vitcli.model.shapes import Array
 from vitcli.text import safe
 
+STRANGE = 0.01  # familiarity below which an image looks like nothing that the model learned
 TOP = 5  # classes of a prediction, unless another number is asked for
 DEFAULT_THRESHOLD = 0.5  # from which a label holds where none was chosen
 
@@ -46,6 +50,35 @@ class Prediction:
     familiarity: float | None = None  # share of the model's own held-out images that look less familiar to it, 0 to 1
     unknown: bool | None = None  # with `reject`: too strange to be named
     set: tuple[Score, ...] | None = None  # with `sets`: the classes that it may be
+
+
+def document_head(name: str, revision: str | None, outputs: str, sets: float | None = None) -> dict[str, Any]:
+    """What a JSON document says of all predictions of the model `name`; `predictions`, a list of `as_dict`, follows."""
+    return {
+        "schema": "vit.predict/1",
+        "model": name,
+        "revision": revision,
+        "outputs": outputs,
+        **({} if sets is None else {"sets": sets}),
+    }
+
+
+def as_dict(prediction: Prediction) -> dict[str, Any]:
+    """A prediction, ready for JSON."""
+    if prediction.error is not None:
+        return {"path": prediction.path, "error": prediction.error}
+    scores = [
+        {"label": score.label, "probability": round(score.probability, 6), "index": score.index}
+        for score in prediction.labels
+    ]
+    own: dict[str, Any] = {"path": prediction.path, "labels": scores}
+    if prediction.familiarity is not None:
+        own["familiarity"] = round(prediction.familiarity, 6)
+    if prediction.unknown is not None:
+        own["unknown"] = prediction.unknown
+    if prediction.set is not None:
+        own["set"] = [score.label for score in prediction.set]
+    return own
 
 
 def load(
@@ -138,12 +171,64 @@ class Model:
         `unknown` what is less familiar than all but that share of them, `sets` (0.9) gives the classes among which the
         truth is with that probability. Raises UsageError for these of a model without statistics.
         """
-        if (top_k is not None and top_k < 1) or (batch_size is not None and batch_size < 1):
-            raise UsageError("top_k and batch_size must be at least 1")
-        wishes = Wishes(top_k, reject, self._least_probability(sets))
+        if batch_size is not None and batch_size < 1:
+            raise UsageError("batch_size must be at least 1")
+        wishes = self.wishes(top_k=top_k, reject=reject, sets=sets)
+        return self._predictions(sources(inputs), wishes, batch_size, exact)
+
+    def wishes(self, *, top_k: int | None = None, reject: float | None = None, sets: float | None = None) -> "Wishes":
+        """What `predict` is asked for, once it is known that this model can give it. Raises UsageError."""
+        if top_k is not None and top_k < 1:
+            raise UsageError("top_k must be at least 1")
         if reject is not None:
             self._require(reject, "reject")
-        return self._predictions(sources(inputs), wishes, batch_size, exact)
+        return Wishes(top_k, reject, self._least_probability(sets))
+
+    def opened(self) -> Opened:
+        """The model with its weights read, ready for many images. Raises CheckpointError."""
+        return self._stream.opened()
+
+    def prediction(self, answer: Answer, wishes: "Wishes") -> Prediction:
+        """What an `answer` of the opened model says; the same as `predict` does."""
+        if answer.values is None:
+            return Prediction(answer.name, error=answer.error)
+        return self._prediction(answer.name, answer.values, wishes)
+
+    def about(
+        self,
+        *,
+        top_k: int | None = None,
+        exact: bool = False,
+        reject: float | None = None,
+        sets: float | None = None,
+    ) -> dict[str, Any]:
+        """What predictions with these wishes are made with, so that parts of one result can be told from others."""
+        labels = hashlib.sha256(json.dumps(self.labels).encode()).hexdigest()
+        return {
+            "schema": "vit.predict-part/1",
+            "name": self.checkpoint.name,
+            **self._stream.about(),
+            "outputs": self.checkpoint.outputs,
+            "labels": labels,
+            "temperature": self.temperature,
+            "thresholds": self.thresholds,
+            "familiarity": self.familiarity is not None,
+            "top": top_k,
+            "exact": exact,
+            "reject": reject,
+            "sets": sets,
+            "least": self._least_probability(sets),
+            "vitcli": __version__,
+        }
+
+    @property
+    def stream(self) -> Stream:
+        """What computes."""
+        return self._stream
+
+    def answers_about(self) -> dict[str, Any]:
+        """What `answers` are made with."""
+        return self._stream.about()
 
     def answers(
         self, sources: Iterator[Source], *, batch_size: int | None = None, exact: bool = False
@@ -157,10 +242,7 @@ class Model:
         self, sources: Iterator[Source], wishes: "Wishes", batch_size: int | None, exact: bool
     ) -> Iterator[Prediction]:
         for answer in self._stream.answers(sources, batch_size=batch_size, exact=exact):
-            if answer.values is None:
-                yield Prediction(answer.name, error=answer.error)
-            else:
-                yield self._prediction(answer.name, answer.values, wishes)
+            yield self.prediction(answer, wishes)
 
     def _prediction(self, name: str, values: Array, wishes: "Wishes") -> Prediction:
         """Of the `values` (K,) or (W + K,) that the stream gives for an image."""

@@ -71,14 +71,26 @@ def write_vectors(
     if not isinstance(path, Path):
         _write_lines(path, count, head, labelled)
     else:
-        form = path.suffix.lower()
-        if form == ".csv" and len(shape) > 1:
-            raise UsageError(f"{safe(path)}: tokens are matrices: .npz and .parquet hold them")
-        writers: dict[str, Callable[..., None]] = {".parquet": _write_parquet, ".csv": _write_csv}
-        write = writers.get(form) or partial(_write_npz, path.parent)
+        check_shape(path, shape)
         with replacing(path) as file:
-            write(file, _blocks(count, shape, np.dtype(about["dtype"])), head, labelled)
+            write_rows(file, path, count, head, labelled)
     return Written(count.n, count.failed, shape)
+
+
+def check_shape(path: Path, shape: tuple[int, ...] | None) -> None:
+    """Raises UsageError for a form that cannot hold vectors of `shape`."""
+    if path.suffix.lower() == ".csv" and shape is not None and len(shape) > 1:
+        raise UsageError(f"{safe(path)}: tokens are matrices: .npz and .parquet hold them")
+
+
+def write_rows(file: BinaryIO, path: Path, rows: Iterable[Embedding], head: Mapping[str, Any], labelled: bool) -> None:
+    """Write `rows`, maybe none, into `file`, which will be `path`, in the form of that name.
+
+    `head` is `about` with the `shape` of a vector.
+    """
+    writers: dict[str, Callable[..., None]] = {".parquet": _write_parquet, ".csv": _write_csv}
+    write = writers.get(path.suffix.lower()) or partial(_write_npz, path.parent)
+    write(file, _blocks(rows, tuple(head["shape"]), np.dtype(head["dtype"])), head, labelled)
 
 
 def _known(rows: Iterator[Embedding], shape: tuple[int, ...] | None) -> tuple[list[Embedding], Iterator[Embedding]]:
@@ -183,7 +195,7 @@ def _write_parquet(file: BinaryIO, blocks: Iterator[_Block], head: Mapping[str, 
     texts = _columns(labelled)
     fields = [("path", pa.string()), ("vector", vector), *((name, pa.string()) for name in texts[1:])]
     schema = pa.schema(fields, metadata={"vit": as_json(head)})
-    with pa.parquet.ParquetWriter(file, schema) as writer:
+    with pa.parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
         for block in blocks:
             flat = pa.array(block.vectors.reshape(-1))
             found = {"vector": pa.FixedSizeListArray.from_arrays(flat, type=vector, mask=pa.array(block.missing))}

@@ -18,9 +18,10 @@ from vitcli.errors import ImageError, UsageError
 from vitcli.images.copies import Copies, Rule, Store, signatures
 from vitcli.images.decode import image_size
 from vitcli.images.preprocess import Preprocess
-from vitcli.images.stores import Cache, Memory, bytes_below, opened_folder, shared_memory
 from vitcli.machine import memory_free
 from vitcli.privacy import our_cache
+from vitcli.storage.records import Cache, Memory, bytes_below, opened_folder, shared_memory
+from vitcli.storage.remote import Root
 
 if TYPE_CHECKING:  # they import torch, which a study that is done does without
     from vitcli.training.settings import Settings
@@ -143,7 +144,7 @@ class Copied:
         _ = data.fingerprint  # asks each file for its size: now, for it may be gone when a checkpoint is written
         return replace(task, data=data)
 
-    def _copies(self, one: Needed, kind: Cache, root: Path) -> Copies:
+    def _copies(self, one: Needed, kind: Cache, root: Root) -> Copies:
         known = signatures(map(one.samples.path, range(len(one.samples))))
         store: Store = _Nowhere()
         if kind == "ram":
@@ -153,7 +154,7 @@ class Copied:
             store = memory = self._memory[one.rule.name]
             memory.claim(known)
         elif kind == "disk":
-            about = {"of": os.path.realpath(root), "rule": one.rule.name}
+            about = {"of": os.path.realpath(root) if isinstance(root, Path) else str(root), "rule": one.rule.name}
             key = about["of"], about["rule"]
             if key not in self._folders:
                 held = opened_folder(_home(), about, one.bytes, _limit("disk"))

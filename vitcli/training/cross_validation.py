@@ -17,11 +17,13 @@ import torch
 
 from vitcli.checkpoint.resolve import resolve
 from vitcli.checkpoint.tensor_file import read_tensors, write_tensors
-from vitcli.checkpoint.write import store_provenance
+from vitcli.checkpoint.write import store_provenance, store_thresholds
 from vitcli.data.samples import DataSet, Labels
 from vitcli.data.split import together
 from vitcli.errors import CheckpointError
+from vitcli.inference.engines import probabilities
 from vitcli.inference.evaluate import Evaluation, Unreadable, evaluate
+from vitcli.inference.multilabel import LabelEvaluation, best_thresholds, evaluate_labels, measure_labels
 from vitcli.metrics import mistakes
 from vitcli.model.shapes import Array
 from vitcli.text import command
@@ -50,15 +52,26 @@ def scored_by_folds(
     for one in _answers(task, settings, folder, device, workers, logits):
         if on_event:
             on_event(one)
-    evaluation = _evaluation(folder, data, logits)
-    wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
     note = f"the checkpoint is none of them: it is trained on all {len(data.train)} images, and no image is left for it"
-    if evaluation.groups is not None:
-        note += "; groups were kept together, and the interval allows for their images being alike"
-    outcome = Outcome("folds", evaluation, wrong, folder / "report.html", note, settings.folds)
-    measures = evaluation.measures
-    said = {"folds": settings.folds, "images": measures.n, "accuracy": measures.top1, "of": outcome.whose}
-    said |= {"interval": [measures.top1_interval.low, measures.top1_interval.high], "seed": settings.recipe.seed}
+    if data.train.groups:
+        note += "; groups were kept together"
+    said: dict[str, object]
+    if data.multi_label:
+        found = _label_evaluation(folder, data, logits)
+        store_thresholds(folder / "best", found.thresholds)
+        note += "; its thresholds were chosen on the same answers"
+        outcome = Outcome("folds", found, (), folder / "report.html", note, settings.folds)
+        said = {"images": found.measures.n, "mean_average_precision": found.measures.mean_average_precision}
+    else:
+        evaluation = _evaluation(folder, data, logits)
+        if evaluation.groups is not None:
+            note += ", and the interval allows for their images being alike"
+        wrong = tuple(mistakes(evaluation.probabilities, evaluation.labels, evaluation.classes, evaluation.names))
+        outcome = Outcome("folds", evaluation, wrong, folder / "report.html", note, settings.folds)
+        measures = evaluation.measures
+        said = {"images": measures.n, "accuracy": measures.top1}
+        said["interval"] = [measures.top1_interval.low, measures.top1_interval.high]
+    said = {"folds": settings.folds, **said, "of": outcome.whose, "seed": settings.recipe.seed}
     store_provenance(resolve(str(folder / "best")), {"cross_validation": said})
     write_report(folder, data, outcome)
     return outcome
@@ -73,7 +86,8 @@ def _answers(task: Task, settings: Settings, folder: Path, device: str, workers:
         keys = group_keys(data.train)
         logits[:] = held_out_logits(x, labels, task.classes, fold, settings.recipe.seed, keys).numpy()
         for number in range(1, settings.folds + 1):
-            yield _scored(number, settings.folds, logits[fold == number], data.train.labels[fold == number])
+            own = fold == number
+            yield _scored(number, settings.folds, logits[own], data.train.labels[own], data.classes)
     else:
         for number in range(1, settings.folds + 1):
             own, place = fold == number, folder / "folds" / str(number)
@@ -82,7 +96,7 @@ def _answers(task: Task, settings: Settings, folder: Path, device: str, workers:
                 yield from _train(replace(settings, fold=number), task, own, place, folder, device, workers)
                 found = _ask(place, data, own)
             logits[own] = found
-            yield _scored(number, settings.folds, found, data.train.labels[own])
+            yield _scored(number, settings.folds, found, data.train.labels[own], data.classes)
 
 
 def _train(
@@ -102,7 +116,8 @@ def _train(
 
 def _ask(place: Path, data: DataSet, own: Mask) -> Array:
     """Logits (n, K) of the model in `place` for the images of its fold, kept there; NaN for those not to be read."""
-    found = evaluate(place / "best", data.train.keep(own), data.classes)
+    ask = evaluate_labels if data.multi_label else evaluate
+    found = ask(place / "best", data.train.keep(own), data.classes)
     logits = np.full((int(own.sum()), len(data.classes)), np.nan, np.float32)
     logits[found.indices] = found.logits
     write_tensors(place / ANSWERS, {"logits": logits}, {"format": "pt"})
@@ -118,16 +133,45 @@ def _read(path: Path, shape: tuple[int, int]) -> Array | None:
     return logits if logits is not None and logits.shape == shape else None
 
 
-def _scored(number: int, folds: int, logits: Array, labels: Labels) -> FoldScored:
-    read = np.isfinite(logits).all(axis=1)
-    n, right = int(read.sum()), int((logits.argmax(axis=1) == labels)[read].sum())
-    return FoldScored(number, folds, n, right / max(n, 1))
+def _scored(number: int, folds: int, logits: Array, labels: Labels, classes: tuple[str, ...]) -> FoldScored:
+    read = _read_rows(logits)
+    n, logits, labels = int(read.sum()), logits[read], labels[read]
+    if labels.ndim == 1:
+        return FoldScored(number, folds, n, int((logits.argmax(axis=1) == labels).sum()) / max(n, 1))
+    measures = measure_labels(probabilities(logits, 1.0, "labels"), labels, classes) if labels.any() else None
+    return FoldScored(number, folds, n, measures.mean_average_precision if measures else 0.0, "mAP")
+
+
+def _read_rows(logits: Array) -> Mask:
+    return np.asarray(np.isfinite(logits).all(axis=1))
+
+
+def _label_evaluation(folder: Path, data: DataSet, logits: Array) -> LabelEvaluation:
+    """The answers to all images as those of one model whose labels each hold by themselves."""
+    read = _read_rows(logits)
+    indices, labels = np.flatnonzero(read), data.train.labels[read]
+    return LabelEvaluation(
+        model=str(folder),
+        revision=None,
+        classes=data.classes,
+        logits=logits[read],
+        temperature=1.0,
+        thresholds=best_thresholds(probabilities(logits[read], 1.0, "labels"), labels),
+        labels=labels,
+        indices=indices,
+        names=tuple(data.train.name(i) for i in indices.tolist()),
+        failed=_unreadable(data, read),
+        notes=(),
+    )
+
+
+def _unreadable(data: DataSet, read: Mask) -> tuple[Unreadable, ...]:
+    return tuple(Unreadable(data.train.name(i), "could not be read") for i in np.flatnonzero(~read).tolist())
 
 
 def _evaluation(folder: Path, data: DataSet, logits: Array) -> Evaluation:
     """The answers to all images as those of one model."""
-    read = np.isfinite(logits).all(axis=1)
-    names = [data.train.name(i) for i in range(len(logits))]
+    read = _read_rows(logits)
     indices = np.flatnonzero(read)
     groups = None
     if data.train.groups:
@@ -142,8 +186,8 @@ def _evaluation(folder: Path, data: DataSet, logits: Array) -> Evaluation:
         temperature=1.0,
         labels=data.train.labels[read],
         indices=indices,
-        names=tuple(names[i] for i in indices.tolist()),
-        failed=tuple(Unreadable(names[i], "could not be read") for i in np.flatnonzero(~read).tolist()),
+        names=tuple(data.train.name(i) for i in indices.tolist()),
+        failed=_unreadable(data, read),
         notes=(),
         groups=groups,
     )

@@ -20,6 +20,7 @@ from vitcli.training.learner import Learner, OutOfMemory, require_room
 from vitcli.training.precision import autocast, tensor_cores
 from vitcli.training.recipe import smaller_micro_batch
 from vitcli.training.settings import Settings, Tune
+from vitcli.training.sharding import largest_block
 from vitcli.training.task import Task
 
 SLOTS = {"adamw": 2, "adam": 2, "sgd": 1, "muon": 1}  # numbers that the optimiser keeps for each trainable one
@@ -63,26 +64,41 @@ class Estimate:
         return min(seconds, settings.budget or seconds)
 
 
-def estimate(task: Task, device: str, *, training: bool = True) -> Estimate:
+def estimate(task: Task, device: str, *, training: bool = True, processes: int = 1) -> Estimate:
     """Measure `task` on synthetic images, and its decoding on real ones. The model itself is not changed.
 
     Without `training` only forward passes: all that a head alone needs. A micro-batch that does not fit into memory is
-    made smaller, as the run will make it; raises OutOfMemory when no smaller one is left.
+    made smaller, as the run will make it; raises OutOfMemory when no smaller one is left. Of `processes` that share the
+    model out, the memory is that of each.
     """
     task = replace(task, recipe=settled(task.recipe, device))
     try:
         require_room(task, min(task.recipe.micro_batch, len(task.data.train)) if training else 1, device)
-        return _measured(task, device, training)
+        return _measured(task, device, training, processes)
     except (RuntimeError, OutOfMemory) as error:
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
         smaller = smaller_micro_batch(task.recipe)
         if smaller is None:
             raise OutOfMemory(task.recipe.micro_batch) from error
-    return estimate(replace(task, recipe=replace(task.recipe, micro_batch=smaller)), device, training=training)
+    smaller_task = replace(task, recipe=replace(task.recipe, micro_batch=smaller))
+    return estimate(smaller_task, device, training=training, processes=processes)
 
 
-def _measured(task: Task, device: str, training: bool) -> Estimate:
+def held_bytes(task: Task, processes: int = 1, *, training: bool = True) -> int:
+    """Bytes of weights, gradients, optimiser and averaged weights in each of `processes`, without activations.
+
+    Where the recipe shares the model out, each holds a part, and one block whole, with that block's gradients.
+    """
+    recipe = task.recipe
+    total, trainable = sum(p.numel() for p in task.model.parameters()), trainable_parameters(task.model)
+    numbers = total + training * (total * bool(recipe.ema_decay) + trainable * (1 + SLOTS[recipe.optimizer]))
+    if recipe.shard_model and processes > 1:
+        numbers = math.ceil(numbers / processes) + 2 * largest_block(task.model)
+    return 4 * numbers
+
+
+def _measured(task: Task, device: str, training: bool, processes: int) -> Estimate:
     # Compiling takes minutes; what it would gain is left out instead.
     recipe, samples = replace(task.recipe, compile=False), task.data.train
     plan = Plan.of(len(samples), recipe.batch_size, recipe.micro_batch, recipe.seed)
@@ -119,14 +135,11 @@ def _measured(task: Task, device: str, training: bool) -> Estimate:
     in_threads = decoding / (1 if task.data.kind == "idx" else threads)  # what is in memory holds the GIL
     in_workers = decoding / max(default_workers(task.data.kind, device), 1)
     step_seconds = per_step / plan.batch_size
-    total = sum(p.numel() for p in task.model.parameters())
-    trainable = trainable_parameters(task.model)
-    numbers = total + training * (total * bool(recipe.ema_decay) + trainable * (1 + SLOTS[recipe.optimizer]))
     return Estimate(
         forward=_seconds(forward, device) / len(images) + in_threads,
         # A GPU computes while others decode; on a CPU both need the cores.
         training=step_seconds + in_workers if on_cpu(device) else max(step_seconds, in_workers),
-        memory=4 * numbers + kept,
+        memory=held_bytes(task, processes, training=training) + kept,
         epochs=recipe.total_steps(plan.steps_per_epoch) / plan.steps_per_epoch,
         images=plan.steps_per_epoch * plan.batch_size,
         held_out=len(task.data.val),
@@ -200,7 +213,7 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _seconds(work: Callable[[], object], device: str, most: float = 3.0) -> float:
+def _seconds(work: Callable[[], object], device: str, most: float = 1.0) -> float:
     """Median of up to five calls, or as many as fit into `most` seconds."""
     times: list[float] = []
     while len(times) < 5 and sum(times) < most:

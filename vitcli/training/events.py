@@ -1,8 +1,21 @@
-"""What a training run tells while it runs."""
+"""What a training run tells while it runs. Imports no torch."""
 
 from dataclasses import dataclass
 
-from vitcli.training.validation import Validation
+
+@dataclass(frozen=True)
+class Validation:
+    """How good a model is on the validation split."""
+
+    n: int  # images
+    accuracy: float
+    loss: float  # mean negative log-likelihood, nats; of several labels an image summed over these
+    mean_average_precision: float | None = None  # of several labels an image; accuracy is then that all are right at ½
+
+    @property
+    def score(self) -> float:
+        """By which the best epoch is chosen."""
+        return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
 @dataclass(frozen=True)
@@ -92,12 +105,13 @@ class FoldScored:
     fold: int  # from 1
     folds: int
     n: int  # images
-    accuracy: float
+    score: float
+    measure: str = "accuracy"  # which that is
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A file of the run folder was damaged, and the run goes on without what it held."""
+    """Something beside the training failed, a damaged file or a tracker, and the run goes on without it."""
 
     what: str  # one line
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from vitcli.errors import CheckpointError, ImageError, UsageError, VitError
+from vitcli.errors import CheckpointError, ImageError, StoreError, UsageError, VitError
 from vitcli.text import safe
 from vitcli.training.folder import Run
 from vitcli.training.lock import removed
@@ -30,6 +30,8 @@ def explained(run: Run) -> Iterator[None]:
         raise VitError(
             f"{where}: {what}; what was saved before is whole: mend it, then {run.resume_command}"
         ) from error
+    except StoreError as error:
+        raise VitError(f"{error}; all until then is saved, and {run.resume_command} goes on") from error
     except ImageError as error:
         raise VitError(
             f"{error}; `vit check` finds all such files. With the file restored, {run.resume_command} goes on; "

@@ -24,7 +24,7 @@ from vitcli.training.folder import Run, what_is_left
 from vitcli.training.learner import Learner
 from vitcli.training.precision import tensor_cores
 from vitcli.training.recipe import Recipe
-from vitcli.training.state import Position
+from vitcli.training.state import Position, take_part
 from vitcli.training.stop import StopFlag
 from vitcli.training.task import Task
 from vitcli.training.validation import validate
@@ -238,11 +238,17 @@ def _end_of_epoch(
     event = Evaluated(position.step, schedule.total, epoch, sum(losses) / len(losses), validation, is_best)
     if world.leads:
         run.log(event)
-        run.keep(learner.averaged, task, event)
+    model = learner.kept()
+    if world.leads:
+        assert model is not None
+        run.keep(model, task, event, own=learner.sharded)
     return event, position
 
 
 def _save(learner: Learner, run: Run, position: Position, clock: Clock, world: World) -> None:
-    if world.leads:
+    if world.leads or learner.sharded:
         learner.require_finite(position.step)
+    if world.leads:
         run.save(replace(position, seconds=clock.used if clock.budget else 0.0), learner.tensors())
+    elif learner.sharded:
+        take_part(learner.tensors())

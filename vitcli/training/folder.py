@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from vitcli.checkpoint.config import Description
 from vitcli.checkpoint.write import save_model
 from vitcli.errors import CheckpointError, UsageError, VitError
-from vitcli.files import holds_something, open_regular, parse_object, read_typed, write_file
+from vitcli.files import holds_something, read_typed, write_file
 from vitcli.files import read_config as read_json
 from vitcli.machine import what_decides_bits
 from vitcli.model import linear
 from vitcli.text import command, safe
-from vitcli.training.events import Evaluated, HeadFitted, Stepped
+from vitcli.training.events import Evaluated
 from vitcli.training.lock import LOCK, locked, require_there
+from vitcli.training.log import as_line, read_metrics
 from vitcli.training.lora import merged
 from vitcli.training.recipe import as_dict
 from vitcli.training.state import Position, State, load_state, save_state
@@ -70,10 +71,10 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**as_line(event), **more}) + "\n")
 
-    def keep(self, model: nn.Module, task: Task, event: Evaluated) -> None:
-        """Write `model` as it stands at `event` to last/, and to best/ when none was better."""
+    def keep(self, model: nn.Module, task: Task, event: Evaluated, *, own: bool = False) -> None:
+        """Write `model` as it stands at `event` to last/, and to best/ when none was better; `own`: it may change."""
         for name in ["last", "best"] if event.is_best else ["last"]:
-            _write_checkpoint(model, task, self.folder / name, event)
+            _write_checkpoint(model, task, self.folder / name, event, own)
 
     def rewind(self, step: int) -> tuple[list[float], int]:
         """Drop the metrics of steps that a resumed run will do again.
@@ -91,7 +92,7 @@ class Run:
         return [entry["loss"] for entry in since if entry["event"] == "stepped"], damaged
 
 
-def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluated) -> None:
+def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluated, own: bool) -> None:
     """`model` as it stands at `event`, with class names, preprocessing and where it comes from."""
     provenance = {
         "trained_by": "vit finetune" if "base_model" in task.origin else "vit train",
@@ -112,54 +113,7 @@ def _write_checkpoint(model: nn.Module, task: Task, folder: Path, event: Evaluat
         provenance=provenance,
         timm_args={} if task.vit else task.model_args,
     )
-    save_model(folder, merged(model), described)
-
-
-MAX_METRICS = 1 << 30  # bytes: ten million steps
-MAX_LINE = 1 << 16
-_LINES: dict[str, Any] = {"stepped": Stepped, "evaluated": Evaluated, "headfitted": HeadFitted}
-
-
-def as_line(event: Any) -> dict[str, Any]:
-    """An event as a line of metrics.jsonl."""
-    return {"event": type(event).__name__.lower(), **asdict(event)}
-
-
-def read_metrics(folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """The lines of a run's metrics.jsonl, each with `event` and `step`, and how many others were damaged.
-
-    A last one that a kill cut off does not count. Raises VitError when it is no file of metrics at all.
-    """
-    path = folder / "metrics.jsonl"
-    entries, damaged = [], 0
-    with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > MAX_METRICS:
-            raise VitError(f"{safe(path)}: larger than {MAX_METRICS >> 30} GiB; remove it, and the run goes on without")
-        while line := file.readline(MAX_LINE):
-            try:
-                entries.append(_entry(line))
-            except (CheckpointError, ValueError):
-                damaged += line.endswith(b"\n") or len(line) == MAX_LINE
-    return entries, damaged
-
-
-def evaluations(folder: Path) -> list[dict[str, Any]]:
-    """The evaluations in a run's metrics.jsonl, those from before it was resumed too; without the event's name."""
-    return [entry for entry in read_metrics(folder)[0] if entry.pop("event") == "evaluated"]
-
-
-def _entry(line: bytes) -> dict[str, Any]:
-    entry = parse_object(line, "line")
-    read_typed(_Line, entry)
-    if kind := _LINES.get(entry["event"]):
-        read_typed(kind, entry)
-    return entry
-
-
-@dataclass(frozen=True)
-class _Line:
-    event: str
-    step: int
+    save_model(folder, merged(model, own=own), described, own=own)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Every part has about the same share of each class; exact copies and the images o
 from dataclasses import replace
 
 from vitcli.data.layout import quoted
-from vitcli.data.samples import DataSet, Labels, Stored, require_one_label
+from vitcli.data.samples import DataSet, Labels, Stored
 from vitcli.data.split import folds, in_one_fold, together
 from vitcli.errors import DataError, UsageError
 from vitcli.text import plural, safe
@@ -40,8 +40,6 @@ def without_fold(data: DataSet, settings: Settings) -> DataSet:
 
 def require_scorable(settings: Settings, data: DataSet, score: str) -> None:
     """Raises UsageError before the work when what was asked for cannot be scored after it; DataError for folds."""
-    if settings.folds:
-        require_one_label(data, "--folds")
     if settings.folds and data.known:
         raise UsageError("--folds deals images of every class, and with --keep-classes old ones may have none")
     if settings.folds and not settings.fold:

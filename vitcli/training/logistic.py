@@ -25,6 +25,7 @@ CHOICE_IMAGES = 20_000  # at most as many are used to choose; all of them for th
 STEPS = 100  # of L-BFGS
 BLOCK = 1 << 24  # logits at once
 ALONE = World()
+Layer = tuple[Tensor, Tensor]  # weight (K, D) and bias (K,)
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,16 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Standardised features and their labels, a block of rows at a time: all of them once more would not fit.
+    """Features and their labels, standardised a block of rows at a time: all of them once more would not fit.
 
     Each process of `world` holds some of them; `total` is how many all hold together.
     """
 
-    x: Tensor  # (n, D) float32, as they are
+    x: Tensor  # (n, D) float32
     labels: Tensor  # on the same device, (n,) or, where several may hold, (n, K) of 0 and 1
-    mean: Tensor  # (D,)
-    std: Tensor
     total: int
     world: World
+    scale: tuple[Tensor, Tensor] | None = None  # mean and deviation (D,), (D,) that `x` still has; None: taken as it is
     old: Tensor | None = None  # logits (n, k) of the first classes, whose rows of the head stay as they are
 
     @property
@@ -71,29 +71,34 @@ class Rows:
         step = max(1, BLOCK // classes)
         for start in range(0, len(self.x), step):
             those = slice(start, start + step)
-            logits = F.linear((self.x[those] - self.mean) / self.std, weight, bias)
+            logits = F.linear(self._standardised(self.x[those]), weight, bias)
             yield logits if self.old is None else torch.cat([self.old[those], logits], dim=1), self.labels[those]
 
     def those(self, chosen: Tensor) -> "Rows":
-        """The rows where `chosen` (n,) is true."""
+        """The rows where `chosen` (n,) is true, standardised once and for all."""
         (total,) = self.world.sum([float(chosen.sum())])
         where = chosen.to(self.x.device)
         old = None if self.old is None else self.old[where]
-        return replace(self, x=self.x[where], labels=self.labels[where], total=int(total), old=old)
+        x = self._standardised(self.x[where])
+        return replace(self, x=x, labels=self.labels[where], total=int(total), scale=None, old=old)
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            return x
+        mean, std = self.scale
+        return (x - mean) / std
 
 
 def rows_of(x: Tensor, labels: Tensor, world: World) -> Rows:
     """The features `x` (n, D) that this process of `world` holds: those of every `world.size`-th of `labels` (N,)."""
     mean = _mean(x, len(labels), world)
     variance = _mean(x, len(labels), world, about=mean)
-    return replace(plain_rows(x, labels, world), mean=mean, std=variance.sqrt().clamp(min=1e-6))
+    return replace(plain_rows(x, labels, world), scale=(mean, variance.sqrt().clamp(min=1e-6)))
 
 
 def plain_rows(x: Tensor, labels: Tensor, world: World) -> Rows:
     """As `rows_of`, but not standardised."""
-    mine = labels[world.rank :: world.size].to(x.device)
-    width = x.shape[1]
-    return Rows(x, mine, x.new_zeros(width), x.new_ones(width), len(labels), world)
+    return Rows(x, labels[world.rank :: world.size].to(x.device), len(labels), world)
 
 
 def _mean(x: Tensor, total: int, world: World, about: Tensor | None = None) -> Tensor:
@@ -146,8 +151,10 @@ def _fit_head(rows: Rows, labels: Tensor, classes: int, seed: int, keys: Sequenc
         tried = list(_try(fitted_on, scored_on, classes))
     penalty = min(tried, key=lambda one: one.loss).penalty if tried else 1e-2
     weight, bias = _solve(rows, classes, penalty)
-    weight = weight / rows.std
-    return Fitted(weight, bias - weight @ rows.mean, penalty, tuple(tried))
+    assert rows.scale is not None
+    mean, std = rows.scale
+    weight = weight / std
+    return Fitted(weight, bias - weight @ mean, penalty, tuple(tried))
 
 
 def held_out_logits(
@@ -168,7 +175,7 @@ def held_out_logits(
 
 def _try(rows: Rows, others: Rows, classes: int) -> Iterator[PenaltyTried]:
     """From the strongest penalty to the weakest, each from the solution before; ends where it only gets worse."""
-    start: tuple[Tensor, Tensor] | None = None
+    start: Layer | None = None
     best, worse = float("inf"), 0
     for penalty in reversed(PENALTIES):
         start = _solve(rows, classes, penalty, start)
@@ -203,9 +210,7 @@ def logistic_regression(
         return _solve(replace(plain_rows(x, labels, ALONE), old=old), classes, penalty)
 
 
-def _solve(
-    rows: Rows, classes: int, penalty: float, start: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+def _solve(rows: Rows, classes: int, penalty: float, start: Layer | None = None) -> Layer:
     """What `logistic_regression` finds, for rows that lie in blocks and with several processes."""
     zeros, new = rows.x.new_zeros, classes - rows.kept
     weight, bias = start or (zeros(new, rows.x.shape[1]), zeros(new))

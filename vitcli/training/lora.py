@@ -38,11 +38,11 @@ def adapt(model: nn.Module, rank: int) -> None:
             register_parametrization(layer, "weight", LowRank(layer.weight, rank))
 
 
-def merged(model: nn.Module) -> nn.Module:
-    """`model` itself, or a copy with plain layers in place of adapted ones."""
+def merged(model: nn.Module, *, own: bool = False) -> nn.Module:
+    """`model` itself, or a copy with plain layers in place of adapted ones; where it is the caller's `own`, no copy."""
     if not any(map(is_parametrized, model.modules())):
         return model
-    model = deepcopy(model)
+    model = model if own else deepcopy(model)
     # Not remove_parametrizations: it takes `weight` away from a class that the copy shares with the original.
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and is_parametrized(layer):

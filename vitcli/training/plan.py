@@ -1,5 +1,6 @@
 """What a run will do, built and measured before anything is written: `plan`, and `plan_resumption` of the rest."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from vitcli.training.auto import moved, worth_compiling
 from vitcli.training.budget import Clock
 from vitcli.training.build import Resolver, build_task, retuned
 from vitcli.training.cache import CacheWish, choose_cache, kept_since, needed_by, reads_again
-from vitcli.training.estimate import Estimate, choose_tune, estimate, share_in_time
+from vitcli.training.estimate import Estimate, choose_tune, estimate, held_bytes, share_in_time
 from vitcli.training.folder import changed_since, follow, next_run_folder, read_config
 from vitcli.training.folds import require_scorable
 from vitcli.training.keeping import warning
 from vitcli.training.recipe import Recipe
 from vitcli.training.report import ScoredSplit
 from vitcli.training.settings import Settings, suited
+from vitcli.training.sharding import require_shardable
 from vitcli.training.task import Task
-from vitcli.training.train import alone, on_machine, processes, restarted, resumed
+from vitcli.training.train import alone, begun, on_machine, processes, require_same, restarted, resumed
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +53,14 @@ def plan(
     base: Checkpoint | None = None,
     choose: bool = False,
     cache: CacheWish = "auto",
+    again: bool = False,
     resolver: Resolver = resolve,
 ) -> PlannedRun:
     """A fresh run in `out`, or in the next free folder; the same run when `torchrun` restarts it.
 
-    With `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache`
-    is where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
+    With `again` that is what is left of the run in `out` where there is one, which must be of these settings. With
+    `choose` what is trained is up to the measured cost and the time left since `began` (time.monotonic). `cache` is
+    where copies of the images are to be kept. `base` and `resolver` as `build_task` takes them.
     """
     if settings.folds and not alone():
         raise UsageError("--folds works in one process; under torchrun choose --tune all alone")
@@ -65,13 +69,17 @@ def plan(
     if settings.budget and settings.recipe.lrs:
         raise UsageError("a recipe that tries learning rates has no time budget; --lr chooses one")
     require_scorable(settings, data, score)
-    if data.multi_label and not alone():
-        raise UsageError("several labels an image are learnt in one process: start it without torchrun")
+    if settings.recipe.shard_model and alone():
+        raise UsageError("shard_model shares the model out among processes: start them with torchrun, or leave it out")
     settings, off = suited(settings, data)
     folder = Path(out) if out else next_run_folder(settings.name)
     place = device or default_device()
+    if again and begun(folder):
+        require_same(settings, folder, chosen=choose)
+        return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
     left_open, settings = settings.recipe, on_machine(settings, place)
     task = build_task(settings, data, base=base, resolver=resolver)
+    require_shardable(settings.recipe, task.model, task.architecture)
     why, cost = "", None
     if choose and settings.recipe.lrs:
         why = "its learning rates are for training all of it, from a head of zeros"
@@ -83,17 +91,44 @@ def plan(
         task = retuned(task, settings.tune, data)
     if restarted(settings, folder):
         return plan_resumption(*resumed(folder), folder, score=score, device=device, resolver=resolver)
-    again = reads_again(settings, len(data.train))
-    kept = choose_cache(cache, needed_by(task, settings), again=again, processes=processes())
+    twice = reads_again(settings, len(data.train))
+    kept = choose_cache(cache, needed_by(task, settings), again=twice, processes=processes())
     settings = replace(settings, cache=kept.cache)
     training = settings.tune != "head"
-    cost = cost or estimate(task, place, training=training)
-    if training:
+    held = _held(task, place) if training else ""
+    if not held:
+        cost = cost or estimate(task, place, training=training, processes=processes())
+    if training and cost:
         recipe = _as_measured(settings.recipe, left_open, cost, place)
         settings, task = replace(settings, recipe=recipe), replace(task, recipe=recipe)
     slow = moved(settings.recipe, place) if training else None
-    notes = tuple(note for note in (slow, off, warning(data)) if note)
+    notes = tuple(note for note in (slow, off, held, warning(data)) if note)
     return PlannedRun(settings, task, folder, place, cost, why, notes=notes, cache=kept.why)
+
+
+def _held(task: Task, place: str) -> str:
+    """What should be known where a model and what goes with it do not fit into one of several processes; else nothing.
+
+    It is then not measured either.
+    """
+    count, free = processes(), memory_free(place)
+    if on_cpu(place) and free is not None:
+        free //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # it is that of all
+    recipe = task.recipe
+    alone_in_each, shared = (
+        held_bytes(replace(task, recipe=replace(recipe, shard_model=one)), count) for one in (False, True)
+    )
+    if count == 1 or free is None or alone_in_each <= free:
+        return ""
+    gib = f"{alone_in_each / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free"
+    if recipe.shard_model:
+        return (
+            f"not measured, since one process alone would need {gib}; shared out, each takes {shared / 2**30:.1f} GiB"
+        )
+    return (
+        f"does not fit: each process needs {gib}, before any activation; "
+        f"--set shard_model=true takes {shared / 2**30:.1f} GiB of each"
+    )
 
 
 def _as_measured(recipe: Recipe, left_open: Recipe, cost: Estimate, place: str) -> Recipe:

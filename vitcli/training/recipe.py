@@ -55,6 +55,7 @@ class Recipe:
     token_weight: float = 0.0  # of the distance between a ViT's patch tokens and its teacher's, added to the loss
     amp: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # precision of the forward pass; auto: what suits the device
     compile: bool | None = None  # torch.compile; None, "auto": on a GPU where the run is long enough to gain from it
+    shard_model: bool = False  # under torchrun: weights and what goes with them are shared out among the processes
     grad_checkpointing: bool = False  # recompute the blocks in the backward pass: less memory, a third more time
     ema_decay: float = 0.999  # of the averaged weights that are evaluated and kept; 0 switches it off
     seed: int = 0
@@ -312,10 +313,8 @@ def override(recipe: Recipe, changes: dict[str, Any], source: str) -> Recipe:
         hint = str if get_origin(hints[name]) is Literal else hints[name]
         try:
             converted[name] = typed_value(hint, value, name)
-        except ValueError:
-            wanted = "bool" if name == "compile" else getattr(get_origin(hint) or hint, "__name__", hint)
-            said = safe(value, 60) if isinstance(value, str) else shown(value)
-            raise UsageError(f"{safe(source)}: {name} = {said} should be of type {wanted}") from None
+        except ValueError as error:
+            raise UsageError(f"{safe(source)}: {error}") from None
     if converted.get("batch_size", 0) > 0 and "micro_batch" not in converted and recipe.micro_batch:
         changed = replace(recipe, **{**converted, "micro_batch": 0})
         converted["micro_batch"] = next(iter(changed.micro_batches_up_to(recipe.micro_batch)), 1)

@@ -17,8 +17,9 @@ from vitcli.metrics import Measures, Mistake, mistakes
 from vitcli.report.figures import Curve, confusion_figure, curves_figure, reliability_figure, risk_figure, svg
 from vitcli.report.page import Page, small_png
 from vitcli.text import command, safe
-from vitcli.training.folder import read_config, read_metrics
+from vitcli.training.folder import read_config
 from vitcli.training.keeping import Forgotten, forgotten, in_words
+from vitcli.training.log import read_metrics
 
 if TYPE_CHECKING:  # scoring is the end of a run; its start does not wait for this
     from vitcli.inference.evaluate import Evaluation
@@ -126,18 +127,14 @@ def write_report(folder: Path, data: DataSet, outcome: Outcome | None) -> None:
     """report.html of the run in `folder`. What is missing (no outcome, no steps yet) leaves its section out."""
     page = Page(safe(folder.name))
     measures: Any = outcome.evaluation.measures if outcome else None  # of one or of several labels an image
-    if outcome and data.multi_label:
-        page.paragraph(
-            f"Mean average precision {measures.mean_average_precision:.4f} on {measures.n} {outcome.split} images."
-            + (f" But {outcome.note}." if outcome.note else "")
-        )
-    elif outcome and measures:
-        low, high = measures.top1_interval.low, measures.top1_interval.high
+    if outcome:
         split = {"val": "validation images", "folds": f"images, of {outcome.whose}"}.get(outcome.split, "test images")
-        page.paragraph(
-            f"Accuracy {measures.top1:.4f} on {measures.n} {split} (95 % interval {low:.4f} to {high:.4f})."
-            + (f" But {outcome.note}." if outcome.note else "")
-        )
+        if data.multi_label:
+            said = f"Mean average precision {measures.mean_average_precision:.4f} on {measures.n} {split}."
+        else:
+            low, high = measures.top1_interval.low, measures.top1_interval.high
+            said = f"Accuracy {measures.top1:.4f} on {measures.n} {split} (95 % interval {low:.4f} to {high:.4f})."
+        page.paragraph(said + (f" But {outcome.note}." if outcome.note else ""))
         if outcome.kept:
             page.paragraph(f"{outcome.kept[0].upper()}{outcome.kept[1:]}.")
     page.facts(_facts(read_config(folder), data).items())

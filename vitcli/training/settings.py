@@ -8,8 +8,9 @@ from vitcli.checkpoint.model_args import checked_settings
 from vitcli.data.samples import DataSet
 from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.files import read_typed, shown
-from vitcli.images.stores import Cache
 from vitcli.model.resample import Kernel
+from vitcli.storage.named import name_of
+from vitcli.storage.records import Cache
 from vitcli.training.budget import seconds
 from vitcli.training.recipe import Recipe, as_dict, for_labels, override
 
@@ -90,7 +91,7 @@ class Settings:
     @property
     def name(self) -> str:
         """The name of the data, which a run folder has by default."""
-        return Path(self.data).resolve().name or "data"
+        return name_of(self.data) or "data"
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON holds them; `from_dict` reads them back."""

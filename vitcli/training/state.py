@@ -8,19 +8,25 @@ Randomness needs no state (see `seeds`). Knows files and tensors, not training.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from vitcli.checkpoint.tensor_file import header_bytes, laid_out
 from vitcli.errors import CheckpointError
 from vitcli.files import open_regular, parse_object, read_config, read_typed, write_file
 from vitcli.text import safe
+from vitcli.training.sharding import whole
 
 KEPT = 2
+_KINDS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,39 @@ def save_state(run: Path, position: Position, tensors: dict[str, Tensor]) -> Pat
     folder = run / "checkpoints"
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{position.step:08d}.safetensors"
-    content = save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(asdict(position))}
-    )
-    write_file(path, [content])
-    latest = {"file": path.name, "step": position.step, "sha256": hashlib.sha256(content).hexdigest()}
+    digest = hashlib.sha256()
+    write_file(path, _digested(_content(tensors, {"progress": json.dumps(asdict(position))}), digest))
+    latest = {"file": path.name, "step": position.step, "sha256": digest.hexdigest()}
     write_file(run / "LATEST.json", [json.dumps(latest).encode()])
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def take_part(tensors: dict[str, Tensor]) -> None:
+    """What the other processes do while the leader saves `tensors` that are shared out."""
+    for name in in_order(tensors):
+        whole(tensors[name])
+
+
+def in_order(tensors: dict[str, Tensor]) -> list[str]:
+    """The names as a file has them."""
+    return laid_out({name: _KINDS[tensor.dtype] for name, tensor in tensors.items()})
+
+
+def _content(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """The bytes of a .safetensors file, a tensor at a time: what is shared out is whole for no longer than that."""
+    infos = {name: (_KINDS[tensors[name].dtype], tuple(tensors[name].shape)) for name in in_order(tensors)}
+    yield header_bytes(infos, metadata)
+    for name in infos:
+        tensor = whole(tensors[name]).detach().cpu().contiguous()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _digested(chunks: Iterator[bytes | memoryview], digest: Any) -> Iterator[bytes | memoryview]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
 
 
 def load_state(run: Path, most: int | None = None) -> State | None:

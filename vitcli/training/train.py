@@ -12,7 +12,8 @@ from vitcli.data.sources import open_data
 from vitcli.data.split import subset
 from vitcli.errors import DataError, Stopped, UsageError, VitError
 from vitcli.machine import default_device
-from vitcli.text import safe
+from vitcli.storage.named import absolute, is_address, is_pattern
+from vitcli.text import command, safe
 from vitcli.training.auto import as_recorded, settled
 from vitcli.training.budget import Clock
 from vitcli.training.build import build_task
@@ -81,7 +82,7 @@ def on_machine(settings: Settings, device: str) -> Settings:
 
 
 def _anywhere(settings: Settings) -> Settings:
-    return replace(settings, data=str(Path(settings.data).resolve()))
+    return replace(settings, data=absolute(settings.data))
 
 
 def resumed(
@@ -104,7 +105,7 @@ def resumed(
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
     if data_place is not None:
         settings = _anywhere(replace(settings, data=data_place))
-    elif not Path(settings.data).exists():
+    elif not (is_pattern(settings.data) or is_address(settings.data) or Path(settings.data).exists()):
         raise DataError(f"{safe(settings.data)} does not exist; if the data moved, say where they are with --data")
     data = open_settings_data(settings, progress)
     if data.fingerprint != config.get("fingerprint"):
@@ -128,6 +129,36 @@ def restarted(settings: Settings, folder: Path) -> bool:
     config = read_config(folder)
     found, own = _settings(folder, config), replace(settings, recipe=as_recorded(settings.recipe, config))
     return found == replace(_anywhere(own), cache=found.cache)  # that is chosen by what is free
+
+
+def begun(folder: Path) -> bool:
+    """Whether `folder` holds a run."""
+    return (folder / "run.json").exists()
+
+
+def require_same(settings: Settings, folder: Path, *, chosen: bool = False) -> None:
+    """Raises UsageError unless the run in `folder` began with `settings`.
+
+    What the machine decides, and with `chosen` what is trained, may be another; the run may have become longer.
+    """
+    config = read_config(folder)
+    found, own = _settings(folder, config), _anywhere(settings)
+    own = replace(own, recipe=as_recorded(own.recipe, config), cache=found.cache)
+    if own.recipe.epochs in config.get("extended_from", ()):
+        own = replace(own, recipe=replace(own.recipe, epochs=found.recipe.epochs))
+    if own.start and found.start:
+        start = replace(own.start, img_size=own.start.img_size or found.start.img_size)
+        start = replace(start, tune=found.start.tune if chosen else start.tune)
+        own = replace(own, start=start, share=found.share if chosen else own.share)
+    ours, theirs = own.as_dict(), found.as_dict()
+    ours |= {f"recipe.{name}": value for name, value in ours.pop("recipe").items()}
+    theirs |= {f"recipe.{name}": value for name, value in theirs.pop("recipe").items()}
+    differ = [name.removeprefix("recipe.") for name in theirs if ours.get(name) != theirs[name]]
+    if differ:
+        raise UsageError(
+            f"{safe(folder)} holds a run with another {safe(', '.join(differ[:3]))}: {command('--resume', folder)} "
+            "goes on with that, another --out begins this one"
+        )
 
 
 def extend(settings: Settings, folder: Path, device: str | None = None) -> None:
@@ -193,23 +224,24 @@ def train(
                 return
             except OutOfMemory:
                 smaller = smaller_micro_batch(settings.recipe)
-                if world.size > 1 or smaller is None:
+                if smaller is None or (world.size > 1 and settings.recipe.shard_model):
                     raise
-                settings = _again(settings, folder, micro_batch=smaller)
+                settings = _again(settings, folder, world, micro_batch=smaller)
                 event: Event = Shrunk(smaller)
             except CannotCompile as error:
                 if world.size > 1:
                     raise
-                settings = _again(settings, folder, compile=False)
+                settings = _again(settings, folder, world, compile=False)
                 event = Uncompiled(str(error))
             task = None
             yield event
 
 
-def _again(settings: Settings, folder: Path, **changes: Any) -> Settings:
+def _again(settings: Settings, folder: Path, world: World, **changes: Any) -> Settings:
     """`settings` with a recipe that this machine can follow, which run.json has from now on."""
-    config = read_config(folder)
-    write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
+    if world.leads:
+        config = read_config(folder)
+        write_config(folder, {**config, "recipe": {**config["recipe"], **changes}})
     return replace(settings, recipe=replace(settings.recipe, **changes))
 
 

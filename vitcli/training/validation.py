@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,63 +12,59 @@ from vitcli.data.samples import Samples
 from vitcli.images.preprocess import Preprocess
 from vitcli.machine import decoding_threads, on_cpu
 from vitcli.training.distributed import World
+from vitcli.training.events import Validation
 from vitcli.training.precision import autocast
+from vitcli.training.sharding import is_sharded
 from vitcli.training.task import Task
 
 BATCH = 64
 
 
-@dataclass(frozen=True)
-class Validation:
-    """How good a model is on the validation split."""
-
-    n: int  # images
-    accuracy: float
-    loss: float  # mean negative log-likelihood, nats; of several labels an image summed over these
-    mean_average_precision: float | None = None  # of several labels an image; accuracy is then that all are right at ½
-
-    @property
-    def score(self) -> float:
-        """By which the best epoch is chosen."""
-        return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
-
-
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, whose tensors a model that is shared out could not train with afterwards
 def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
     """`model` on the whole split `samples`, shared between the processes without padding: no image counts twice.
 
     In the precision of the training, and on an accelerator in its batches.
     """
     model.eval()
-    recipe = task.recipe
-    mine = range(world.rank, len(samples), world.size)
+    answers = _answers(model, task, samples, world)
     if task.data.multi_label:
-        return _validate_labels(model, task, samples, world)
+        return _of_labels(answers, samples, world)
     right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
+    for logits, indices in answers:
+        labels = torch.from_numpy(samples.labels[indices]).to(world.device, non_blocking=True)
+        right.append((logits.argmax(dim=1) == labels).sum())
+        lost.append(F.cross_entropy(logits, labels, reduction="sum"))
+    correct, loss = world.sum([sum(torch.stack(each).tolist()) for each in (right, lost)])
+    return Validation(len(samples), correct / max(len(samples), 1), loss / max(len(samples), 1))
+
+
+def _answers(model: nn.Module, task: Task, samples: Samples, world: World) -> Iterator[tuple[Tensor, list[int]]]:
+    """Logits (B, K), float32, of the samples that are this process's, and their indices."""
+    recipe, mine = task.recipe, range(world.rank, len(samples), world.size)
     size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
     for pixels, indices in batches(samples, mine, task.preprocess, size):
-        labels = torch.from_numpy(samples.labels[indices]).to(world.device, non_blocking=True)
         with autocast(recipe.amp, world.device):
             logits = model(pixels.to(world.device, non_blocking=True))
-        right.append((logits.argmax(dim=1) == labels).sum())
-        lost.append(F.cross_entropy(logits.float(), labels, reduction="sum"))
-    n, correct, loss = world.sum([float(len(mine)), *(sum(torch.stack(each).tolist()) for each in (right, lost))])
-    return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
+        yield logits.float(), indices
+    if is_sharded(model):  # all compute it equally often
+        most = math.ceil(math.ceil(len(samples) / world.size) / size) - math.ceil(len(mine) / size)
+        for _ in range(most):
+            with autocast(recipe.amp, world.device):
+                model(torch.zeros(1, task.preprocess.in_chans, *task.preprocess.size, device=world.device))
 
 
-def _validate_labels(model: nn.Module, task: Task, samples: Samples, world: World) -> Validation:
-    """`validate` for several labels an image, in one process: a ranking cannot be put together from parts."""
+def _of_labels(answers: Iterator[tuple[Tensor, list[int]]], samples: Samples, world: World) -> Validation:
+    """Of several labels an image: a ranking cannot be put together from parts, so all processes get all logits."""
     from vitcli.inference.multilabel import average_precision  # with what predicts, for which no start waits
 
-    recipe = task.recipe
-    size = BATCH if on_cpu(world.device.type) else max(BATCH, recipe.micro_batch)
-    found = []
-    for pixels, _ in batches(samples, range(len(samples)), task.preprocess, size):
-        with autocast(recipe.amp, world.device):
-            found.append(model(pixels.to(world.device, non_blocking=True)).float().cpu())
-    if not found:
+    if not len(samples):
         return Validation(0, 0.0, 0.0)
-    logits, labels = torch.cat(found), torch.from_numpy(samples.labels)  # (N, K) both
+    shared = torch.zeros(samples.labels.shape, device=world.device)  # (N, K)
+    for logits, indices in answers:
+        shared[indices] = logits
+    world.add(shared)
+    logits, labels = shared.cpu(), torch.from_numpy(samples.labels)  # (N, K) both
     loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum").item() / len(labels)
     exact = ((logits > 0) == labels.bool()).all(dim=1).float().mean().item()
     each = [average_precision(logits[:, k].numpy(), samples.labels[:, k]) for k in range(logits.shape[1])]

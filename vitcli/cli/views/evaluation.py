@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitcli.cli.console import note, row, stdout, table
-from vitcli.cli.views.labels import document, print_labels
+from vitcli.cli.views.labels import calibrated, document, print_labels, show_labels, tell_calibrated
 from vitcli.inference.calibrate import Calibration
 from vitcli.inference.evaluate import Evaluation, Flip, Pairs
 from vitcli.inference.few_shot import FewShot
@@ -30,27 +30,29 @@ Rows = Iterable[tuple[object, ...]]
 CLASSES_SHOWN = 40  # on a terminal, the weakest
 PAIRS_SHOWN = 5
 FLIPS_SHOWN = 10  # each way
+CALIBRATED = ("nll", "brier", "ece")  # what a temperature changes
 OVERALL = ("top1", "top5", "balanced_accuracy", "macro_f1", "nll", "brier", "ece")
 
 
-def show(form: Form, result: Evaluation | Calibration | Pairs | FewShot) -> None:
+def show(form: Form, result: Evaluation | LabelEvaluation | Calibration | Pairs | FewShot) -> None:
     """`result` on standard output, in the form that was asked for."""
-    if form == "json":
-        print(as_json(_document(result)))
+    scored, calibration = (result.after, result) if isinstance(result, Calibration) else (result, None)
+    if isinstance(scored, LabelEvaluation):
+        show_labels(form, scored, calibration)
+    elif form == "json":
+        print(as_json(_document(scored, calibration)))
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows(_rows(result))
-    elif isinstance(result, Calibration):
-        _show_evaluation(result.after, result)
-    elif isinstance(result, Evaluation):
-        _show_evaluation(result)
-    elif isinstance(result, Pairs):
-        _show_pairs(result)
+        writer.writerows(_rows(scored))
+    elif isinstance(scored, Evaluation):
+        _show_evaluation(scored, calibration)
+    elif isinstance(scored, Pairs):
+        _show_pairs(scored)
     else:
-        _show_few_shot(result)
+        _show_few_shot(scored)
 
 
-def _document(result: Evaluation | Calibration | Pairs | FewShot) -> dict[str, Any]:
+def _document(result: Evaluation | Pairs | FewShot, calibration: Calibration | None) -> dict[str, Any]:
     """`result` as what --json prints."""
     if isinstance(result, FewShot):
         return {"schema": "vit.few-shot/1", **asdict(result)}
@@ -59,12 +61,8 @@ def _document(result: Evaluation | Calibration | Pairs | FewShot) -> dict[str, A
         models = [_evaluation(one) for one in (first, result.second)]
         pair = {"paired": asdict(result.paired), "flips": [asdict(flip) for flip in result.flips]}
         return {"schema": "vit.evaluate-two/1", "data": first.data, "split": first.split, "models": models, **pair}
-    if isinstance(result, Evaluation):
-        return {"schema": "vit.evaluate/1", **_evaluation(result)}
-    before = {name: getattr(result.before, name) for name in ("nll", "brier", "ece")}
-    found = {"split": result.split, "n": result.n, "temperature": result.temperature, "familiar": result.familiar}
-    own = {"calibration": {**found, "before": before, "checkpoint": str(result.folder)}}
-    return {"schema": "vit.evaluate/1", **_evaluation(result.after), **own}
+    more = calibrated(calibration, CALIBRATED) if calibration else {}
+    return {"schema": "vit.evaluate/1", **_evaluation(result), **more}
 
 
 def _evaluation(result: Evaluation) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def _evaluation(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _rows(result: Evaluation | Calibration | Pairs | FewShot) -> Rows:
+def _rows(result: Evaluation | Pairs | FewShot) -> Rows:
     """`result` as what --csv prints: a header and what is below it."""
     if isinstance(result, FewShot):
         yield "shots", "seed", "accuracy"
@@ -91,7 +89,7 @@ def _rows(result: Evaluation | Calibration | Pairs | FewShot) -> Rows:
             texts = (flip.name, flip.true, flip.first, flip.second)
             yield *(csv_cell(text, None) for text in texts), flip.gained
     else:
-        yield from _measured(result if isinstance(result, Evaluation) else result.after)
+        yield from _measured(result)
 
 
 def _measured(result: Evaluation) -> Rows:
@@ -109,7 +107,7 @@ def _measured(result: Evaluation) -> Rows:
         yield from ((name, label, "" if value is None else value) for name, value in values.items())
 
 
-def _show_evaluation(result: Evaluation, calibration: Calibration | None = None) -> None:
+def _show_evaluation(result: Evaluation, calibration: Calibration | None) -> None:
     console = stdout()
     facts = _facts()
     row(facts, "model", result.model)
@@ -117,15 +115,11 @@ def _show_evaluation(result: Evaluation, calibration: Calibration | None = None)
     if result.failed:
         row(facts, "", f"without {len(result.failed)} images that could not be read")
     if calibration:
-        row(
-            facts, "calibrated", f"temperature {calibration.temperature:g}, fitted on {calibration.split}", style="bold"
-        )
-        row(facts, "", f"({calibration.n} images), stored in {calibration.folder}")
-        if calibration.familiar:
-            row(facts, "familiarity", f"by {_count(calibration.familiar)} of {calibration.split}, stored there, too")
+        tell_calibrated(facts, calibration)
     console.print(facts)
     console.print()
-    console.print(_measures(result, calibration.before if calibration else None))
+    before = calibration.before if calibration else None
+    console.print(_measures(result, before if isinstance(before, Measures) else None))
     console.print()
     _print_details(console, result)
 

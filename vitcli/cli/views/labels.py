@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitcli.cli.console import row, stdout, table
+from vitcli.inference.calibrate import Calibration
 from vitcli.inference.evaluate import Evaluation
 from vitcli.inference.multilabel import LabelEvaluation, ManyMeasures
 from vitcli.text import as_json, csv_cell, plural
@@ -24,10 +25,14 @@ OVERALL = {
 }
 
 
-def show_labels(form: str, result: LabelEvaluation) -> None:
-    """`result` on standard output, as a "table", "json" or "csv"."""
+CALIBRATED = ("macro_f1", "micro_f1", "exact", "nll")  # what a temperature and other thresholds change
+
+
+def show_labels(form: str, result: LabelEvaluation, calibration: Calibration | None = None) -> None:
+    """`result` on standard output, as a "table", "json" or "csv"; after a `calibration` with what that changed."""
     if form == "json":
-        print(as_json({"schema": "vit.evaluate-labels/1", **document(result)}))
+        more = calibrated(calibration, CALIBRATED) if calibration else {}
+        print(as_json({"schema": "vit.evaluate-labels/1", **document(result), **more}))
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(_rows(result.measures))
     else:
@@ -39,17 +44,20 @@ def show_labels(form: str, result: LabelEvaluation) -> None:
         row(facts, "data", f"{result.data}{split}, {plural(measures.n, 'image')}, several labels each")
         if result.failed:
             row(facts, "", f"without {len(result.failed)} images that could not be read")
+        if calibration:
+            tell_calibrated(facts, calibration)
         console.print(facts)
         console.print()
-        print_labels(console, measures)
+        before = calibration.before if calibration else None
+        print_labels(console, measures, before if isinstance(before, ManyMeasures) else None)
 
 
-def print_labels(console: Console, measures: ManyMeasures) -> None:
-    """All measures, then those of each label; on a terminal of many the weakest."""
-    overall = table("", "")
-    overall.show_header = False
+def print_labels(console: Console, measures: ManyMeasures, before: ManyMeasures | None = None) -> None:
+    """All measures, then those of each label; on a terminal of many the weakest. `before` stands beside them."""
+    overall = table("", "before", "after", right=("before", "after")) if before else table("", "")
+    overall.show_header = before is not None
     for name, shown in OVERALL.items():
-        row(overall, shown, f"{getattr(measures, name):.4f}")
+        row(overall, shown, *(f"{getattr(one, name):.4f}" for one in (before, measures) if one))
     console.print(overall)
     console.print()
     console.print(_each(console, measures))
@@ -65,6 +73,21 @@ def _each(console: Console, measures: ManyMeasures) -> Table:
         values = (one.average_precision, one.threshold, one.precision, one.recall, one.f1)
         row(grid, one.label, one.n, *("-" if value is None else f"{value:.4f}" for value in values))
     return grid
+
+
+def tell_calibrated(facts: Table, found: Calibration) -> None:
+    """Rows of what was fitted, on what, and where it is stored."""
+    row(facts, "calibrated", f"temperature {found.temperature:g}, fitted on {found.split}", style="bold")
+    row(facts, "", f"({plural(found.n, 'image')}), stored in {found.folder}")
+    if found.familiar:
+        row(facts, "familiarity", f"by {plural(found.familiar, 'image')} of {found.split}, stored there, too")
+
+
+def calibrated(found: Calibration, measures: Iterable[str]) -> dict[str, Any]:
+    """What a calibration adds to the JSON of an evaluation; `measures` are those whose values before it are named."""
+    before = {name: getattr(found.before, name) for name in measures}
+    fitted = {"split": found.split, "n": found.n, "temperature": found.temperature, "familiar": found.familiar}
+    return {"calibration": {**fitted, "before": before, "checkpoint": str(found.folder)}}
 
 
 def document(result: Evaluation | LabelEvaluation) -> dict[str, Any]:

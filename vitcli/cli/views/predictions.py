@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoint.config import Checkpoint
 from vitcli.checkpoint.layout import ALIASES
-from vitcli.inference.predict import Prediction
+from vitcli.inference.predict import STRANGE, Prediction, as_dict, document_head
 from vitcli.text import as_json, csv_cell, safe, some
 
 if TYPE_CHECKING:
@@ -31,10 +31,20 @@ class Explained(Prediction):
 
 
 @dataclass(frozen=True)
+class Described:
+    """What predictions that were kept say of their model."""
+
+    name: str
+    revision: str | None
+    outputs: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Said:
     """Of what model predictions are, and what each of them says beside its classes."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint | Described"
     data: str | None  # of the held-out images by which familiarity is measured; None: nothing is known of it
     rejects: bool = False
     sets: float | None = None  # how often the truth is in the set of classes
@@ -51,7 +61,6 @@ class Said:
 
 Writer = Callable[[Iterable[Prediction], Said], int]  # returns how many images failed
 WHY_COLUMNS = 40  # of a picture and its map
-STRANGE = 0.01  # familiarity below which a word is said
 
 
 def writer(form: str) -> Writer:
@@ -70,14 +79,9 @@ def write_jsonl(predictions: Iterable[Prediction], said: Said) -> int:
 
 def write_json(predictions: Iterable[Prediction], said: Said) -> int:
     """One document, written as it comes, so that a long list takes no memory."""
-    head = {
-        "schema": "vit.predict/1",
-        "model": said.checkpoint.name,
-        "revision": said.checkpoint.revision,
-        "outputs": said.checkpoint.outputs,
-        **({} if said.sets is None else {"sets": said.sets}),
-        **({"page": said.page and str(said.page)} if said.why else {}),
-    }
+    model = said.checkpoint
+    head = document_head(model.name, model.revision, model.outputs, said.sets)
+    head |= {"page": said.page and str(said.page)} if said.why else {}
     print(as_json(head)[:-1] + ', "predictions": [', end="")
     failed = 0
     for i, prediction in enumerate(predictions):
@@ -187,31 +191,18 @@ def _picture(prediction: Prediction) -> Any:
     from vitcli.cli.console import half_blocks
     from vitcli.errors import ImageError
     from vitcli.images.decode import open_image
+    from vitcli.images.find import where
 
     if isinstance(prediction, Explained) and prediction.why and prediction.picture:
         return half_blocks(prediction.why.picture(), WHY_COLUMNS)
-    if not Path(prediction.path).is_file():
-        return None
     try:
-        return half_blocks(open_image(Path(prediction.path)))
+        return half_blocks(open_image(where(prediction.path)))
     except ImageError:
         return None
 
 
 def _as_dict(prediction: Prediction) -> dict[str, Any]:
-    if prediction.error is not None:
-        return {"path": prediction.path, "error": prediction.error}
-    scores = [
-        {"label": score.label, "probability": round(score.probability, 6), "index": score.index}
-        for score in prediction.labels
-    ]
-    own: dict[str, Any] = {"path": prediction.path, "labels": scores}
-    if prediction.familiarity is not None:
-        own["familiarity"] = round(prediction.familiarity, 6)
-    if prediction.unknown is not None:
-        own["unknown"] = prediction.unknown
-    if prediction.set is not None:
-        own["set"] = [score.label for score in prediction.set]
+    own = as_dict(prediction)
     if isinstance(prediction, Explained) and (why := prediction.why):
         own["why"] = {"label": why.label, "index": why.index, "method": prediction.method,
                       "file": prediction.picture or None}  # fmt: skip

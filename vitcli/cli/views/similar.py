@@ -11,6 +11,7 @@ from rich.text import Text
 from vitcli.cli.console import document, half_blocks, note, pictures_shown, shown, stdout
 from vitcli.errors import ImageError
 from vitcli.images.decode import open_image
+from vitcli.images.find import where
 from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.similar import Group, Neighbour
 from vitcli.report.page import MOST_PICTURES, Page, small_png
@@ -83,7 +84,7 @@ def _said(similarity: float, path: str) -> str:
 
 def _small(path: str) -> Text:
     try:
-        return half_blocks(open_image(Path(path)), COLUMNS)
+        return half_blocks(open_image(where(path)), COLUMNS)
     except (ImageError, OSError):
         return Text("")
 
@@ -106,7 +107,7 @@ def _add_pictures(page: Page, pictures: Sequence[tuple[str, str]]) -> None:
 
 def _png(path: str) -> bytes | None:
     try:
-        return small_png(open_image(Path(path)), THUMBNAIL)
+        return small_png(open_image(where(path)), THUMBNAIL)
     except (ImageError, OSError):
         return None
 

@@ -148,7 +148,7 @@ class TrainingView:
             case FoldScored():
                 images = f"{event.n} images that its model was trained without"
                 self.console.print(
-                    Text(f"fold {event.fold} of {event.folds}: accuracy {event.accuracy:.4f} on {images}")
+                    Text(f"fold {event.fold} of {event.folds}: {event.measure} {event.score:.4f} on {images}")
                 )
             case Lost():
                 self.console.print(Text(safe(event.what), "yellow"))

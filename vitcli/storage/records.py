@@ -17,6 +17,7 @@ from typing import Literal
 
 from vitcli.errors import VitError
 from vitcli.files import LEFTOVER
+from vitcli.storage.named import is_address
 from vitcli.text import safe
 
 try:
@@ -92,19 +93,20 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def _place(self, key: str) -> Path:
+    def place(self, key: str) -> Path:
+        """The file of a record, if it is there."""
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return self.path / name[:2] / name[2:]
 
     def read(self, key: str) -> bytes | None:
         try:
-            return self._place(key).read_bytes()
+            return self.place(key).read_bytes()
         except OSError:
             return None
 
     def write(self, key: str, record: bytes) -> None:
         # Without a wait for the disk: after a power cut a record may be damaged, which its sum tells.
-        place = self._place(key)
+        place = self.place(key)
         temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
         try:
             place.parent.mkdir(exist_ok=True)
@@ -117,7 +119,7 @@ class Folder:
 
     def remove(self, key: str) -> None:
         with suppress(OSError):
-            self._place(key).unlink()
+            self.place(key).unlink()
 
 
 @contextmanager
@@ -201,7 +203,8 @@ def _make_room(home: Path, most: int, but: Path) -> None:
 
 def _orphan(folder: Path) -> bool:
     try:
-        return not os.path.lexists(json.loads((folder / _ABOUT).read_text())["of"])
+        of = json.loads((folder / _ABOUT).read_text())["of"]
+        return not is_address(of) and not os.path.lexists(of)
     except (OSError, ValueError, KeyError, TypeError):
         return True  # nobody can say what it is of
 
