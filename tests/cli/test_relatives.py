@@ -19,7 +19,8 @@ from tests.helpers.relatives import ARCHITECTURES, FAMILIES, TURNED
 from tests.helpers.terminal import vit
 from vitcli.checkpoint.load import load_model
 from vitcli.checkpoint.resolve import resolve
-from vitcli.comparison.study import contender
+from vitcli.comparison.compare import compare
+from vitcli.comparison.study import Contender, contender
 from vitcli.errors import CheckpointError
 from vitcli.inference.engines import open_engine, probabilities
 from vitcli.inference.export import SUFFIXES, Format, export
@@ -262,6 +263,26 @@ def test_resizing_what_knows_its_grid(
     resized, x = load_model(resolve(str(tmp_path / "out"))), torch.randn(2, 3, 40, 24)
     with torch.inference_mode():
         torch.testing.assert_close(resized(x), load_model(resolve(str(place / family)), img_size=(40, 24))(x))
+
+
+def test_a_study_of_all_of_them(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained, scored and in the table, those of several sizes of patch beside each other."""
+
+    def small(name: str, side: int) -> Contender:
+        found = contender(name, side)
+        return replace(found, model_args={**found.model_args, "embed_dim": 48, "num_heads": 3, "depth": 1})
+
+    monkeypatch.setattr("vitcli.comparison.compare.contender", small)
+    (tmp_path / "data").mkdir()
+    write_stripes(tmp_path / "data", np.arange(24) % 3, 24)
+    write_stripes(tmp_path / "data", np.arange(6) % 3, 24, "t10k")
+    found = compare(
+        tmp_path / "data", models=list(ARCHITECTURES.values()), sizes=[1.0], seeds=1, epochs=1, out=tmp_path / "study",
+        workers=0, settings={"batch_size": 12, "micro_batch": 12},
+    )  # fmt: skip
+    assert [point.model for point in found.points] == list(ARCHITECTURES.values())
+    assert all(0 <= point.mean <= 1 for point in found.points)
+    assert all(found.sizes[name].macs > found.sizes[name].parameters / 2 > 0 for name in ARCHITECTURES.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,13 +17,13 @@ def write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) 
     )
 
 
-def write_stripes(folder: Path, labels: np.ndarray, side: int) -> None:
+def write_stripes(folder: Path, labels: np.ndarray, side: int, split: str = "train") -> None:
     """Square images in three classes that a tiny model tells apart: which third of the image is bright."""
     rng, width = np.random.default_rng(0), side // 3
     images = rng.integers(0, 90, (len(labels), side, side))
     for image, label in zip(images, labels, strict=True):
         image[:, width * label : width * label + width] += 150
-    write_idx(folder, "train", images, labels)
+    write_idx(folder, split, images, labels)
 
 
 def write_class_stripes(folder: Path, classes: dict[str, int], each: int = 6, first: int = 0) -> Path:

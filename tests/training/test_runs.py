@@ -59,8 +59,13 @@ def test_each_says_how_it_stands_and_how_good_it_is(place: Path) -> None:
 def test_one_at_work_is_running(place: Path) -> None:
     with locked(place / "runs" / "more" / "stopped"):
         assert {run.folder.name: run.state for run in runs_below(place / "runs")}["stopped"] == "running"
-        code = "import pathlib, sys; from vitcli.training.lock import is_locked as at; print(at(pathlib.Path(sys.argv[1])))"
-        other = [sys.executable, "-c", code, str(place / "runs" / "more" / "stopped")]
+        code = "import pathlib, sys; from vitcli.training.lock import is_locked as held"
+        other = [
+            sys.executable,
+            "-c",
+            f"{code}; print(held(pathlib.Path(sys.argv[1])))",
+            str(place / "runs" / "more" / "stopped"),
+        ]
         told = subprocess.run(other, capture_output=True, text=True, check=True, env=environment())
     assert told.stdout == "True\n"
 

@@ -287,5 +287,5 @@ def _macs(model: nn.Module, size: tuple[int, int]) -> int:
     Nothing is computed: on the meta device torch counts attention, which it does not in the CPU's fused kernel.
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval().to("meta")(torch.empty(1, 3, *size, device="meta"))
+        model.eval().requires_grad_(False).to("meta")(torch.empty(1, 3, *size, device="meta"))
     return int(counter.get_total_flops()) // 2

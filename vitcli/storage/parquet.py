@@ -174,10 +174,7 @@ class Unpacked:
 
     def __init__(self, images: Sequence[Any], paths: Sequence[str | None]) -> None:
         self.images, self.paths = images, paths
-
-    @property
-    def size(self) -> int:
-        return sum(len(one) for one in self.images if one is not None)
+        self.size = sum(len(one) for one in images if one is not None)  # bytes
 
     def row(self, i: int) -> tuple[bytes | None, str | None]:
         return None if self.images[i] is None else bytes(self.images[i]), self.paths[i]

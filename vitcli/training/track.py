@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -57,7 +58,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         purge = told.step if told.known else None
-        self._writer: Any = SummaryWriter(str(told.folder / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(told.folder / "tensorboard"), purge_step=purge)
         rows = "\n".join(f"| {name} | {value} |" for name, value in told.settings.items())
         self._writer.add_text("settings", f"| setting | value |\n| --- | --- |\n{rows}")
         self._last = told.step
@@ -192,9 +193,9 @@ class Trackers:
         while self._waiting:
             name = self._waiting.pop(0)
             told = Told(self._folder, self._settings, event.step, self._known.get(name))
-            yield from self._tried(name, lambda name=name, told=told: self._begin(name, told))
+            yield from self._tried(name, partial(self._begin, name, told))
         for name, tracker in list(self._open.items()):
-            yield from self._tried(name, lambda tracker=tracker: tracker.scalars(event.step, values))
+            yield from self._tried(name, partial(tracker.scalars, event.step, values))
 
     def end(self, facts: Scalars, done: bool = True) -> Iterator[Lost]:
         """Tell results and where things lie, and close all."""
@@ -202,7 +203,7 @@ class Trackers:
         folder = self._folder.resolve()
         files = {name: folder / place for name, place in places.items() if (folder / place).exists()}
         for name, tracker in list(self._open.items()):
-            yield from self._tried(name, lambda tracker=tracker: tracker.end(facts, files, done))
+            yield from self._tried(name, partial(tracker.end, facts, files, done))
         self._open.clear()
 
     def __enter__(self) -> "Trackers":
