@@ -119,10 +119,9 @@ def test_no_picture_lies_where_an_image_or_another_picture_is(here: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("0.png -m model -o out", "--out goes with --why"),
         ("0.png -m model --why-class dog", "--why-class goes with --why"),
         ("0.png -m model --why --why-class hog", "has no class called 'hog'. Did you mean 'dog'?"),
-        ("0.png -m model --why --precision int8", "leave one of them out"),
+        ("0.png -m model --why --precision int8", "leave one out"),
         ("0.png 1.png 2.png -m model --why", "at most 2 images"),
         ("0.png -m features --why", "no classes"),
         ("0.png -m model.onnx --why", "name its checkpoint"),

@@ -34,7 +34,9 @@ def summed(model: nn.Module, pixels: Tensor, grid: Size) -> Tensor:
     """A number for each pixel (B, H, W) → the sum over each cell (B, h, w) of the `grid` of `model`."""
     h, w = grid
     numbers = torch.arange(1.0, h * w + 1, device=pixels.device).view(1, h, w)
-    cell = enlarged(model, numbers, pixels.shape[-2:]).long().flatten()  # of each pixel; 0 at an edge
+    cell = (
+        enlarged(model, numbers, (pixels.shape[-2], pixels.shape[-1])).long().flatten()
+    )  # of each pixel; 0 at an edge
     sums = pixels.new_zeros(len(pixels), h * w + 1).index_add_(1, cell, pixels.flatten(1))
     return sums[:, 1:].view(-1, h, w)
 

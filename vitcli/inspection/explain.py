@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 Method = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 METHODS: Mapping[str, Method] = {
-    "gradient-rollout": gradient_rollout,
-    "legrad": legrad,
+    "gradient-rollout": cast(Method, gradient_rollout),
+    "legrad": cast(Method, legrad),
     "gradcam": gradcam,
     "integrated-gradients": integrated_gradients,
     "occlusion": occlusion,
-}  # type: ignore[dict-item]
+}
 OF_ATTENTION = ("gradient-rollout", "legrad")  # methods that a model without attention cannot have
 
 
@@ -147,7 +147,9 @@ class Explainer:
         pixels = colours(array, self.checkpoint.preprocess)
         times = pixels.shape[0] // array.shape[1]
         weights = (
-            enlarged(self.model, found, array.shape[-2:])[0].repeat_interleave(times, 0).repeat_interleave(times, 1)
+            enlarged(self.model, found, (array.shape[-2], array.shape[-1]))[0]
+            .repeat_interleave(times, 0)
+            .repeat_interleave(times, 1)
         )
         return Explanation(
             image.name, self.labels[index], index, found[0].cpu().numpy(), None, pixels, weights.cpu().numpy()

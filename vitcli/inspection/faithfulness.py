@@ -40,7 +40,7 @@ class Curves:
     def gain(self) -> Array:
         """How much insertion's area is above deletion's, (images,): 0 on the mean for an order that knows nothing."""
         deletion, insertion = self.areas
-        return insertion - deletion  # type: ignore[no-any-return]
+        return insertion - deletion
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def likeness(one: Tensor, other: Tensor) -> Array:
 def _places(values: Array) -> Array:
     """The place of each of `values` (N,) in their order; equal ones share the mean of theirs."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[which]  # type: ignore[no-any-return]
+    return (np.cumsum(counts) - (counts + 1) / 2)[which]
 
 
 def _without(x: Tensor, order: Tensor, away: tuple[float, float]) -> Tensor:
@@ -104,4 +104,4 @@ def _without(x: Tensor, order: Tensor, away: tuple[float, float]) -> Tensor:
 def _probability(model: nn.Module, x: Tensor, classes: Tensor, outputs: Outputs) -> Tensor:
     logits = model(x).float()
     shares = logits.sigmoid() if outputs == "labels" else logits.softmax(dim=1)
-    return shares.gather(1, classes[:, None])[:, 0]
+    return shares.gather(1, classes[:, None])[:, 0]  # type: ignore[no-any-return]

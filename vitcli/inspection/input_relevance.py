@@ -37,10 +37,10 @@ def occlusion(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
     """Images (B, C, H, W) and a class of each (B,) → maps (B, h, w): the logit's fall when it is the mean colour."""
     h, w = grid_of(model, x)
     one_each = torch.eye(h * w, device=x.device).view(h * w, h, w)
-    kept = 1 - enlarged(model, one_each, x.shape[-2:])  # (h·w, H, W)
+    kept = 1 - enlarged(model, one_each, (x.shape[-2], x.shape[-1]))  # (h·w, H, W)
     maps = []
     for image, index in zip(x, classes, strict=True):
         whole = model(image[None])[0, index]
-        less = torch.cat([model(image * part[:, None])[:, index] for part in kept.split(AT_ONCE)])
+        less = torch.cat([model(image * part[:, None])[:, index] for part in torch.split(kept, AT_ONCE)])
         maps.append((whole - less).view(h, w))
     return torch.stack(maps)

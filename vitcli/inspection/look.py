@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ ASPECTS: tuple[Aspect, ...] = (
 )
 PATCH = (16, 16)  # pixels: how images are cut where the first model is no plain ViT
 
+Kind = TypeVar("Kind", bound=Aspect)
 Results = dict[str, dict[str, Any]]  # what was measured: by aspect, then by the model's title
 Say = Callable[[str], None]
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
@@ -261,7 +262,7 @@ def _layers(chosen: str | Iterable[int] | None, depth: int) -> tuple[int, ...]:
     return layers
 
 
-def _having(subject: Subject, aspects: Iterable[Aspect], say: Say) -> list[Aspect]:
+def _having(subject: Subject, aspects: Iterable[Kind], say: Say) -> list[Kind]:
     """Those of the `aspects` that the model has; why it lacks the others is said."""
     having = []
     for aspect in aspects:

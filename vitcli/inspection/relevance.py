@@ -53,8 +53,8 @@ def relevance(model: nn.Module, batches: Sequence[Tensor], grid: Size, outputs: 
         alike = likeness(maps, explained(model, x, second[0])) if second else np.full(len(x), np.nan)
         of = partial(curves, model, x, first, grid=grid, outputs=outputs)
         measured.append((of(maps), of(drawn), alike))
-    by_maps, by_chance, alike = zip(*measured, strict=True)
-    return Relevance(method, joined(by_maps), joined(by_chance), np.concatenate(alike))
+    by_maps, by_chance, classes = zip(*measured, strict=True)
+    return Relevance(method, joined(by_maps), joined(by_chance), np.concatenate(classes))
 
 
 def exhibit(models: Mapping[str, Relevance]) -> Exhibit:
