@@ -11,8 +11,8 @@ halves               two pictures beside each other in one (32): the share of su
                      picture's class lies further to the left than that of the right picture's class; chance is 50 %.
 random weights       rank correlation with the map of a model whose head, upper half, or all parameters are shuffled
                      (16 images; Adebayo et al. 2018, arXiv 1810.03292); a map of what the model learnt goes to 0.
-cost                 processor time of a map of one image on one thread, over that of a forward pass without gradients
-                     of the same torch model and image; medians of 9.
+cost                 processor time of a map of one image on one thread, over the mean of a forward pass of the same
+                     torch model and image before and one after it, without gradients; the median of 21 such.
 """
 
 import argparse
@@ -105,13 +105,27 @@ def randomised(model: nn.Module) -> dict[str, nn.Module]:
     return found | {"all": shuffled(model, lambda name: True)}
 
 
-def seconds(call: Callable[[], object], rounds: int = 9) -> float:
-    taken = []
+def seconds(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+@torch.inference_mode()
+def forward(model: nn.Module, x: Tensor) -> None:
+    model(x)
+
+
+def cost(method: Method, model: nn.Module, x: Tensor, classes: Tensor, rounds: int) -> float:
+    """A map's time over a forward pass's, taken one after the other: the median of the ratios."""
+    ratios = []
     for _ in range(rounds):
-        start = time.process_time()
-        call()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
+        before, taken, after = (
+            seconds(call)
+            for call in (partial(forward, model, x), partial(method, model, x, classes), partial(forward, model, x))
+        )
+        ratios.append(2 * taken / (before + after))
+    return statistics.median(ratios)
 
 
 def main() -> None:
@@ -134,9 +148,7 @@ def main() -> None:
         methods = {name: method for name, method in methods.items() if name not in ("rollout", *OF_ATTENTION)}
     wanted = given.methods.split(",") if given.methods else list(methods)
     others = randomised(model)
-    with torch.inference_mode():
-        forward = seconds(lambda: model(x[:1]))
-    print(f"{checkpoint.name}, {len(x)} images, forward pass {forward * 1000:.1f} ms")
+    print(f"{checkpoint.name}, {len(x)} images")
     print(f"| method | deletion | insertion | gain | classes | halves | {' | '.join(others)} | × forward |")
     for name in wanted:
         method = methods[name]
@@ -146,13 +158,12 @@ def main() -> None:
         error = found.gain.std(ddof=1) / len(x) ** 0.5
         classes = likeness(maps[:32], maps_of(method, model, x[:32], second[:32]))
         after = [likeness(maps[:16], maps_of(method, other, x[:16], first[:16])) for other in others.values()]
-        cost = seconds(
-            lambda: method(model, x[:1], first[:1]), 3 if name in ("occlusion", "integrated-gradients") else 9
-        )
+        rounds = 5 if name in ("occlusion", "integrated-gradients") else 21
+        times = cost(method, model, x[:1], first[:1], rounds)
         print(
             f"| {name} | {deletion.mean():.3f} | {insertion.mean():.3f} | {found.gain.mean():.3f} ± {error:.3f} "
             f"| {np.nanmean(classes):.2f} | {halves(method, model, x, first, 32):.0%} "
-            f"| {' | '.join(f'{np.nanmean(one):.2f}' for one in after)} | {cost / forward:.1f} |",
+            f"| {' | '.join(f'{np.nanmean(one):.2f}' for one in after)} | {times:.1f} |",
             flush=True,
         )
 

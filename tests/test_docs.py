@@ -78,12 +78,14 @@ def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)
-    assert {"compare", "evaluate", "finetune", "inspect", "load", "predict"} <= names.keys()
+    assert {"compare", "evaluate", "explain", "finetune", "inspect", "load", "predict"} <= names.keys()
     assert names["prediction"].labels[0].label == "Dress"
     assert names["result"].measures.n == 8
     assert names["tuned"].labels == ("Dress", "Sneaker")
     assert (tmp_path / "runs/mine/report.html").is_file()
     assert (tmp_path / "heads.png").is_file()
+    assert names["why"].label == "Dress"
+    assert (tmp_path / "why.png").is_file()
     assert [point.model for point in names["study"].points] == ["vit-small"] * 2
     assert names["weights"].shape == (2, 12, 281, 281)
 

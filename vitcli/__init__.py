@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vitcli.inference.embed import Embedding, embed
     from vitcli.inference.evaluate import evaluate
     from vitcli.inference.predict import Model, Prediction, Score, load, predict
+    from vitcli.inspection.explain import Explanation, explain
     from vitcli.inspection.look import inspect
     from vitcli.training.run import finetune, train
 
@@ -18,6 +19,7 @@ telemetry_off()
 __version__ = "0.1.0"
 __all__ = [
     "Embedding",
+    "Explanation",
     "Model",
     "Prediction",
     "Score",
@@ -25,6 +27,7 @@ __all__ = [
     "compare",
     "embed",
     "evaluate",
+    "explain",
     "finetune",
     "inspect",
     "load",
@@ -36,6 +39,7 @@ _HOMES = {  # where each name is, which is imported when the name is first used
     **dict.fromkeys(("Model", "Prediction", "Score", "load", "predict"), "inference.predict"),
     **dict.fromkeys(("Embedding", "embed"), "inference.embed"),
     "evaluate": "inference.evaluate",
+    **dict.fromkeys(("Explanation", "explain"), "inspection.explain"),
     "inspect": "inspection.look",
     **dict.fromkeys(("train", "finetune"), "training.run"),
     "compare": "comparison.compare",

@@ -16,6 +16,9 @@ _TELEMETRY_OFF = {
     "ORT_DISABLE_TELEMETRY": "1",
     # Names of libraries and their versions with each request.
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Usage statistics, and reports of their errors.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     # What a cluster is made of and how it is used, once an hour; read when Ray starts one.
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -1,5 +1,6 @@
 """A store on this machine that answers over HTTP, with ranges and listings, and fails when it is told to."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,9 +32,10 @@ class Store:
 
 
 @contextmanager
-def running(root: Path) -> Iterator[Store]:
+def running(root: Path, *, hub: bool = False) -> Iterator[Store]:
+    """A web server, or with `hub` one that speaks as the Hugging Face Hub does of data sets."""
     store = Store(root)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"store": store}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Hub if hub else _Handler,), {"store": store}))
     server.daemon_threads = True
     store.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -101,3 +103,41 @@ class _Handler(BaseHTTPRequestHandler):
             if short:
                 self.close_connection = True
                 self.connection.shutdown(2)
+
+
+class _Hub(_Handler):
+    """The Hub's part that lists data sets; their files are below `root`, as org/name."""
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        if path.startswith("/api/datasets/"):
+            org, name, *rest = path.removeprefix("/api/datasets/").split("/")
+            self._send(200, json.dumps(self._listed(f"{org}/{name}", rest)).encode(), kind="application/json")
+            return
+        self.path = path.removeprefix("/datasets").replace("/resolve/main", "")
+        super().do_GET()
+
+    def do_POST(self) -> None:
+        org, name = self.path.removeprefix("/api/datasets/").split("/")[:2]
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        found = [one for one in self._listed(f"{org}/{name}", ["tree", "main"]) if one["path"] in asked]
+        self._send(200, json.dumps(found).encode(), kind="application/json")
+
+    def _listed(self, repo: str, rest: list[str]) -> Any:
+        if rest[:1] != ["tree"]:
+            return {
+                "id": repo,
+                "sha": "0" * 40,
+                "private": False,
+                "tags": [],
+                "siblings": [],
+                "likes": 0,
+                "downloads": 0,
+            }
+        start = self.store.root / repo
+        inside = sorted(start.joinpath(*rest[2:]).rglob("*"))
+        return [
+            {"type": "directory" if one.is_dir() else "file", "oid": f"{number:040}", "size": one.stat().st_size,
+             "path": one.relative_to(start).as_posix()}
+            for number, one in enumerate(inside)
+        ]  # fmt: skip

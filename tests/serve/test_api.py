@@ -1,6 +1,7 @@
 """What `vit serve` answers: the same as `vit predict`, to those it should, within its limits."""
 
 import asyncio
+import base64
 import io
 import json
 import threading
@@ -23,10 +24,11 @@ from tests.helpers.familiar import write_familiar
 from tests.helpers.serving import picture
 from tests.helpers.terminal import vit
 from vitcli.inference.predict import load
-from vitcli.inference.stream import Answer, Source
+from vitcli.inference.stream import Answer, Source, Stream
 from vitcli.serve.access import Access
 from vitcli.serve.app import build_app
 from vitcli.serve.line import Line
+from vitcli.serve.reasons import Reasons
 from vitcli.serve.uploads import Limits
 
 TOKEN = "a token of some length"
@@ -147,6 +149,29 @@ def test_where_nothing_can_be_read_the_status_says_so(client: TestClient) -> Non
     assert prediction == {"path": "a.png", "error": "a.png is not an image that can be read"}
 
 
+def test_why_is_the_picture_that_predict_draws(client: TestClient, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(ord(name[0])))
+    files = [("images", (path.name, path.read_bytes())) for path in sorted(tmp_path.glob("*.png"))]
+    files.append(("images", ("text.png", b"no picture")))
+    *explained, failed = client.post("/predict", params={"why": "true"}, files=files).json()["predictions"]
+    assert failed.keys() == {"path", "error"}
+    vit(f"predict {tmp_path}/a.png {tmp_path}/b.png -m {folders[0]} --why --out {tmp_path / 'why'}")
+    for prediction in explained:
+        why = prediction["why"]
+        assert (why["label"], why["index"]) == (prediction["labels"][0]["label"], prediction["labels"][0]["index"])
+        drawn = (tmp_path / "why" / f"{prediction['path'][0]}-why.png").read_bytes()
+        assert why["picture"] == f"data:image/png;base64,{base64.b64encode(drawn).decode()}"
+
+
+def test_an_onnx_file_is_not_asked_why(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.get("/models").json()["models"][0]["explains"] is True
+    monkeypatch.setattr(Reasons, "there", False)
+    assert client.get("/models").json()["models"][0]["explains"] is False
+    response = client.post("/predict", params={"why": "true"}, content=picture())
+    assert (response.status_code, "ONNX file" in response.json()["error"]) == (400, True)
+
+
 def test_a_picture_that_is_too_large_is_not_decoded(client: TestClient) -> None:
     file = io.BytesIO()
     Image.new("1", (8000, 8001)).save(file, "PNG")
@@ -215,6 +240,7 @@ PART = b'--edge\r\nContent-Disposition: form-data; name="i"; filename="a.png"\r\
         (415, "form", dict(json={"image": "…"})),
         (404, "no model nope", dict(params={"model": "nope"}, content=picture())),
         (400, "no parameter modle", dict(params={"modle": "x"}, content=picture())),
+        (400, "neither true nor false", dict(params={"why": "maybe"}, content=picture())),
         (400, "top x is not a number", dict(params={"top": "x"}, content=picture())),
         (400, "at least 1", dict(params={"top": "0"}, content=picture())),
         (400, "between 0 and 1", dict(params={"reject": "nan"}, content=picture())),
@@ -340,6 +366,43 @@ def test_an_answer_that_takes_too_long_frees_its_place(lines: dict[str, Line]) -
     go.set()
 
 
+def test_for_who_has_left_nothing_is_computed(lines: dict[str, Line]) -> None:
+    line = next(iter(lines.values()))
+    computed: list[str] = []
+    compute = line.opened.compute
+
+    def counted(batch: Sequence[Source]) -> list[Answer]:
+        computed.extend(source.name for source in batch)
+        return compute(batch)
+
+    line.opened = replace(line.opened, compute=counted)
+    begun, go = held(line)
+    first = line.put("first", picture())
+    assert begun.wait(60)
+    said = iter([{"type": "http.request", "body": picture(), "more_body": False}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(said)
+
+    async def send(message: Any) -> None:
+        pass
+
+    path = {"type": "http", "method": "POST", "path": "/predict", "query_string": b""}
+    asyncio.run(build_app(lines, Access(local=True))({**path, "headers": [(b"host", b"localhost")]}, receive, send))
+    go.set()
+    assert first.result(60).error is None
+    assert line.put("last", picture()).result(60).error is None
+    assert computed == ["first", "last"]
+
+
+@pytest.mark.parametrize(("device", "together"), [("cpu", 1), ("cuda", 64)])
+def test_only_a_gpu_computes_several_together(
+    device: str, together: int, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stream, "_open", lambda *_, **__: None)
+    assert load(folders[0], engine="torch", device=device).opened().together == together
+
+
 def test_a_body_that_does_not_come_is_given_up(lines: dict[str, Line]) -> None:
     app = build_app(lines, Access(local=True), Limits(seconds=0.05))
     sent: list[Any] = []
@@ -394,7 +457,9 @@ def test_openapi_describes_what_is_there(client: TestClient) -> None:
     answers = {
         ("get", "/models"): client.get("/models"),
         ("get", "/health"): client.get("/health"),
-        ("post", "/predict"): client.post("/predict", content=picture(), params={"reject": 0.2, "sets": 0.9}),
+        ("post", "/predict"): client.post(
+            "/predict", content=picture(), params={"reject": 0.2, "sets": 0.9, "why": "true"}
+        ),
     }
     answers_of_failure = [client.post("/predict", content=b"x"), client.post("/predict", content=b"")]
     for (method, path), answer in [*answers.items(), *((("post", "/predict"), one) for one in answers_of_failure)]:

@@ -109,6 +109,18 @@ def test_the_keyboard_is_enough_and_roles_have_names(url: str, chromium: Any, st
         assert page.get_by_role("status").inner_text()
 
 
+def test_why_is_shown_when_it_is_asked(url: str, chromium: Any, strange: Path) -> None:
+    with watched(chromium, url) as page:
+        page.goto(url)
+        page.set_input_files("#files", strange)
+        page.get_by_role("button", name=re.compile("Why .*\\?")).nth(1).wait_for()
+        page.get_by_role("button", name=re.compile("Why .*\\?")).first.click()
+        picture = page.get_by_alt_text("what spoke for")
+        picture.wait_for()
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 64
+        assert page.get_by_role("button", name=re.compile("Why .*\\?")).count() == 1
+
+
 def test_what_cannot_be_read_is_said(url: str, chromium: Any, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(picture(1)[:60])
     with watched(chromium, url, errors=["422"]) as page:

@@ -16,7 +16,7 @@ from tests.helpers.shards import png, write_shards, write_tar
 from tests.helpers.store import Store
 from vitcli.data.pack import pack
 from vitcli.data.sources import open_data, read_splits
-from vitcli.errors import DataError, ImageError, VitError
+from vitcli.errors import DataError, ImageError, StoreError, VitError
 from vitcli.files import open_file
 from vitcli.images.decode import open_image
 from vitcli.images.find import find_images, where
@@ -30,6 +30,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "_TOLD", {})
     monkeypatch.setattr(remote, "_FOLDERS", {})
+    monkeypatch.setattr(remote, "_DOWN", {})
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(remote, "_blocks", remote.lru_cache(remote._blocks.__wrapped__))
 
@@ -118,6 +119,25 @@ def test_addresses_name_images(tmp_path: Path, memory: str) -> None:
         open_image(next(find_images([f"{address}/9.png"])).source)
 
 
+def test_data_sets_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfFileSystem, constants
+
+    folder = write_class_stripes(tmp_path / "photos", {"a": 0, "b": 1, "c": 2}, each=9)
+    write_shards(tmp_path / "hub" / "org" / "name" / "data", read_splits(folder), each=10)
+    (tmp_path / "hub" / "org" / "name" / "README.md").write_text("a card")
+    with stores.running(tmp_path / "hub", hub=True) as store:
+        monkeypatch.setattr(constants, "ENDPOINT", store.url)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            store.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        HfFileSystem.clear_instance_cache()
+        same(folder, "hf://datasets/org/name")
+        found = read_splits("hf://datasets/org/name/data")
+        assert found.named["train"].name(3) == "hf://datasets/org/name/data/train-000.tar#000003.png"
+
+
 def test_a_web_server_is_read_by_ranges_and_once(tmp_path: Path, web: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 1000)
     monkeypatch.setattr(remote, "BLOCK", 1000)
@@ -170,6 +190,20 @@ def test_what_does_not_pass_is_one_line(web: Store, fault: int, said: str, tries
     assert f"{web.url}/a.png" in str(error.value)
     assert "\n" not in str(error.value)
     assert sum(method == "HEAD" or bool(method) for method, *_ in web.requests) <= 2 * tries
+
+
+def test_a_store_that_was_given_up_is_not_waited_for_again_and_again(web: Store) -> None:
+    for i in range(4):
+        (web.root / f"{i}.png").write_bytes(png(i))
+    web.always = 503
+    for i in range(3):
+        with pytest.raises(StoreError, match="503, 7 times" if i == 0 else "503, as before"):
+            open_image(Remote(f"{web.url}/{i}.png"))
+    assert len(web.requests) == 2 * (7 + 1 + 1)  # HEAD and, since some stores do not know that, GET
+    web.always = None
+    assert open_image(Remote(f"{web.url}/3.png")).getpixel((0, 0)) == (3, 90, 30)
+    web.faults = [503] * 4
+    assert open_image(Remote(f"{web.url}/0.png")).getpixel((0, 0)) == (0, 90, 30)  # and is waited for again
 
 
 def test_a_file_that_changes_is_another_one(web: Store) -> None:

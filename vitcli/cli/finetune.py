@@ -33,6 +33,7 @@ from vitcli.cli.options import (
     TeacherAnswersOpt,
     TeacherOpt,
     TimeBudgetOpt,
+    TrackOpt,
     TuneOpt,
     ValFractionOpt,
     WorkersOpt,
@@ -68,6 +69,7 @@ def finetune(
     folds: FoldsOpt = None,
     cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
+    track: TrackOpt = None,
     set_: SetOpt = None,
     device: DeviceOpt = None,
     workers: WorkersOpt = None,
@@ -85,7 +87,7 @@ def finetune(
         refuse(typed(finetune, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
     from vitcli.cli.run import Terms, carried_out, resumed_from
 
-    terms = Terms(score, device, workers, dry_run, json)
+    terms = Terms(score, track or [], device, workers, dry_run, json)
     pixels = size(img_size, "--img-size")
     if resume is not None and not again:
         resumed_from(resume, epochs, data, terms)

@@ -38,7 +38,8 @@ ModelOpt = Annotated[
     ),
 ]
 ImagesArg = Annotated[
-    list[str] | None, typer.Argument(help="Files, folders, globs; - reads one image from standard input.")
+    list[str] | None,
+    typer.Argument(help="Files, folders, globs, archives, addresses; - reads one image from standard input."),
 ]
 FromFileOpt = Annotated[
     str | None, typer.Option("--from-file", help="Read paths from this file, one a line; - is standard input.")
@@ -55,7 +56,11 @@ DeviceOpt = Annotated[
 ]
 DataOpt = Annotated[
     str | None,
-    typer.Option("--data", "-d", help="Class folders, a CSV/TSV/JSONL manifest, or a folder of MNIST-style IDX files."),
+    typer.Option(
+        "--data",
+        "-d",
+        help="Class folders, a CSV/TSV/JSONL manifest, IDX files, tar or Parquet shards; also at s3:// and the like.",
+    ),
 ]
 FoldersOpt = Annotated[
     str | None,
@@ -175,6 +180,10 @@ TeacherAnswersOpt = Annotated[
 ]
 TimeBudgetOpt = Annotated[
     str | None, typer.Option("--time-budget", help="Wall-clock time the run may take: 90s, 20m, 1.5h.")
+]
+TrackOpt = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Follow the run in tensorboard, mlflow, wandb or trackio; may be repeated."),
 ]
 ScoreOpt = Annotated[
     Literal["auto", "val", "test", "none"],

@@ -1,6 +1,7 @@
 """What `vit train` and `vit finetune` share: a run is read, planned and carried out, and all of it is shown."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vitcli.errors import EXIT_SOME_FAILED
 from vitcli.training.plan import PlannedRun, plan_resumption
 from vitcli.training.report import ScoredSplit
 from vitcli.training.run import carry_out
+from vitcli.training.track import require_trackers
 from vitcli.training.train import leads, resumed
 
 
@@ -20,12 +22,16 @@ class Terms:
     """How a run is carried out, fresh or resumed: what may be typed beside --resume."""
 
     score: ScoredSplit
+    track: Sequence[str]
     device: str | None
     workers: int | None
     dry_run: bool
     json: bool
     # When the process began, or a little after.
     began: float = field(default_factory=lambda: time.monotonic() - time.process_time())
+
+    def __post_init__(self) -> None:
+        require_trackers(self.track)  # before the data are read
 
     def view(self) -> TrainingView:
         return TrainingView(json=self.json, quiet=not leads())
@@ -47,7 +53,9 @@ def carried_out(planned: PlannedRun, terms: Terms, view: TrainingView) -> None:
         view.plan_json(planned)
         return
     with view:
-        run = carry_out(planned, score=terms.score, workers=terms.workers, began=terms.began, on_event=view.show)
+        run = carry_out(
+            planned, score=terms.score, track=terms.track, workers=terms.workers, began=terms.began, on_event=view.show
+        )
     if leads() and run.outcome is None and terms.score != "none":
         view.say("all images were trained on, so none are left to score: vit evaluate takes others")
     view.finish(run)

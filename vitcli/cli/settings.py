@@ -10,7 +10,7 @@ from vitcli.text import did_you_mean, safe
 
 AUTO = "auto"  # for --resume: the run in --out where there is one, else a fresh one
 # What may be typed beside --resume: how the run goes on, not what it is.
-OF_RESUMPTION = ("resume", "data", "epochs", "score", "device", "workers", "dry_run", "json")
+OF_RESUMPTION = ("resume", "data", "epochs", "score", "track", "device", "workers", "dry_run", "json")
 
 
 def assigned(assignments: list[str]) -> dict[str, Any]:

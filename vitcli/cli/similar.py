@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from vitcli.inference.similar import Source
     from vitcli.inference.stored_vectors import Stored
 
-AmongArg = Annotated[str, typer.Argument(help="A folder of images, or a file of vit embed: .parquet, .npz, .csv.")]
+AmongArg = Annotated[
+    str, typer.Argument(help="A folder or an archive of images, or a file of vit embed: .parquet, .npz, .csv.")
+]
 QueriesArg = Annotated[
     list[str] | None, typer.Argument(help="Images to find the like of: files, folders, globs; - is standard input.")
 ]
@@ -59,8 +61,11 @@ def similar(
     from vitcli.inference.similar import duplicates as groups_of
     from vitcli.inference.similar import neighbours, too_many, write_for_index
     from vitcli.inference.stored_vectors import open_vectors
+    from vitcli.storage.named import is_address, is_pattern
+    from vitcli.storage.tar import is_tar
 
-    stored = None if Path(among).is_dir() else open_vectors(Path(among))
+    elsewhere = is_address(among) or is_pattern(among) or is_tar(among)
+    stored = None if elsewhere or Path(among).is_dir() else open_vectors(Path(among))
     if stored and too_many(stored):
         path = stored.path.with_suffix(".index.npy")
         if path.exists() and not force:
@@ -85,7 +90,7 @@ def similar(
         source: Source = stored
     else:
         with progress("vectors") as bar:
-            source, failed = folder_vectors(Path(among), embedder, bar)
+            source, failed = folder_vectors(among, embedder, bar)
     if duplicates is not None:
         view.show_groups(groups_of(source, duplicates), duplicates, json=json, sheet=sheet)
     else:

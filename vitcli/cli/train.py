@@ -25,6 +25,7 @@ from vitcli.cli.options import (
     TeacherAnswersOpt,
     TeacherOpt,
     TimeBudgetOpt,
+    TrackOpt,
     ValFractionOpt,
     WorkersOpt,
 )
@@ -53,6 +54,7 @@ def train(
     val_fraction: ValFractionOpt = VAL_FRACTION,
     cache: CacheOpt = "auto",
     score: ScoreOpt = "auto",
+    track: TrackOpt = None,
     set_: SetOpt = None,
     device: DeviceOpt = None,
     workers: WorkersOpt = None,
@@ -71,7 +73,7 @@ def train(
         refuse(typed(train, locals(), *OF_RESUMPTION), "--resume goes on with the run's own settings")
     from vitcli.cli.run import Terms, carried_out, resumed_from
 
-    terms = Terms(score, device, workers, dry_run, json)
+    terms = Terms(score, track or [], device, workers, dry_run, json)
     if resume is not None and not again:
         resumed_from(resume, epochs, data, terms)
         return

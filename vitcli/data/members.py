@@ -99,7 +99,7 @@ class Members:
         """Of the archives' own names, and of the names and sizes of what they hold."""
         archives = "\0".join(PurePosixPath(str(one)).name for one in self.archives)
         digest = hashlib.sha256(archives.encode("utf-8", "surrogateescape"))
-        for part in (self.archive.astype("<i4"), self.sizes.astype("<i8"), self.names.rows.astype("<i8")):
-            digest.update(part.tobytes())
-        digest.update(self.names.ends.astype("<i8").tobytes() + self.names.letters)
+        for part in (self.archive.astype("<i4"), self.sizes.astype("<i8"), self.names.rows, self.names.ends):
+            digest.update(np.ascontiguousarray(part, part.dtype.newbyteorder("<")).data)
+        digest.update(self.names.letters)
         return digest.digest()

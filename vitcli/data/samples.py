@@ -212,7 +212,8 @@ class FileSamples:
         """
         digest = hashlib.sha256()
         if self.places is not None:
-            digest.update(self.places.digest() + self.labels.astype("<i8").tobytes())
+            digest.update(self.places.digest())
+            digest.update(np.ascontiguousarray(self.labels, "<i8").data)
             digest.update("\0".join(self.groups or ()).encode("utf-8", "surrogatepass"))
             return digest.hexdigest()
         for i, name in enumerate(self.names):

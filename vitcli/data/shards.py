@@ -119,8 +119,9 @@ def _samples(
     places = first.joined(*others)  # type: ignore[arg-type]  # all of one kind
     labels = np.concatenate([_labels(index, numbers, classes, several=several) for _, index in own])
     grouped = any(any(index.groups) for _, index in own)
-    groups = tuple(index.groups[code] for _, index in own for code in index.in_group.tolist())
-    return FileSamples(root, Addresses(places), labels, groups=groups if grouped else None, places=places)
+    codes = ((index.groups, index.in_group.tolist()) for _, index in own) if grouped else ()
+    groups = tuple(known[code] for known, of_images in codes for code in of_images)
+    return FileSamples(root, Addresses(places), labels, groups=groups or None, places=places)
 
 
 def _labels(index: Held, numbers: dict[str, int], classes: int, *, several: bool) -> Labels:

@@ -19,15 +19,19 @@ from vitcli.inference.embed import Embedder
 from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.similar import Held, Vectors
 from vitcli.privacy import our_cache
+from vitcli.storage.named import absolute
 from vitcli.text import safe
 
 Known = dict[str, Vectors]  # by a digest of the file
 
 
 def folder_vectors(
-    folder: Path, embedder: Embedder, progress: Callable[[int, int], None] | None = None
+    folder: str | Path, embedder: Embedder, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Held, list[Unreadable]]:
-    """The images in `folder` and below, in natural order, and those that cannot be read. Raises VitError for none."""
+    """The images in `folder` and below, or in an archive, in order, and those that cannot be read.
+
+    Raises VitError for none.
+    """
     images = list(find_images([folder]))
     if not images:
         raise VitError(f"no images in {safe(folder)}")
@@ -54,8 +58,8 @@ def folder_vectors(
     return Held([name for name, _ in here], np.stack([known[digest] for _, digest in here])), failed
 
 
-def _cache_file(folder: Path, embedder: Embedder) -> Path:
-    said = json.dumps([str(folder.resolve()), embedder.about()], sort_keys=True)
+def _cache_file(folder: str | Path, embedder: Embedder) -> Path:
+    said = json.dumps([absolute(str(folder)), embedder.about()], sort_keys=True)
     return our_cache() / "vectors" / f"{hashlib.sha256(said.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,13 +16,14 @@ from starlette.routing import Route
 
 from vitcli.errors import UsageError
 from vitcli.inference.predict import STRANGE, Wishes, as_dict, document_head
-from vitcli.inference.stream import Answer
 from vitcli.serve import page
 from vitcli.serve.access import Access, App, Guard
 from vitcli.serve.line import Line
 from vitcli.serve.openapi import PARAMETERS, document
 from vitcli.serve.uploads import Limits, Refused, announced, body_of, images_in
 from vitcli.text import as_json, safe
+
+T = TypeVar("T")
 
 EXAMPLES = 3  # classes that are named in the list of models
 
@@ -41,6 +44,16 @@ def build_app(lines: Mapping[str, Line], access: Access, limits: Limits | None =
         exception_handlers={HTTPException: _refused, Refused: _refused, Exception: _failed},
     )
     return Guard(app, access, page.policy(page.html()))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model, and what is wanted of it."""
+
+    line: Line
+    wishes: Wishes
+    sets: float | None
+    why: bool
 
 
 class Service:
@@ -72,7 +85,8 @@ class Service:
         return _json(document())
 
     async def predict(self, request: Request) -> Response:
-        line, wishes, sets = self._asked(request.query_params)
+        asked = self._asked(request.query_params)
+        line = asked.line
         size = announced(request.headers, self._limits)
         with self._admitted(size):
             try:
@@ -85,37 +99,41 @@ class Service:
             began = time.monotonic()
             uploads = await asyncio.to_thread(images_in, body, request.headers.get("content-type", ""), self._limits)
             del body
-            futures = [asyncio.wrap_future(line.put(upload.name, upload.data)) for upload in uploads]
-            answers = await self._answers(futures, request)
-        if answers is None:
-            return Response(status_code=400)  # nobody reads it
-        predictions = [as_dict(line.model.prediction(answer, wishes)) for answer in answers]
+            answers = await self._all([line.put(upload.name, upload.data) for upload in uploads], request)
+            predictions = [as_dict(line.model.prediction(answer, asked.wishes)) for answer in answers]
+            if asked.why:
+                named = [pair for pair in zip(predictions, uploads, strict=True) if pair[0].get("labels")]
+                drawn = [line.reasons.put(one.name, one.data, found["labels"][0]["index"]) for found, one in named]
+                for (found, _), why in zip(named, await self._all(drawn, request), strict=True):
+                    found["why"] = why
         failed = all("error" in prediction for prediction in predictions)
         model = line.model.checkpoint
         return _json(
-            {**document_head(model.name, model.revision, model.outputs, sets), "predictions": predictions},
+            {**document_head(model.name, model.revision, model.outputs, asked.sets), "predictions": predictions},
             status=422 if failed else 200,
             headers={"server-timing": f"predict;dur={1000 * (time.monotonic() - began):.1f}"},
         )
 
-    async def _answers(self, futures: "list[asyncio.Future[Answer]]", request: Request) -> list[Answer] | None:
-        """All of them; None when whoever asked has gone. Raises Refused when it takes too long."""
-        answers = asyncio.gather(*futures)
+    async def _all(self, futures: "list[Future[T]]", request: Request) -> list[T]:
+        """What all of them give.
+
+        Raises Refused when it takes too long, or whoever asked has gone and will not read it; those that have not begun
+        are cancelled then.
+        """
+        answers = asyncio.gather(*map(asyncio.wrap_future, futures))
         gone = asyncio.ensure_future(request.receive())  # the next that comes after a body
         try:
             first: set[asyncio.Future[Any]] = {answers, gone}
             await asyncio.wait(first, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if answers.done():
                 return answers.result()
-            if gone.done():
-                return None
             raise Refused(503, f"no answer within {self._limits.seconds:g} s: this server has too much to do")
         finally:
             gone.cancel()
             answers.cancel()
 
-    def _asked(self, query: Mapping[str, str]) -> tuple[Line, Wishes, float | None]:
-        """The model and what is wanted of it. Raises Refused."""
+    def _asked(self, query: Mapping[str, str]) -> "Asked":
+        """What a request wants. Raises Refused."""
         if unknown := sorted(query.keys() - PARAMETERS.keys()):
             raise Refused(400, f"no parameter {safe(unknown[0], 40)}; there are {', '.join(PARAMETERS)}")
         name = query.get("model")
@@ -123,10 +141,16 @@ class Service:
         if line is None:
             raise Refused(404, f"no model {safe(name, 60)} here; there are {', '.join(map(safe, self._lines))}")
         top, sets = _number(query, "top", int), _number(query, "sets", float)
+        why = query.get("why", "false")
+        if why not in ("true", "false"):
+            raise Refused(400, f"why {safe(why, 30)} is neither true nor false")
+        if why == "true" and not line.reasons.there:
+            raise Refused(400, "why is not for an ONNX file, which has no gradients: serve its checkpoint")
         try:
-            return line, line.model.wishes(top_k=top, reject=_number(query, "reject", float), sets=sets), sets
+            wishes = line.model.wishes(top_k=top, reject=_number(query, "reject", float), sets=sets)
         except UsageError as error:
             raise Refused(400, str(error)) from error
+        return Asked(line, wishes, sets, why == "true")
 
     @contextmanager
     def _admitted(self, size: int) -> Iterator[None]:
@@ -161,6 +185,7 @@ def _described(line: Line) -> dict[str, Any]:
         "image_size": list(model.preprocess.size),
         "engine": line.opened.choice.engine,
         "temperature": model.temperature,
+        "explains": line.reasons.there,
         "familiarity": known and {"data": known.facts.data, "images": known.facts.images, "strange_below": STRANGE},
     }
 

@@ -17,6 +17,7 @@ from vitcli.inference.predict import Model
 from vitcli.inference.stream import Answer, Opened, Source
 from vitcli.machine import available_cpus
 from vitcli.model.shapes import Array
+from vitcli.serve.reasons import Reasons
 
 LARGE = 16_000_000  # pixels of an image that is decoded while no other large one is: it takes a quarter of a gigabyte
 PREPARED = 64  # images that are decoded ahead of the model
@@ -31,6 +32,7 @@ class Line:
         """Raises CheckpointError for weights that cannot be read."""
         self.model = model
         self.opened: Opened = model.opened()
+        self.reasons = Reasons(model.checkpoint, "cpu" if self.opened.choice.engine == "onnxruntime" else None)
         self._decoders = ThreadPoolExecutor(max(available_cpus(), 2), thread_name_prefix="decode")
         self._large = Lock()
         self._ready: Queue[_Waiting | None] = Queue(PREPARED)
@@ -47,6 +49,7 @@ class Line:
 
     def close(self) -> None:
         """Answer what waits, and end the threads."""
+        self.reasons.close()
         self._decoders.shutdown()
         for _ in self._threads:
             self._ready.put(None)

@@ -16,6 +16,7 @@ PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Also the set of classes that holds the truth so often.",
         {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     ),
+    "why": ("Also a picture of what spoke for each first class.", {"type": "boolean"}),
 }
 _TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer"}
 _NAME_OR_NULL = {"type": ["string", "null"]}
@@ -53,6 +54,7 @@ SCHEMAS = {
             "familiarity": _NUMBER,
             "unknown": {"type": "boolean"},
             "set": _list(_TEXT),
+            "why": _object({"label": _TEXT, "index": _COUNT, "method": _TEXT}, {"picture": _TEXT, "error": _TEXT}),
         },
     ),
     "Models": _object(
@@ -73,6 +75,7 @@ SCHEMAS = {
             "image_size": _list(_COUNT),
             "engine": {"enum": ["onnxruntime", "torch"]},
             "temperature": _NUMBER,
+            "explains": {"type": "boolean"},
             "familiarity": {
                 "oneOf": [{"type": "null"}, _object({"data": _TEXT, "images": _COUNT, "strange_below": _NUMBER})]
             },

@@ -7,12 +7,12 @@ A file is known by its size, date and tag; one that changes is another file to t
 import errno
 import hashlib
 import io
+import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -25,6 +25,7 @@ from vitcli.text import safe
 
 TRIES = 7
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0  # seconds; each is twice the one before
+GIVEN_UP = 60.0  # seconds for which a store that did not answer is asked once and no more
 EXTRA = "pip install 'vitcli[data]'"
 _PACKAGES = {  # those of fsspec's that only read bytes where they are told to; what each needs beside fsspec
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
@@ -152,7 +153,7 @@ def matching(pattern: str) -> list[Remote]:
         return [Remote(_prefix(pattern, path) + one.lstrip("/")) for one in system.glob(path)]
 
     try:
-        return _tried(found)
+        return _tried(pattern, found)
     except OSError as error:
         raise DataError(f"{safe(pattern)} cannot be listed: {error.strerror or safe(error)}") from error
 
@@ -160,6 +161,7 @@ def matching(pattern: str) -> list[Remote]:
 # ---- what fsspec says
 
 _TOLD: dict[str, tuple[str, Signature]] = {}  # by address: "file" or "directory", and what tells that it changed
+_DOWN: dict[str, float] = {}  # by store: when it was given up
 _FOLDERS: dict[str, dict[str, bool]] = {}  # by address: what lies directly in it, and whether that is a folder
 
 
@@ -174,7 +176,7 @@ def _told(remote: Remote) -> tuple[str, Signature]:
             listing = info.get("mimetype") == "text/html" and system.isdir(path)
             return "directory" if listing else str(info.get("type")), _signature(info)
 
-        _TOLD[remote.address] = _tried(found)
+        _TOLD[remote.address] = _tried(remote.address, found)
     return _TOLD[remote.address]
 
 
@@ -186,7 +188,7 @@ def _list(folder: Remote) -> None:
 
     inside: defaultdict[str, dict[str, bool]] = defaultdict(dict)
     inside[folder.address] = {}
-    for address, info in _tried(found).items():
+    for address, info in _tried(folder.address, found).items():
         if not address.startswith(folder.address.rstrip("/") + "/") or address.endswith("/"):
             continue
         if info.get("size") is not None:  # web servers list names alone
@@ -219,6 +221,8 @@ def _signature(info: dict[str, Any]) -> Signature:
 
 def _nanoseconds(date: Any) -> int:
     """Since 1970; 0 where nobody knows."""
+    from email.utils import parsedate_to_datetime  # takes a while to import
+
     try:
         if isinstance(date, str):
             date = datetime.fromisoformat(date) if date[:4].isdigit() else parsedate_to_datetime(date)
@@ -237,7 +241,7 @@ def _fetched(remote: Remote, start: int, end: int) -> bytes:
             raise OSError(errno.EIO, "it broke off")
         return data
 
-    return _tried(found)
+    return _tried(remote.address, found)
 
 
 def _system(address: str) -> tuple[Any, str]:
@@ -267,22 +271,32 @@ def _prefix(address: str, path: str) -> str:
     return address[: len(address) - len(path.lstrip("/"))]
 
 
-def _tried(call: Callable[[], T]) -> T:
-    """What `call` gives, in one of several tries. Raises OSError: what cannot be mended by waiting at once."""
-    for attempt in range(TRIES):
+def _tried(address: str, call: Callable[[], T]) -> T:
+    """What `call` gives, in one of several tries. Raises OSError: what cannot be mended by waiting at once.
+
+    A store that was given up is asked once a file for a while, or each of a million images would wait for it.
+    """
+    store = address.split("/")[2]
+    tries = 1 if time.monotonic() - _DOWN.get(store, -math.inf) < GIVEN_UP else TRIES
+    for attempt in range(tries):
         try:
-            return call()
+            found = call()
+            _DOWN.pop(store, None)
+            return found
         except VitError:
             raise
         except Exception as error:  # each store has exceptions of its own
-            refused = _refusal(error)
-            if isinstance(refused, _FOR_GOOD) or attempt == TRIES - 1:
+            refused = _refusal(error, tries)
+            if isinstance(refused, _FOR_GOOD):
+                raise refused from error
+            if attempt == tries - 1:
+                _DOWN[store] = time.monotonic()
                 raise refused from error
         time.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2**attempt))
     raise AssertionError
 
 
-def _refusal(error: Exception) -> OSError:
+def _refusal(error: Exception, tries: int) -> OSError:
     """`error` in one line; a ConnectionError where it may pass."""
     status = _status(error)
     # fsspec says so of a web server that did not answer, too, and then has the reason behind it.
@@ -296,7 +310,7 @@ def _refusal(error: Exception) -> OSError:
     said = f"the store answers {status}" if status else safe(error, 100) or type(error).__name__
     if status and 400 <= status < 500 and status not in (408, 425, 429):
         return PermissionError(errno.EACCES, said)
-    return ConnectionError(errno.ECONNABORTED, f"{said}, {TRIES} times")
+    return ConnectionError(errno.ECONNABORTED, f"{said}, {tries} times" if tries > 1 else f"{said}, as before")
 
 
 def _status(error: Exception) -> int | None:

@@ -31,6 +31,7 @@ from vitcli.files import write_file
 from vitcli.inference.evaluate import Unreadable
 from vitcli.inference.few_shot import read_features
 from vitcli.inference.stream import Stream
+from vitcli.storage.named import is_address
 from vitcli.storage.remote import Root
 from vitcli.text import safe
 from vitcli.training.logistic import held_out_logits
@@ -192,6 +193,8 @@ def write_manifest(found: Doubts, path: Path) -> int:
 
 
 def _place(name: str, folder: Path) -> str:
-    """The path of an image for a manifest in `folder`: relative below it, absolute elsewhere."""
+    """The path of an image for a manifest in `folder`: relative below it, absolute elsewhere, an address as it is."""
+    if is_address(name):
+        return name
     full, start = os.path.abspath(name), os.path.abspath(folder)
     return f"./{os.path.relpath(full, start)}" if full.startswith(os.path.join(start, "")) else full

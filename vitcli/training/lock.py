@@ -52,6 +52,20 @@ def locked(folder: Path) -> Iterator[None]:
             del _LOCKS[place]
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process is at work in the folder; asked by holding it for an instant together with who else asks."""
+    if folder.resolve() in _LOCKS:
+        return True
+    try:
+        with (folder / LOCK).open() as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN) and fcntl is not None
+    return False
+
+
 def removed(folder: Path) -> VitError:
     """The error that says so of a run folder."""
     return VitError(f"{safe(folder)} was removed while its run was at work; nothing of it is left to go on with")

@@ -5,7 +5,7 @@ finished = carry_out(plan(settings, open_settings_data(settings), base=checkpoin
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from vitcli.model.resample import Kernel
 from vitcli.training.build import fitting_model
 from vitcli.training.cache import CacheWish
 from vitcli.training.events import Event
+from vitcli.training.folder import read_config
 from vitcli.training.keeping import arrangement, kept_classes, require_keepable
 from vitcli.training.log import evaluations
 from vitcli.training.plan import PlannedRun, plan, plan_resumption
@@ -29,6 +30,7 @@ from vitcli.training.recipe import finetuning_recipe, load_recipe, override
 from vitcli.training.report import Outcome, ScoredSplit, keep_familiarity, keep_thresholds, score_run
 from vitcli.training.settings import MODEL_SETTINGS, FineTuning, Settings, further, suited
 from vitcli.training.start import affordable_size, bundled_start
+from vitcli.training.track import Trackers, require_trackers
 from vitcli.training.train import begin, extend, final_data, leads, open_settings_data, resumed
 from vitcli.training.train import train as trained
 
@@ -71,6 +73,7 @@ def train(
     multi_label: bool = False,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
+    track: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -94,7 +97,7 @@ def train(
     if model is None and recipe is None:
         settings = fitted(settings, samples)
     planned = plan(settings, samples, out, score=score, device=device, began=began, cache=cache)
-    return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
+    return carry_out(planned, score=score, track=track, workers=workers, began=began, on_event=on_event)
 
 
 def finetune(
@@ -117,6 +120,7 @@ def finetune(
     multi_label: bool = False,
     out: str | Path | None = None,
     score: ScoredSplit = "auto",
+    track: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -149,7 +153,7 @@ def finetune(
         settings_of(img_size=size), samples, out, score=score, device=device, began=began, base=checkpoint,
         choose=tune == "auto", cache=cache,
     )  # fmt: skip
-    return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
+    return carry_out(planned, score=score, track=track, workers=workers, began=began, on_event=on_event)
 
 
 def resume(
@@ -158,6 +162,7 @@ def resume(
     epochs: float | None = None,
     data: str | Path | None = None,
     score: ScoredSplit = "auto",
+    track: Sequence[str] = (),
     device: str | None = None,
     workers: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -169,7 +174,7 @@ def resume(
     began = time.monotonic()
     settings, samples = resumed(Path(folder), epochs, None if data is None else str(data))
     planned = plan_resumption(settings, samples, Path(folder), score=score, device=device)
-    return carry_out(planned, score=score, workers=workers, began=began, on_event=on_event)
+    return carry_out(planned, score=score, track=track, workers=workers, began=began, on_event=on_event)
 
 
 def scratch_settings(
@@ -237,34 +242,62 @@ def carry_out(
     planned: PlannedRun,
     *,
     score: ScoredSplit = "auto",
+    track: Sequence[str] = (),
     workers: int | None = None,
     began: float | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> FinishedRun:
     """Train as planned, score the best checkpoint on the split that `score` names, and write the report.
 
-    `began` (time.monotonic) is when a time budget started to run. Under `torchrun` the first process alone scores.
+    `track` names the trackers that follow (`vitcli.training.track`). `began` (time.monotonic) is when a time budget
+    started to run. Under `torchrun` the first process alone scores.
     """
     settings, data, folder = planned.settings, planned.task.data, planned.folder
+    require_trackers(track)
     if leads() and planned.goes_on:
         extend(settings, folder, planned.device)
     elif leads():
         begin(settings, data, folder, device=planned.device)
     count = default_workers(data.kind, planned.device) if workers is None else workers
     events = trained(settings, data, folder, task=planned.task, device=planned.device, workers=count, began=began)
-    for event in events:
-        if on_event:
-            on_event(event)
+    tell = on_event or (lambda event: None)
     if not leads():
+        for event in events:
+            tell(event)
         return FinishedRun(folder, None)
+    with Trackers(track, folder, read_config(folder)) as trackers:
+        for event in events:
+            tell(event)
+            for lost in trackers.tell(event):
+                tell(lost)
+        outcome = _scored(planned, score, count, on_event)
+        for lost in trackers.end(_facts(outcome)):
+            tell(lost)
+    return FinishedRun(folder, outcome)
+
+
+def _scored(
+    planned: PlannedRun, score: ScoredSplit, workers: int, on_event: Callable[[Event], None] | None
+) -> Outcome | None:
+    """How good the trained run is: its best checkpoint, or the models of its folds."""
+    settings, folder = planned.settings, planned.folder
     if settings.folds and not settings.fold:
         from vitcli.training.cross_validation import scored_by_folds
 
-        return FinishedRun(folder, scored_by_folds(planned.task, settings, folder, planned.device, count, on_event))
-    data = final_data(settings, data)
+        return scored_by_folds(planned.task, settings, folder, planned.device, workers, on_event)
+    data = final_data(settings, planned.task.data)
     keep_thresholds(folder / "best", data)
     keep_familiarity(folder / "best", data)
-    return FinishedRun(folder, score_run(folder, data, score, settings.start.checkpoint if settings.start else ""))
+    return score_run(folder, data, score, settings.start.checkpoint if settings.start else "")
+
+
+def _facts(outcome: Outcome | None) -> dict[str, float]:
+    """The result by the name of its split, as trackers get it."""
+    if outcome is None:
+        return {}
+    measures: Any = outcome.evaluation.measures  # of one or of several labels an image
+    name = "accuracy" if hasattr(measures, "top1") else "mean_average_precision"
+    return {f"{outcome.split}/{name}": measures.top1 if name == "accuracy" else measures.mean_average_precision}
 
 
 def _pair(pixels: Pixels | None) -> tuple[int, int] | None:
