@@ -17,14 +17,14 @@ from vitcli.cli.options import (
     ForceOpt,
     FromFileOpt,
     ImagesArg,
-    ModelOpt,
-    TogetherOpt,
-)
-from vitcli.cli.parts import (
     MergeOpt,
+    ModelOpt,
     OnOpt,
     PartSizeOpt,
     ShardOpt,
+    TogetherOpt,
+)
+from vitcli.cli.parts import (
     Work,
     computed_on,
     device_here,

@@ -17,10 +17,13 @@ from vitcli.cli.options import (
     ExactOpt,
     FoldersOpt,
     JsonOpt,
+    MergeOpt,
     MultiLabelOpt,
+    PartSizeOpt,
+    ShardOpt,
     TogetherOpt,
 )
-from vitcli.cli.parts import MergeOpt, PartSizeOpt, ShardOpt, Work, device_here, refuse_shard, shard_into
+from vitcli.cli.parts import Work, device_here, refuse_shard, shard_into
 from vitcli.cli.predict import refuse_batches
 from vitcli.cli.settings import refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError

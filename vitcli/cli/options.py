@@ -189,3 +189,24 @@ ScoreOpt = Annotated[
     Literal["auto", "val", "test", "none"],
     typer.Option("--score", help="Split that the result is scored on; auto: test if there is one."),
 ]
+ShardOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Do one share of the images, in parts, into the folder --out: i/n, the first is 0/n; alone: what "
+        "torchrun, SLURM or VIT_SHARD=i/n says.",
+    ),
+]
+MergeOpt = Annotated[
+    str | None, typer.Option("--merge", help="Join the parts that --shard left in this folder, once all are there.")
+]
+PartSizeOpt = Annotated[
+    int | None,
+    typer.Option("--part-size", min=1, max=1 << 16, help="Images a part, the most that a kill can cost; 1024."),
+]
+OnOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--on", help="Compute on a Ray cluster: ray for this machine's, or ray://HOST:10001; with --out FILE."
+    ),
+]

@@ -25,14 +25,14 @@ from vitcli.cli.options import (
     ImagesArg,
     JsonlOpt,
     JsonOpt,
-    ModelOpt,
-    TogetherOpt,
-)
-from vitcli.cli.parts import (
     MergeOpt,
+    ModelOpt,
     OnOpt,
     PartSizeOpt,
     ShardOpt,
+    TogetherOpt,
+)
+from vitcli.cli.parts import (
     Work,
     computed_on,
     device_here,

@@ -24,7 +24,6 @@ from vitcli.machine import on_cpu
 from vitcli.text import safe
 
 AT_ONCE = 4096  # images that are on their way
-DECODING = 0.5  # cores: half of the time is waiting for files; and Ray puts stages that ask for the same into one
 TOGETHER = 32  # images that a stage takes at a time
 EXTRA = "pip install 'vitcli[ray]'"
 
@@ -88,7 +87,7 @@ class OnRay:
             rows = [{"place": i, "source": cloudpickle.dumps(source)} for i, source in enumerate(waiting)]
             found = (
                 ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // TOGETHER))
-                .map_batches(_decoded, batch_size=TOGETHER, num_cpus=DECODING, fn_args=(self._preprocess, exact))
+                .map_batches(_decoded, batch_size=TOGETHER, fn_args=(self._preprocess, exact))
                 .map_batches(
                     _Computing, batch_size=TOGETHER, concurrency=(1, _workers(self._gpus)),
                     fn_constructor_args=(cloudpickle.dumps(self._make), batch_size), **options,
