@@ -8,14 +8,11 @@ from typing import Annotated
 import typer
 
 from vitcli.cli import console
-from vitcli.cli.options import DeviceOpt, FoldersOpt, ForceOpt, JsonOpt
+from vitcli.cli.options import DataArg, DeviceOpt, FoldersOpt, ForceOpt, JsonOpt
 from vitcli.cli.settings import new_file, refuse
 from vitcli.errors import EXIT_SOME_FAILED, UsageError
 from vitcli.text import plural, safe
 
-DataArg = Annotated[
-    str, typer.Argument(help="What --data takes: class folders, a manifest, IDX files, shards, an address.")
-]
 JudgeArg = Annotated[
     str | None,
     typer.Argument(help="With --labels: whose features judge, as for vit predict -m; or a run."),

@@ -123,6 +123,9 @@ PatchSizeOpt = Annotated[str | None, typer.Option("--patch-size", help="Patch si
 WorkersOpt = Annotated[
     int | None, typer.Option("--workers", "-j", help="Processes that decode images; 0: none beside the trainer.")
 ]
+DataArg = Annotated[
+    str, typer.Argument(help="What --data takes: class folders, a manifest, IDX files, shards, an address.")
+]
 VAL_FRACTION = 0.1
 ValFractionOpt = Annotated[
     float, typer.Option("--val-fraction", help="Share of train that validates when the data has no validation split.")

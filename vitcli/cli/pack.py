@@ -4,15 +4,12 @@ from typing import Annotated
 
 import typer
 
-from vitcli.cli.options import FoldersOpt, JsonOpt
+from vitcli.cli.options import DataArg, FoldersOpt, JsonOpt
 from vitcli.errors import EXIT_SOME_FAILED
 from vitcli.text import plural, safe
 
-DataArg = Annotated[
-    str, typer.Argument(help="What --data takes: class folders, a manifest, IDX files, shards, an address.")
-]
 OutArg = Annotated[str, typer.Argument(help="Folder for the shards; one that a killed pack left is gone on with.")]
-SizeOpt = Annotated[
+ShrinkOpt = Annotated[
     int | None, typer.Option("--size", min=16, help="Make images smaller that have more pixels on their shorter side.")
 ]
 ShardsOpt = Annotated[
@@ -23,7 +20,7 @@ ShardsOpt = Annotated[
 def pack(
     data: DataArg,
     out: OutArg,
-    size: SizeOpt = None,
+    size: ShrinkOpt = None,
     shards: ShardsOpt = None,
     folders: FoldersOpt = None,
     json: JsonOpt = False,

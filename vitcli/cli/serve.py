@@ -8,7 +8,7 @@ from vitcli.cli.options import DeviceOpt, EngineOpt, EnginePrecisionOpt
 from vitcli.errors import VitError
 from vitcli.text import safe
 
-ModelsArg = Annotated[
+ServedArg = Annotated[
     list[str] | None,
     typer.Argument(help="A bundled name, a timm or Hub name, a folder, a file; several are shown side by side."),
 ]
@@ -34,7 +34,7 @@ TimeoutOpt = Annotated[
 
 
 def serve(
-    models: ModelsArg = None,
+    models: ServedArg = None,
     port: PortOpt = 8000,
     host: HostOpt = "127.0.0.1",
     token: TokenOpt = None,
