@@ -283,7 +283,7 @@ class TestPredict:
 def test_resume_refuses_every_option_that_would_do_nothing(name: str) -> None:
     """Whatever options there will be: only those that say how to go on are let through."""
     allowed = {"resume", "data", "score", "device", "workers", "dry_run", "json", "csv"}
-    allowed.add("pretrain_data" if name == "compare" else "epochs")
+    allowed |= {"pretrain_data"} if name == "compare" else {"epochs", "track"}
     found = next(c for c in typer.main.get_command(app).commands.values() if c.name == name)  # type: ignore[attr-defined]
     for option in found.params:
         if option.name in allowed or option.name == "help":

@@ -30,13 +30,14 @@ def validate(model: nn.Module, task: Task, samples: Samples, world: World) -> Va
     answers = _answers(model, task, samples, world)
     if task.data.multi_label:
         return _of_labels(answers, samples, world)
-    right, lost = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)]
+    right, lost, seen = [torch.zeros((), device=world.device)], [torch.zeros((), device=world.device)], 0
     for logits, indices in answers:
+        seen += len(indices)
         labels = torch.from_numpy(samples.labels[indices]).to(world.device, non_blocking=True)
         right.append((logits.argmax(dim=1) == labels).sum())
         lost.append(F.cross_entropy(logits, labels, reduction="sum"))
-    correct, loss = world.sum([sum(torch.stack(each).tolist()) for each in (right, lost)])
-    return Validation(len(samples), correct / max(len(samples), 1), loss / max(len(samples), 1))
+    n, correct, loss = world.sum([float(seen), *(sum(torch.stack(each).tolist()) for each in (right, lost))])
+    return Validation(int(n), correct / max(n, 1), loss / max(n, 1))
 
 
 def _answers(model: nn.Module, task: Task, samples: Samples, world: World) -> Iterator[tuple[Tensor, list[int]]]:
