@@ -71,14 +71,14 @@ class Nodes:
             f"--rdzv-conf=is_host={int(node == 0)}",  # which torchrun tells by the name of the machine elsewhere
             *[f"--local-addr={self.address(node)}", str(self.place / "script.py"), *arguments],
         ]
-        log = (self.place / f"log-{node}").open("ab")
-        self.running[node] = subprocess.Popen(
-            ["ip", "netns", "exec", self.name(node), *torchrun],
-            env=environment(
-                GLOO_SOCKET_IFNAME=self.cable(node), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", CUDA_VISIBLE_DEVICES=""
-            ),
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+        with (self.place / f"log-{node}").open("ab") as log:  # which the child keeps
+            self.running[node] = subprocess.Popen(
+                ["ip", "netns", "exec", self.name(node), *torchrun],
+                env=environment(
+                    GLOO_SOCKET_IFNAME=self.cable(node), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", CUDA_VISIBLE_DEVICES=""
+                ),
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def kill(self, node: int) -> None:
         """As a power cut does it: torchrun and what it started."""
