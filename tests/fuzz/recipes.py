@@ -60,13 +60,24 @@ def damage(place: Path, folder: Path, rng: random.Random) -> None:
         path = folder / name
         if rng.random() < 0.3:
             damage_file(path, rng, (MODEL + HYBRID).encode())
-            continue
-        tree = _pairs(tomllib.loads(path.read_text()))
-        section = rng.choice([section for _, section in tree])  # as many in the short one as in the long one
-        damaged_tree(rng.choice((tree, section)), rng)
+            if (tree := _read(path)) is None:
+                continue
+        else:
+            tree = _pairs(tomllib.loads(path.read_text()))
+            section = rng.choice([section for _, section in tree])  # as many in the short one as in the long one
+            damaged_tree(rng.choice((tree, section)), rng)
         if name == "whole.toml":
             _stay_small(tree)
         path.write_bytes(dump_toml(tree).encode("utf-8", "surrogatepass"))
+
+
+def _read(path: Path) -> Pairs | None:
+    """What is still TOML after it was damaged."""
+    try:
+        tree = _pairs(tomllib.loads(path.read_text()))
+    except (ValueError, RecursionError):
+        return None
+    return tree if isinstance(tree, Pairs) else None
 
 
 def _stay_small(tree: Pairs) -> None:

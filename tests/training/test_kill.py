@@ -174,7 +174,7 @@ def _same(folder: Path, whole: Path) -> None:
 
 def test_thirty_kills_at_random_moments(tmp_path: Path, forks: Forks) -> None:
     """Each attempt gets from nothing to the time that some steps take, with 0 to 2 workers; the end is the same."""
-    long = {"epochs": 16}  # 80 steps
+    long = {"epochs": 10}  # 50 steps
     whole, rng = _begin(tmp_path / "whole", **long), random.Random(0)
     began = time.monotonic()
     forks.start(whole)

@@ -36,7 +36,7 @@ from vitcli.training.events import Evaluated, Stepped, Validation
 from vitcli.training.folder import create_run_folder
 from vitcli.training.learner import Learner
 from vitcli.training.lock import locked
-from vitcli.training.recipe import Recipe, load_recipe, override, recipe_names
+from vitcli.training.recipe import LEAST_ALPHA, Recipe, load_recipe, override, recipe_names
 from vitcli.training.seeds import epoch_order, key, reseed
 from vitcli.training.settings import Settings
 from vitcli.training.state import Position, load_state, save_state
@@ -358,12 +358,17 @@ class TestRecipe:
             ({"mixup": 0.5, "micro_batch": 1}, "must be even"),
             ({"micro_batch": 48}, "does not divide"),
             ({"label_smoothing": 1.5}, "between 0 and 1"),
+            ({"cutmix": 1e-320}, "or at least 0.001"),
             ({"crop_padding": 2}, "exclude each other"),
         ],
     )
     def test_wrong_settings(self, changes: dict[str, object], message: str | None) -> None:
         with pytest.raises(UsageError, match=message):
             override(Recipe(), changes, "test")
+
+    def test_the_least_share_of_a_mixture_can_be_drawn(self) -> None:
+        """NumPy's Beta distribution gives NaN where its parameter is next to nothing."""
+        assert np.isfinite(np.random.default_rng(0).beta(LEAST_ALPHA, LEAST_ALPHA, 10**5)).all()
 
     @pytest.mark.parametrize(
         ("changes", "micro"),

@@ -27,6 +27,7 @@ SLOTS = {"adamw": 2, "adam": 2, "sgd": 1, "muon": 1}  # numbers that the optimis
 ALLOWED = 2 * 3600.0  # seconds that `auto` spends on its own account
 ENOUGH_EPOCHS = 3.0  # fewer than that fit into a time budget: the head alone is the better use of it
 ENOUGH_IMAGES = 10  # of a class, on average; below it the whole model overfits (docs: transfer)
+SLOW = 1.0  # seconds of a step
 FIXED = 5.0  # seconds: start, checkpoints
 AFTER = 9.0  # seconds from the last step or feature to the end: head, checkpoints, scores, report
 
@@ -118,8 +119,10 @@ def _measured(task: Task, device: str, training: bool, processes: int) -> Estima
     if training:
         kept = _kept_for_backward(copy, images, world.device)
         with tensor_cores(recipe.amp, world.device):
-            one, two = _seconds(step(1), device), _seconds(step(2), device)
-        micro = min(max(two - one, one / 2), one)  # of one pass; what is left is the optimiser's
+            one = _seconds(step(1), device)
+            # Where a step is slow, or is one pass, its optimiser is not worth a measurement of its own.
+            micro = one if one > SLOW or plan.micro_batches == 1 else _seconds(step(2), device) - one
+        micro = min(max(micro, one / 2), one)  # of one pass; what is left is the optimiser's
         per_step = one - micro + plan.micro_batches * micro
 
     @torch.inference_mode()

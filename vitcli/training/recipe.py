@@ -70,6 +70,12 @@ class Recipe:
             if not (low <= value <= high and (value > 0 or name not in _POSITIVE)):
                 least = "above 0" if name in _POSITIVE else f"at least {low:g}"
                 raise UsageError(f"recipe: {name} is {shown(value)}, it must be {least} and at most {high:g}")
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < LEAST_ALPHA:
+                raise UsageError(
+                    f"recipe: {name} is {shown(getattr(self, name))}, it must be 0, which switches it off, or at least "
+                    f"{LEAST_ALPHA:g}: no Beta distribution can be drawn from below"
+                )
         for name in _SHARES:
             if not 0 <= getattr(self, name) < 1 + (name in _CLOSED):
                 raise UsageError(f"recipe: {name} is {shown(getattr(self, name))}, it must lie between 0 and 1")
@@ -155,6 +161,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "token_weight": (0, 1e6),
     "seed": (-(1 << 62), 1 << 62),
 }
+LEAST_ALPHA = 1e-3  # already two points, 0 and 1
 _POSITIVE = {"epochs", "batch_size", "lr", "layer_decay", "teacher_temperature"}
 _CLOSED = ("hflip", "invert", "random_erasing", "teacher_weight")  # 1 makes sense
 _SHARES = ("label_smoothing", "dropout", "drop_path", "ema_decay", *_CLOSED)
