@@ -47,7 +47,14 @@ from vitcli.training.lock import locked
 from vitcli.training.recipe import Recipe
 from vitcli.training.settings import Settings
 
-RESULT = {"images": 100, "test_accuracy": 0.5, "few_shot": {}, "cpu_seconds": 1.0}
+RESULT = {
+    "images": 100,
+    "test_accuracy": 0.5,
+    "validation_accuracy": 0.5,
+    "failed": 0,
+    "few_shot": {},
+    "cpu_seconds": 1.0,
+}
 MODELS = {name: {"architecture": name, "model_args": {"img_size": [28, 28]}} for name in ("vit", "cnn")}
 STUDY = Study("data", "abc", MODELS, (0.1, 1.0), 2, 4.0, 10.0, {"lr": 0.001})
 SMALL = "--models vit-small,test_resnet --sizes 30%,100% --seeds 2 --epochs 1 --set batch_size=8 --workers 0"
@@ -171,7 +178,7 @@ class TestQueue:
             worked.append(cell.name)
             if len(worked) == 4:
                 raise KeyboardInterrupt
-            return {"x": len(worked)}
+            return {**RESULT, "x": len(worked)}
 
         with pytest.raises(KeyboardInterrupt):
             list(work_through(tmp_path, STUDY, work))
@@ -188,15 +195,27 @@ class TestQueue:
         held = folder_of(tmp_path, cells[2])
         held.mkdir(parents=True)
         with locked(held):
-            done = dict(work_through(tmp_path, STUDY, lambda cell, place: {}))
+            done = dict(work_through(tmp_path, STUDY, lambda cell, place: RESULT))
         assert set(cells) - set(done) == {cells[2]}
 
-    def test_a_damaged_result(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("without", [None, *RESULT])
+    def test_a_damaged_result(self, tmp_path: Path, without: str | None) -> None:
+        """Cut off, or without any one of the numbers that the table is made of."""
         cell = next(STUDY.cells())
         folder_of(tmp_path, cell).mkdir(parents=True)
-        (folder_of(tmp_path, cell) / "result.json").write_text('{"test_acc')
+        left = json.dumps({name: value for name, value in RESULT.items() if name != without})
+        (folder_of(tmp_path, cell) / "result.json").write_text(left if without else '{"test_acc')
         with pytest.raises(VitError, match="remove it, and the cell is done again"):
             results(tmp_path, STUDY)
+
+    def test_what_only_some_seeds_were_scored_on_is_left_out(self) -> None:
+        (point,) = points(
+            {
+                Cell("vit", 1.0, seed): {**RESULT, "few_shot": few}
+                for seed, few in enumerate([{"1": 0.2, "5": 0.4}, {"5": 0.6}])
+            }
+        )
+        assert point.few_shot == {"5": pytest.approx(0.5)}
 
 
 def curve(model: str, accuracies: Mapping[int, tuple[float, ...]]) -> list[Point]:

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def done(study: Path, cell: Cell) -> dict[str, Any] | None:
         return None
     try:
         result = read_config(path)
-        read_typed(_Result, result)
+        if read_typed(_Result, result).pretraining_images is None and cell.pretraining:
+            raise ValueError("pretraining_images is missing")
         return result
     except (CheckpointError, ValueError) as error:
         said = str(error).removeprefix(f"{safe(path)}: ")
@@ -40,15 +41,15 @@ def done(study: Path, cell: Cell) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class _Result:
-    """What the table is made of; how a cell is trained and scored decides what is there."""
+    """What the table is made of."""
 
-    test_accuracy: float = 0.0
-    validation_accuracy: float = 0.0
-    images: int = 1  # of the training split
-    pretraining_images: int | None = None
-    failed: int = 0  # images of the test split that could not be read
-    cpu_seconds: float = 0.0
-    few_shot: Mapping[str, float] = field(default_factory=dict)  # images a class → accuracy
+    test_accuracy: float
+    validation_accuracy: float
+    images: int  # of the training split
+    failed: int  # images of the test split that could not be read
+    cpu_seconds: float
+    few_shot: Mapping[str, float]  # images a class → accuracy
+    pretraining_images: int | None = None  # of a cell with pre-training
 
     def __post_init__(self) -> None:
         shares = [self.test_accuracy, *self.few_shot.values()]

@@ -104,6 +104,7 @@ def points(found: Mapping[Cell, Mapping[str, Any]]) -> list[Point]:
 def _point(model: str, share: float, before: str | None, by_seed: Mapping[int, Mapping[str, Any]]) -> Point:
     group = list(by_seed.values())
     accuracies = tuple(float(one["test_accuracy"]) for one in group)
+    shots = [k for k in group[0]["few_shot"] if all(k in one["few_shot"] for one in group)]
     return Point(
         model=model,
         share=share,
@@ -112,7 +113,7 @@ def _point(model: str, share: float, before: str | None, by_seed: Mapping[int, M
         accuracies=accuracies,
         mean=float(np.mean(accuracies)),
         interval=t_interval(accuracies),
-        few_shot={k: float(np.mean([one["few_shot"][k] for one in group])) for k in group[0]["few_shot"]},
+        few_shot={k: float(np.mean([one["few_shot"][k] for one in group])) for k in shots},
         cpu_seconds=float(np.mean([one["cpu_seconds"] for one in group])),
         pretraining=before,
         pretraining_images=group[0].get("pretraining_images"),
