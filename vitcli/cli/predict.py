@@ -206,20 +206,18 @@ def _in_parts(
 
 def _merged(folder: Path, form: str, out: str | None, force: bool) -> None:
     """All predictions of the parts in `folder` as one process would have given them."""
-    from vitcli.cli.console import note
     from vitcli.inference.joining import join
     from vitcli.inference.part_forms import PredictionLines
 
     path = None if out is None else new_file(out, "--out", FORMS, force)
     joined = join(folder, PredictionLines())
     failed = _write_joined(joined, path.suffix.lower()[1:] if path else form, path)
-    if path:
-        note(f"{plural(joined.images, 'image')} in {safe(path)}")
     say_failed(failed)
 
 
 def _write_joined(joined: "Joined[Prediction]", form: str, path: Path | None) -> int:
     """How many of them failed."""
+    from vitcli.cli.console import note
     from vitcli.cli.views.predictions import Described, Said, writer
     from vitcli.files import replacing
 
@@ -233,6 +231,7 @@ def _write_joined(joined: "Joined[Prediction]", form: str, path: Path | None) ->
         with redirect_stdout(text):
             failed = writer(form)(joined.rows, said)
         text.detach()
+    note(f"{plural(joined.images, 'image')} in {safe(path)}")
     return failed
 
 

@@ -65,6 +65,7 @@ class Why:
             raise VitError(f"cannot write to {safe(self.folder)}: {error.strerror}") from error
         self._files = file_names(self.images, self.folder)
         self._shown: list[tuple[bytes, str]] = []
+        self._drawn = False
 
     @property
     def page(self) -> Path | None:
@@ -87,13 +88,15 @@ class Why:
             yield Explained(**vars(prediction), why=why, method=self.explainer.method, file=file)
         if self.page:
             self._write_page(self.page)
-        note(f"what spoke is drawn in {safe(self.page or self.folder)}")
+        if self._drawn:
+            note(f"what spoke is drawn in {safe(self.page or self.folder)}")
 
     def _write(self, file: Path, why: "Explanation", prediction: Prediction) -> None:
         image = why.picture()
         png = io.BytesIO()
         image.save(png, "PNG")
         write_file(file, [png.getvalue()])
+        self._drawn = True
         if self.page:
             said = ", ".join(f"{score.label} {score.probability:.1%}" for score in prediction.labels[:3])
             self._shown.append((small_png(image, SIDE), f"{prediction.path}: what spoke for {why.label}. {said}"))

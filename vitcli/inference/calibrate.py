@@ -131,11 +131,11 @@ def fit_temperature(logits: Array, labels: Labels) -> float:
     there is none in [0.01, 100]: every image predicted rightly, or no better than chance.
     """
     several = labels.ndim == 2
-    truth = labels if several else np.eye(logits.shape[1])[labels]
+    held = np.einsum("nk,nk->n", labels, logits, dtype=float) if several else logits[np.arange(len(labels)), labels]
 
     def too_cold(temperature: float) -> bool:
         found = probabilities(logits, temperature, "labels" if several else "classes")
-        return float(((found - truth) * logits).sum()) > 0
+        return float((np.einsum("nk,nk->n", found, logits) - held.astype(np.float64)).sum()) > 0
 
     if not too_cold(COLDEST):
         raise DataError(
